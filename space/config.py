@@ -1,0 +1,72 @@
+"""What one trial is made of: a student's architecture and the recipe that trains it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Bits = Literal[2, 4, 8]
+BlockSize = Literal[16, 32, 64, 128]
+# 0: activations stay float32. 4: activations are rounded to int8 per block, the only level that reaches
+# the int8 dot-product kernels of ONNX Runtime on ARM.
+AccuracyLevel = Literal[0, 4]
+
+
+class StudentConfig(BaseModel):
+    """Architecture and bit-widths of a student: all that fixes its bytes and its latency.
+
+    This base holds what every family shares, the embedding stage; a family's own class
+    (`space/families/`) adds the rest.
+
+    Attributes:
+        family: name of the student family.
+        vocabulary_keep: kept share of the teacher's vocabulary, in (0, 1] (EI-BERT's hard token pruning).
+        embedding_width: width of the factorised embedding (ALBERT), before it is projected.
+        embedding_bits: bits of a word embedding's entry.
+        block_size: weights that share one float32 scale.
+        accuracy_level: `MatMulNBits` accuracy level of every quantised product.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: str
+    vocabulary_keep: float = Field(gt=0, le=1)
+    embedding_width: int = Field(ge=16, le=1024, multiple_of=16)
+    embedding_bits: Bits
+    block_size: BlockSize
+    accuracy_level: AccuracyLevel
+
+    def summary(self) -> str:
+        """The architecture in a few words, for tables."""
+        raise NotImplementedError
+
+
+class Recipe(BaseModel):
+    """How a student is trained: EI-BERT's cross-distillation (Wang et al. 2025, arXiv 2507.04636).
+
+    The student's loss is `a CE + b tau^2 KL(p_T || p_S) + c MSE(P h_S, h_T)`, its logits are
+    `W_T (P h_S) + b_T` with the teacher's task layer `W_T, b_T` and a learned projection `P`. For regression,
+    CE and KL become squared errors to the label and to the teacher's output.
+
+    Attributes:
+        learning_rate: peak learning rate of the student (AdamW).
+        label_weight: a, weight of the loss on labels.
+        logit_weight: b, weight of the loss on the teacher's logits.
+        hidden_weight: c, weight of the loss on the teacher's pooled hidden state.
+        temperature: tau.
+        teacher_learning_rate: learning rate of the teacher's task layer under the mutual loss
+            `a CE + b tau^2 KL(p_S || p_T)`; 0 is plain distillation. The teacher's encoder stays frozen, so
+            no value costs a teacher forward.
+        initialization: of the embeddings: `random`, or `teacher` (PCA of the teacher's embedding matrix).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learning_rate: float = Field(gt=0, le=1)
+    label_weight: float = Field(ge=0)
+    logit_weight: float = Field(ge=0)
+    hidden_weight: float = Field(ge=0)
+    temperature: float = Field(ge=0.1, le=100)
+    teacher_learning_rate: float = Field(ge=0, le=1)
+    initialization: Literal["random", "teacher"]

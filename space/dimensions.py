@@ -1,0 +1,184 @@
+"""Search dimensions and the ways to choose a value from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Protocol, TypeAlias
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from space.errors import InputError
+
+Scalar: TypeAlias = int | float | str
+
+
+class Choices(BaseModel):
+    """One of a fixed list of values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    values: tuple[Scalar, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Choices:
+        if len(set(self.values)) != len(self.values):
+            raise ValueError(f"has the same choice twice: {list(self.values)}")
+        return self
+
+
+class Range(BaseModel):
+    """A number from `low` to `high`, both included; whole numbers if both ends are whole and `step` is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: int | float
+    high: int | float
+    step: int | float | None = Field(default=None, gt=0)
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.low > self.high:
+            raise ValueError(f"has low {self.low} above high {self.high}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("log: true needs low above 0 and no step")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether values are integers."""
+        return all(isinstance(x, int) for x in (self.low, self.high, 1 if self.step is None else self.step))
+
+
+def _parse(value: Any) -> Any:
+    """Study files write a dimension as a list, a mapping, or one fixed value."""
+    if isinstance(value, (Choices, Range)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return Choices(values=tuple(value))
+    if isinstance(value, Mapping):
+        return Choices(**value) if "values" in value else Range(**value)
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        return Choices(values=(value,))
+    raise ValueError("should be a list of choices, {low, high, step or log}, or one fixed value")
+
+
+Dimension = Annotated[Choices | Range, BeforeValidator(_parse)]
+Chooser: TypeAlias = Callable[[str, Choices | Range], Any]
+
+
+class OptunaTrial(Protocol):
+    """The part of `optuna.Trial` that is used here."""
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any: ...
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float: ...
+
+
+def is_fixed(dimension: Choices | Range) -> bool:
+    """Whether only one value is possible; such a dimension is no parameter of the search."""
+    return len(dimension.values) == 1 if isinstance(dimension, Choices) else dimension.low == dimension.high
+
+
+def fixed_value(dimension: Choices | Range) -> Scalar:
+    """The value of a fixed dimension."""
+    return dimension.values[0] if isinstance(dimension, Choices) else dimension.low
+
+
+def suggest_from(trial: OptunaTrial) -> Chooser:
+    """Choose what an Optuna trial suggests."""
+
+    def choose(name: str, dimension: Choices | Range) -> Any:
+        if is_fixed(dimension):
+            return fixed_value(dimension)
+        if isinstance(dimension, Choices):
+            return trial.suggest_categorical(name, dimension.values)
+        if dimension.whole:
+            step = int(dimension.step or 1)
+            return trial.suggest_int(name, int(dimension.low), int(dimension.high), step=step, log=dimension.log)
+        return trial.suggest_float(
+            name, float(dimension.low), float(dimension.high), step=dimension.step, log=dimension.log
+        )
+
+    return choose
+
+
+def take_from(params: Mapping[str, Any]) -> Chooser:
+    """Choose what a flat mapping of parameters holds.
+
+    Raises:
+        InputError: a parameter is missing, or its value is not one of the dimension's.
+    """
+
+    def choose(name: str, dimension: Choices | Range) -> Any:
+        if is_fixed(dimension):
+            return fixed_value(dimension)
+        if name not in params:
+            raise InputError(f"Parameter {name!r} is missing.", f"Given: {', '.join(sorted(params))}.")
+        value = params[name]
+        if not contains(dimension, value):
+            raise InputError(f"Parameter {name!r} is {value!r}, outside its dimension {describe(dimension)}.")
+        return value
+
+    return choose
+
+
+def draw_from(generator: np.random.Generator) -> Chooser:
+    """Choose uniformly at random (log-uniformly where the dimension says so)."""
+
+    def choose(name: str, dimension: Choices | Range) -> Any:
+        if isinstance(dimension, Choices):
+            return dimension.values[int(generator.integers(len(dimension.values)))]
+        low, high = float(dimension.low), float(dimension.high)
+        if dimension.whole or dimension.step is not None:
+            if dimension.log:
+                return int(np.clip(round(math.exp(generator.uniform(math.log(low), math.log(high)))), low, high))
+            step = dimension.step or 1
+            count = math.floor((high - low) / step + 1e-9) + 1
+            value = dimension.low + step * int(generator.integers(count))
+            return value if dimension.whole else min(float(value), high)
+        if dimension.log:
+            return float(np.clip(math.exp(generator.uniform(math.log(low), math.log(high))), low, high))
+        return float(generator.uniform(low, high))
+
+    return choose
+
+
+def extremes(larger: frozenset[str]) -> Chooser:
+    """Choose the smallest value everywhere, the largest for the dimensions named (by their last part)."""
+
+    def choose(name: str, dimension: Choices | Range) -> Any:
+        values = dimension.values if isinstance(dimension, Choices) else (dimension.low, dimension.high)
+        if any(isinstance(value, str) for value in values):
+            return values[0]
+        return max(values) if name.rpartition(".")[2] in larger else min(values)
+
+    return choose
+
+
+def contains(dimension: Choices | Range, value: Any) -> bool:
+    """Whether a value is one that the dimension can take."""
+    if isinstance(dimension, Choices):
+        return value in dimension.values
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or math.isnan(value):
+        return False
+    if not dimension.low <= value <= dimension.high or (dimension.whole and value != int(value)):
+        return False
+    steps = 0.0 if dimension.step is None else (value - dimension.low) / dimension.step
+    return abs(steps - round(steps)) < 1e-6
+
+
+def describe(dimension: Choices | Range) -> str:
+    """A dimension as a study file writes it."""
+    if isinstance(dimension, Choices):
+        return str(list(dimension.values))
+    parts = [f"low: {dimension.low}", f"high: {dimension.high}"]
+    if dimension.step is not None:
+        parts.append(f"step: {dimension.step}")
+    if dimension.log:
+        parts.append("log: true")
+    return "{" + ", ".join(parts) + "}"

@@ -1,0 +1,19 @@
+"""The one error that a user can cause."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong: a study file, data, an option, a folder.
+
+    The command line prints it as one sentence and exits with 2; no traceback.
+
+    Args:
+        message: what is wrong and where (file, key, row, trial).
+        hint: what would be right or how to go on.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        self.message = message
+        self.hint = hint
+        super().__init__(message if hint is None else f"{message} {hint}")

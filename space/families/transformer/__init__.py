@@ -1,0 +1,47 @@
+"""The transformer family: a small BERT with a factorised, pruned vocabulary and pruned tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from space.dimensions import Chooser
+from space.families.base import Family
+from space.families.transformer.config import Layer, TransformerConfig, TransformerDimensions
+from space.families.transformer.graph import describe
+from space.families.transformer.module import TransformerStudent
+from space.graph import Part
+from space.shape import TaskShape
+
+__all__ = ["Layer", "TransformerConfig", "TransformerDimensions", "TransformerFamily", "TransformerStudent"]
+
+_PER_LAYER = ("ffn_width", "token_keep", "attention_bits", "ffn_bits")
+
+
+class TransformerFamily(Family):
+    """Registration of the family."""
+
+    name = "transformer"
+    config = TransformerConfig
+    dimensions = TransformerDimensions
+    larger_is_smaller = frozenset({"token_keep"})
+
+    def choose(self, dimensions: TransformerDimensions, choose: Chooser) -> dict[str, Any]:
+        depth = choose("depth", dimensions.depth)
+        fields = {name: choose(name, getattr(dimensions, name)) for name in ("width", "heads", "activation")}
+        layers = [
+            {name: choose(f"layer{i}.{name}", getattr(dimensions, name)) for name in _PER_LAYER} for i in range(depth)
+        ]
+        return {**fields, "layers": tuple(layers)}
+
+    def parameters(self, config: TransformerConfig) -> dict[str, Any]:
+        flat: dict[str, Any] = {"depth": len(config.layers)}
+        flat.update({name: getattr(config, name) for name in ("width", "heads", "activation")})
+        for i, layer in enumerate(config.layers):
+            flat.update({f"layer{i}.{name}": getattr(layer, name) for name in _PER_LAYER})
+        return flat
+
+    def graph(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> list[Part]:
+        return describe(config, shape, vocabulary_size)
+
+    def build(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> TransformerStudent:
+        return TransformerStudent(config, shape, vocabulary_size)

@@ -1,0 +1,79 @@
+"""Configuration and search dimensions of the transformer family."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from space.config import Bits, StudentConfig
+from space.dimensions import Choices, Dimension, Range
+
+MAX_DEPTH = 9
+
+
+class Layer(BaseModel):
+    """One transformer layer.
+
+    Attributes:
+        ffn_width: inner width of the feed-forward network.
+        token_keep: share of the tokens entering this layer that leave its attention, in (0, 1]; the tokens that
+            received least attention go (PoWER-BERT, Goyal et al. 2020).
+        attention_bits: bits of the query, key, value and output weights.
+        ffn_bits: bits of the feed-forward weights.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ffn_width: int = Field(ge=16, le=8192, multiple_of=16)
+    token_keep: float = Field(gt=0, le=1)
+    attention_bits: Bits
+    ffn_bits: Bits
+
+
+class TransformerConfig(StudentConfig):
+    """A BERT-like student.
+
+    Attributes:
+        width: width of the hidden state; a multiple of `heads`.
+        heads: attention heads of every layer.
+        activation: of the feed-forward networks; `gelu` is the exact one (erf).
+        layers: from the embeddings to the head.
+    """
+
+    family: Literal["transformer"] = "transformer"
+    width: int = Field(ge=16, le=1024, multiple_of=16)
+    heads: int = Field(ge=1, le=64)
+    activation: Literal["gelu", "relu"]
+    layers: tuple[Layer, ...] = Field(min_length=1, max_length=MAX_DEPTH)
+
+    @model_validator(mode="after")
+    def _divisible(self) -> TransformerConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        return self
+
+    def summary(self) -> str:
+        """As in `3 x 192, 4 heads, ffn 512/512/256, bits 4|8.4/4.4/2.4, tokens 1/.5/1, vocabulary 20 %`."""
+        bits = "/".join(f"{layer.attention_bits}.{layer.ffn_bits}" for layer in self.layers)
+        ffn = "/".join(str(layer.ffn_width) for layer in self.layers)
+        keep = "/".join(f"{layer.token_keep:g}".lstrip("0") for layer in self.layers)
+        return (
+            f"{len(self.layers)} x {self.width}, {self.heads} heads, ffn {ffn}, bits {self.embedding_bits}|{bits}, "
+            f"tokens {keep}, embedding {self.embedding_width}, vocabulary {self.vocabulary_keep:.3g}"
+        )
+
+
+class TransformerDimensions(BaseModel):
+    """Section `space: transformer:` of a study file; the last four are chosen for each layer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    depth: Dimension = Range(low=1, high=4)
+    width: Dimension = Choices(values=(96, 128, 192, 256))
+    heads: Dimension = Choices(values=(2, 4, 8))
+    activation: Dimension = Choices(values=("gelu", "relu"))
+    ffn_width: Dimension = Choices(values=(128, 256, 384, 512, 768))
+    token_keep: Dimension = Choices(values=(1.0, 0.75, 0.5))
+    attention_bits: Dimension = Choices(values=(2, 4, 8))
+    ffn_bits: Dimension = Choices(values=(2, 4, 8))

@@ -1,0 +1,139 @@
+"""Torch module of the transformer family, operator for operator what `graph.py` describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from space.families.base import Student
+from space.families.transformer.config import Layer, TransformerConfig
+from space.families.transformer.graph import FEWEST_TOKENS, LAYER_NORM_EPSILON, POSITION_BITS, PRIORITY
+from space.layers import QuantizedEmbedding, QuantizedLinear, to_numpy
+from space.shape import TaskShape
+from space.vocabulary import CLS_ID, SEP_ID
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
+
+
+class TransformerLayer(nn.Module):
+    """Post-norm transformer layer with hard token pruning between attention and feed-forward network."""
+
+    def __init__(self, config: TransformerConfig, layer: Layer) -> None:
+        super().__init__()
+        width, block = config.width, config.block_size
+        self.heads = config.heads
+        self.token_keep = layer.token_keep
+        self.activation = _ACTIVATIONS[config.activation]
+        self.qkv = QuantizedLinear(width, 3 * width, layer.attention_bits, block)
+        self.out = QuantizedLinear(width, width, layer.attention_bits, block)
+        self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
+        self.up = QuantizedLinear(width, layer.ffn_width, layer.ffn_bits, block)
+        self.down = QuantizedLinear(layer.ffn_width, width, layer.ffn_bits, block)
+        self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
+
+    def forward(self, x: Tensor, mask: Tensor, special: Tensor, pruning: float) -> tuple[Tensor, Tensor, Tensor]:
+        """One layer.
+
+        Args:
+            x: hidden states [batch, sequence, width].
+            mask: float [batch, sequence], 1 for a token, 0 for padding.
+            special: float [batch, sequence], 1 for tokens that are never pruned.
+            pruning: 0 leaves all tokens, 1 the configured share.
+
+        Returns:
+            The same three, [batch, kept, ...].
+        """
+        batch, sequence, width = x.shape
+        q, k, v = self.qkv(x).view(batch, sequence, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        bias = ((mask - 1) * PRIORITY)[:, None, None, :]
+        keep = 1 - pruning * (1 - self.token_keep)
+        if keep < 1:
+            probabilities = torch.softmax((q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5 + bias, -1)
+            mixed = probabilities.to(v.dtype) @ v
+        else:
+            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        x = self.norm1(x + self.out(mixed.transpose(1, 2).reshape(batch, sequence, width)))
+        if keep < 1:
+            kept, mask = self._select(probabilities.detach(), mask, special, keep)
+            x = x.gather(1, kept[:, :, None].expand(-1, -1, width))
+            special = special.gather(1, kept)
+        return self.norm2(x + self.down(self.activation(self.up(x)))), mask, special
+
+    @staticmethod
+    def _select(probabilities: Tensor, mask: Tensor, special: Tensor, keep: float) -> tuple[Tensor, Tensor]:
+        """Indices [batch, kept] of the tokens that received most attention, and their mask."""
+        received = torch.einsum("bi,bhij->bj", mask, probabilities)
+        score = received + (special * PRIORITY + (mask - 1) * PRIORITY)
+        count = mask.sum(-1, keepdim=True)
+        count = torch.minimum(torch.ceil(count * keep).clamp(min=FEWEST_TOKENS), count)
+        most = int(count.max())
+        kept = score.topk(most, dim=-1).indices
+        return kept, (torch.arange(most, device=mask.device) < count).to(mask.dtype)
+
+
+class TransformerStudent(Student):
+    """A student of the transformer family; see `TransformerConfig`."""
+
+    def __init__(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> None:
+        super().__init__()
+        self.width = config.width
+        embedding, block = config.embedding_width, config.block_size
+        self.word = QuantizedEmbedding(vocabulary_size, embedding, config.embedding_bits, block)
+        self.position = QuantizedEmbedding(shape.max_length, embedding, POSITION_BITS, block)
+        self.segment = nn.Embedding(2, embedding) if shape.segments == 2 else None
+        if self.segment is not None:
+            nn.init.normal_(self.segment.weight, std=0.02)
+        self.norm = nn.LayerNorm(embedding, eps=LAYER_NORM_EPSILON)
+        self.projection = QuantizedLinear(embedding, config.width, config.embedding_bits, block)
+        self.layers = nn.ModuleList(TransformerLayer(config, layer) for layer in config.layers)
+        self.head = nn.Linear(config.width, shape.outputs)
+        self.pruning = 1.0
+
+    def set_pruning(self, progress: float) -> None:
+        self.pruning = progress
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        x = self.word(input_ids) + self.position(positions)
+        if self.segment is not None:
+            x = x + self.segment(token_type_ids)
+        x = self.projection(self.norm(x))
+        mask = attention_mask.float()
+        special = ((input_ids == CLS_ID) | (input_ids == SEP_ID)).float()
+        for layer in self.layers:
+            x, mask, special = layer(x, mask, special, self.pruning)
+        pooled = (mask[:, None, :].to(x.dtype) @ x).squeeze(1) / mask.sum(-1, keepdim=True)
+        return pooled
+
+    def load_embeddings(self, words: Tensor, positions: Tensor | None) -> None:
+        with torch.no_grad():
+            self.word.weight.copy_(words)
+            if positions is not None:
+                rows = min(len(positions), len(self.position.weight))
+                self.position.weight[:rows].copy_(positions[:rows])
+
+    def weights(self) -> dict[str, np.ndarray]:
+        found = {
+            **self.word.tensors("word"),
+            **self.position.tensors("position"),
+            **self.projection.tensors("projection"),
+            **_norm(self.norm, "embedding"),
+            "head.weight": to_numpy(self.head.weight),
+            "head.bias": to_numpy(self.head.bias),
+        }
+        if self.segment is not None:
+            found["segment.weight"] = to_numpy(self.segment.weight)
+        for index, layer in enumerate(self.layers):
+            for part in ("qkv", "out", "up", "down"):
+                found.update(getattr(layer, part).tensors(f"l{index}.{part}"))
+            for part in ("norm1", "norm2"):
+                found.update(_norm(getattr(layer, part), f"l{index}.{part}"))
+        return found
+
+
+def _norm(norm: nn.LayerNorm, name: str) -> dict[str, np.ndarray]:
+    return {f"{name}.scale": to_numpy(norm.weight), f"{name}.shift": to_numpy(norm.bias)}

@@ -1,0 +1,141 @@
+"""The joint space of architectures, bit-widths and recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
+
+from space.config import Recipe, StudentConfig
+from space.dimensions import (
+    Choices,
+    Chooser,
+    Dimension,
+    OptunaTrial,
+    Range,
+    draw_from,
+    extremes,
+    is_fixed,
+    suggest_from,
+    take_from,
+)
+from space.families import FAMILIES, deployed_bytes, get_family
+from space.shape import TaskShape
+from space.vocabulary import Vocabulary
+
+_SHARED = ("vocabulary_keep", "embedding_width", "embedding_bits", "block_size", "accuracy_level")
+
+
+class RecipeDimensions(BaseModel):
+    """Section `space: recipe:`; see `space.config.Recipe` for what each is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learning_rate: Dimension = Range(low=5e-4, high=4e-3, log=True)
+    label_weight: Dimension = Range(low=0.0, high=1.0)
+    logit_weight: Dimension = Range(low=0.25, high=2.0)
+    hidden_weight: Dimension = Range(low=0.0, high=4.0)
+    temperature: Dimension = Range(low=1.0, high=6.0)
+    teacher_learning_rate: Dimension = Choices(values=(0.0, 1e-5, 1e-4))
+    initialization: Dimension = Choices(values=("random", "teacher"))
+
+
+class _SharedDimensions(BaseModel):
+    """Section `space:` of a study file.
+
+    A dimension is a list of choices, `{low, high}` with `step` or `log: true`, or one fixed value. Each family
+    adds a section of its name with its own dimensions; `families` says which are searched.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    families: tuple[str, ...] = Field(default=("transformer",), min_length=1)
+    vocabulary_keep: Dimension = Choices(values=(0.05, 0.1, 0.15, 0.2, 0.3, 0.4))
+    embedding_width: Dimension = Choices(values=(32, 64, 96, 128))
+    embedding_bits: Dimension = Choices(values=(2, 4, 8))
+    block_size: Dimension = Choices(values=(32,))
+    accuracy_level: Dimension = Choices(values=(4,))
+    recipe: RecipeDimensions = RecipeDimensions()
+
+    @field_validator("families")
+    @classmethod
+    def _known(cls, families: tuple[str, ...]) -> tuple[str, ...]:
+        for family in families:
+            get_family(family)
+        if len(set(families)) != len(families):
+            raise ValueError("names the same family twice")
+        return families
+
+
+_family_sections: dict[str, Any] = {name: (family.dimensions, family.dimensions()) for name, family in FAMILIES.items()}
+SpaceSpec = create_model("SpaceSpec", __base__=_SharedDimensions, **_family_sections)
+SpaceSpec.__doc__ = _SharedDimensions.__doc__
+
+
+class JointSpace:
+    """Draws configurations and recipes, and maps them to flat parameters and back.
+
+    Parameter names are stable: `width`, `layer2.ffn_bits`, `recipe.temperature`. A dimension with one value is
+    no parameter.
+
+    Args:
+        spec: section `space:` of the study file.
+    """
+
+    def __init__(self, spec: Any) -> None:
+        self.spec = spec
+        self._family = Choices(values=tuple(spec.families))
+
+    def suggest(self, trial: OptunaTrial) -> tuple[StudentConfig, Recipe]:
+        """What an Optuna trial proposes."""
+        return self._build(suggest_from(trial))
+
+    def from_params(self, params: Mapping[str, Any]) -> tuple[StudentConfig, Recipe]:
+        """Inverse of `to_params`.
+
+        Raises:
+            InputError: a parameter is missing or outside its dimension.
+        """
+        return self._build(take_from(params))
+
+    def draw(self, generator: np.random.Generator) -> tuple[StudentConfig, Recipe]:
+        """Uniformly at random."""
+        return self._build(draw_from(generator))
+
+    def to_params(self, config: StudentConfig, recipe: Recipe) -> dict[str, Any]:
+        """Flat parameters of a configuration and a recipe, as Optuna stores them."""
+        flat = {"family": config.family, **{name: getattr(config, name) for name in _SHARED}}
+        flat.update(get_family(config.family).parameters(config))
+        flat.update({f"recipe.{name}": value for name, value in recipe.model_dump().items()})
+        names: set[str] = set()
+
+        def collect(name: str, dimension: Choices | Range) -> Any:
+            if not is_fixed(dimension):
+                names.add(name)
+            return flat[name]
+
+        self._build(collect)
+        return {name: value for name, value in flat.items() if name in names}
+
+    def smallest_bytes(self, shape: TaskShape, vocabulary: Vocabulary) -> int:
+        """Bytes of the smallest student in the space."""
+        sizes = []
+        for name in self.spec.families:
+            chooser = extremes(get_family(name).larger_is_smaller | {"block_size"})
+            config = self._config(name, chooser)
+            sizes.append(deployed_bytes(config, shape, vocabulary))
+        return min(sizes)
+
+    def _build(self, choose: Chooser) -> tuple[StudentConfig, Recipe]:
+        config = self._config(choose("family", self._family), choose)
+        dimensions = self.spec.recipe
+        fields = {name: choose(f"recipe.{name}", getattr(dimensions, name)) for name in RecipeDimensions.model_fields}
+        return config, Recipe(**fields)
+
+    def _config(self, family_name: str, choose: Chooser) -> StudentConfig:
+        family = get_family(family_name)
+        fields = {name: choose(name, getattr(self.spec, name)) for name in _SHARED}
+        fields.update(family.choose(getattr(self.spec, family_name), choose))
+        return family.config(family=family_name, **fields)

@@ -1,0 +1,76 @@
+"""Hard pruning of the vocabulary (EI-BERT): which entries of the teacher's vocabulary a student keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+# In this order they open every student's vocabulary, so that their ids are the same in every student.
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+PAD_ID, UNKNOWN_ID, CLS_ID, SEP_ID = 0, 1, 2, 3
+
+
+class Vocabulary:
+    """A teacher's WordPiece vocabulary in the order in which a student keeps it.
+
+    Special tokens come first, then the single ASCII characters (with and without `##`), so that any ASCII word
+    can still be spelt; then all other entries by falling score. A pruned word falls back to its kept word
+    pieces, else to `[UNK]` (Wang et al. 2025, arXiv 2507.04636, hard token pruning).
+
+    Args:
+        tokens: the teacher's vocabulary in the order of its ids; must hold the `SPECIAL_TOKENS`.
+        score: shape [V], the larger the more worth keeping.
+        count: shape [V], occurrences in the training text; breaks ties of `score`.
+        lower_case: whether text is lower-cased (and stripped of accents) before it is split.
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[str],
+        score: np.ndarray,
+        count: np.ndarray,
+        lower_case: bool = True,
+    ) -> None:
+        missing = [token for token in SPECIAL_TOKENS if token not in set(tokens)]
+        if missing:
+            raise ValueError(f"the vocabulary lacks {', '.join(missing)}: only WordPiece vocabularies will do")
+        self.lower_case = lower_case
+        self.teacher_tokens = tuple(tokens)
+        index = {token: i for i, token in enumerate(tokens)}
+        special = [index[token] for token in SPECIAL_TOKENS]
+        taken = set(special)
+        pieces = [i for i, token in enumerate(tokens) if i not in taken and _is_character(token)]
+        taken.update(pieces)
+        unused = np.array([token.startswith("[unused") for token in tokens])
+        order = np.lexsort((np.arange(len(tokens)), unused, -np.asarray(count), -np.asarray(score)))
+        rest = [int(i) for i in order if int(i) not in taken]
+        self._ranked = np.array(special + pieces + rest)
+        self._base = len(special) + len(pieces)
+        lengths = np.array([len(tokens[i].encode()) + 1 for i in self._ranked])
+        self._file_bytes = np.concatenate(([0], np.cumsum(lengths)))
+
+    def __len__(self) -> int:
+        return len(self._ranked)
+
+    def size(self, keep: float) -> int:
+        """Number of entries that a keep-ratio leaves; never fewer than specials and characters."""
+        return min(max(round(keep * len(self)), self._base), len(self))
+
+    def file_bytes(self, size: int) -> int:
+        """Bytes of `vocab.txt` with the first `size` ranked entries, one a line."""
+        return int(self._file_bytes[size])
+
+    def teacher_ids(self, size: int) -> np.ndarray:
+        """The teacher's ids of the kept entries, int64 [size], in the order of the student's ids."""
+        special = self._ranked[: len(SPECIAL_TOKENS)]
+        return np.concatenate((special, np.sort(self._ranked[len(SPECIAL_TOKENS) : size])))
+
+    def tokens(self, size: int) -> list[str]:
+        """The kept entries in the order of the student's ids: specials, then as in the teacher's vocabulary."""
+        return [self.teacher_tokens[i] for i in self.teacher_ids(size)]
+
+
+def _is_character(token: str) -> bool:
+    character = token.removeprefix("##")
+    return len(character) == 1 and character.isascii() and (character == token or character.isalnum())
