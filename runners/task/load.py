@@ -1,0 +1,118 @@
+"""A task in memory: two splits of texts and labels."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from objectives.quality import Metric
+from runners.task import columns
+from runners.task.sources import Table, read_splits
+from runners.task.spec import TaskSpec
+from space.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """One split.
+
+    Attributes:
+        texts: the (first) sentences.
+        pairs: the second sentences, or None.
+        labels: int64 [n] class indices, or float32 [n] for a regression.
+    """
+
+    texts: list[str]
+    pairs: list[str] | None
+    labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A task with its text.
+
+    Attributes:
+        train, validation: the splits.
+        label_names: names of the classes in index order; None for a regression.
+        outputs: number of logits: classes, or 1 for a regression.
+        segments: 1 for single sentences, 2 for pairs.
+        regression: whether labels are real values.
+        metric: the study's quality metric.
+        max_length: longest input in word pieces.
+        fingerprint: SHA-256 of texts, labels and number of outputs, in hexadecimal: the same on every machine,
+            wherever the text came from and whatever the classes are called.
+    """
+
+    train: Examples
+    validation: Examples
+    label_names: tuple[str, ...] | None
+    outputs: int
+    segments: int
+    regression: bool
+    metric: Metric
+    max_length: int
+    fingerprint: str
+
+
+def load_task(spec: TaskSpec) -> Task:
+    """Read and check the data of a task.
+
+    Raises:
+        InputError: one sentence with file, column and row for anything that is wrong with the data.
+    """
+    train_table, validation_table = read_splits(spec.data)
+    names: tuple[str, ...] | None = None
+    if not spec.regression:
+        names = columns.class_names(train_table, spec.label, spec.labels)
+    if spec.metric == "f1" and names is not None and len(names) != 2:
+        raise InputError(f"Metric f1 is for two labels, but {train_table.where} has {len(names)}.", "Use accuracy.")
+    train = _examples(train_table, spec, names)
+    validation = _examples(validation_table, spec, names)
+    if spec.regression and np.ptp(train.labels) == 0:
+        raise InputError(f"Column {spec.label!r} of {train_table.where} has the same label in every row.")
+    return Task(
+        train=train,
+        validation=validation,
+        label_names=names,
+        outputs=1 if names is None else len(names),
+        segments=len(spec.text_columns),
+        regression=spec.regression,
+        metric=spec.metric,
+        max_length=spec.max_length,
+        fingerprint=_fingerprint(train, validation, 1 if names is None else len(names)),
+    )
+
+
+def _examples(table: Table, spec: TaskSpec, names: tuple[str, ...] | None) -> Examples:
+    found = [columns.texts(table, column) for column in spec.text_columns]
+    labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    if names is None:
+        labels = columns.real_labels(table, spec.label)
+    else:
+        labels = columns.class_labels(table, spec.label, names)
+    return Examples(texts=found[0], pairs=found[1] if len(found) > 1 else None, labels=labels)
+
+
+def _fingerprint(train: Examples, validation: Examples, outputs: int) -> str:
+    digest = hashlib.sha256(b"shoebox task 1" + outputs.to_bytes(8, "little"))
+    for split in (train, validation):
+        _add_texts(digest, split.texts)
+        _add_texts(digest, split.pairs)
+        little_endian = split.labels.astype(split.labels.dtype.newbyteorder("<"))
+        digest.update(str(split.labels.dtype.kind).encode() + little_endian.tobytes())
+    return digest.hexdigest()
+
+
+def _add_texts(digest: hashlib._Hash, found: list[str] | None) -> None:
+    """Add each text with its length, so that moving a word between neighbours changes the digest."""
+    digest.update((-1 if found is None else len(found)).to_bytes(8, "little", signed=True))
+    for text in found or ():
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)

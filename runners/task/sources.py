@@ -1,0 +1,210 @@
+"""Read the two splits of a task as tables, from the hub, from files, or from the grammar."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from runners.grammar import sentiment
+from runners.task.spec import FilesData, FolderData, GrammarData, HubData
+from space.errors import InputError
+from space.paths import cache
+
+_FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
+_HUB_TIMEOUT = 5.0  # seconds until the hub counts as out of reach
+
+
+@dataclass(frozen=True)
+class Table:
+    """One split as read.
+
+    Attributes:
+        where: file or split, for messages.
+        columns: the columns.
+        class_names: class names that the data set itself declares, by column.
+    """
+
+    where: str
+    columns: pa.Table
+    class_names: dict[str, tuple[str, ...]]
+
+
+def read_splits(data: HubData | FolderData | FilesData | GrammarData) -> tuple[Table, Table]:
+    """The train and validation tables of a data source.
+
+    Raises:
+        InputError: a folder or file that is missing or cannot be read, a hub that is out of reach.
+    """
+    match data:
+        case GrammarData():
+            train, validation = sentiment(data.train, data.validation, data.seed)
+            return _made(train, "train"), _made(validation, "validation")
+        case FolderData():
+            folder = Path(data.path).expanduser()
+            return _read_files(_split_files(folder, "train")), _read_files(_split_files(folder, "validation"))
+        case FilesData():
+            return _read_files([Path(data.train).expanduser()]), _read_files([Path(data.validation).expanduser()])
+        case HubData():
+            return _read_hub(data)
+
+
+def _made(rows: list[tuple[str, int]], split: str) -> Table:
+    columns = pa.table({"sentence": [text for text, _ in rows], "label": [label for _, label in rows]})
+    return Table(f"the grammar's {split} split", columns, {"label": ("negative", "positive")})
+
+
+def _split_files(folder: Path, split: str) -> list[Path]:
+    if not folder.exists():
+        raise InputError(f"Data folder {folder} does not exist.")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder.", "Give the folder that holds train.* and validation.*.")
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in _FORMATS and (path.stem == split or path.stem.startswith(f"{split}-"))
+    )
+    if not found:
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
+        endings = ", ".join(_FORMATS)
+        raise InputError(f"Data folder {folder} has no {split} file ({split} with {endings}); it holds {there}.")
+    if len({path.suffix.lower() for path in found}) > 1:
+        names = ", ".join(path.name for path in found)
+        raise InputError(f"Data folder {folder} has more than one {split} file: {names}.", "Keep one format.")
+    return found
+
+
+def _read_files(paths: list[Path]) -> Table:
+    where = str(paths[0]) if len(paths) == 1 else str(paths[0].parent / f"{paths[0].stem}...{paths[0].suffix}")
+    for path in paths:
+        _check_file(path)
+    suffix = paths[0].suffix.lower()
+    options: dict[str, Any] = {}
+    if _FORMATS[suffix] == "csv":
+        # Only an empty cell is missing: the texts "NA" and "null" are texts.
+        options = {"keep_default_na": False, "na_values": ["", "nan", "NaN"], "sep": "\t" if suffix == ".tsv" else ","}
+    import datasets
+
+    try:
+        with _quiet():
+            loaded = datasets.load_dataset(
+                _FORMATS[suffix],
+                data_files=[str(path.resolve()) for path in paths],
+                split="train",
+                cache_dir=str(cache() / "data"),
+                **options,
+            )
+    except OSError as error:
+        if error.errno is not None:  # disk full, no permission: not the file's fault
+            raise InputError(f"Could not read {where}: {error.strerror}.") from error
+        raise InputError(f"{where} could not be read as {_FORMATS[suffix].upper()}: {_root(error)}.") from error
+    except Exception as error:  # datasets raises its own, pandas' and Arrow's errors for bad content
+        raise InputError(f"{where} could not be read as {_FORMATS[suffix].upper()}: {_root(error)}.") from error
+    return _table(loaded, where)
+
+
+def _check_file(path: Path) -> None:
+    suffix = path.suffix.lower()
+    if suffix not in _FORMATS:
+        raise InputError(f"{path} has an unknown ending.", f"Known: {', '.join(_FORMATS)}.")
+    if not path.is_file():
+        raise InputError(f"Data file {path} does not exist.")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            first = file.read(4)
+            file.seek(max(0, size - 4))
+            last = file.read(4)
+    except OSError as error:
+        raise InputError(f"Could not read {path}: {error.strerror}.") from error
+    if size == 0:
+        raise InputError(f"{path} is an empty file.")
+    if suffix == ".parquet" and (first != b"PAR1" or last != b"PAR1"):
+        cut = "it is cut off" if first == b"PAR1" else "it does not start as one"
+        raise InputError(f"{path} is not a Parquet file: {cut}.", "Give CSV or JSON files their own ending.")
+
+
+def _read_hub(data: HubData) -> tuple[Table, Table]:
+    import datasets
+
+    name = data.hub if data.config is None else f"{data.hub} ({data.config})"
+    reachable, reason = _hub_reachable(data.hub)
+    tables = []
+    for split in (data.train, data.validation):
+        where = f"{name}, split {split}"
+        try:
+            with _quiet(), contextlib.nullcontext() if reachable else _offline():
+                loaded = datasets.load_dataset(data.hub, data.config, split=split)
+        except Exception as error:
+            if not reachable:
+                raise InputError(
+                    f"The Hugging Face hub is out of reach ({reason}) and {name} is not in its local cache.",
+                    "Give a folder with train and validation files: --data DIR.",
+                ) from error
+            raise InputError(
+                f"Could not load {where} from the Hugging Face hub: {_root(error)}.",
+                "Check the id, or give a folder with train and validation files: --data DIR.",
+            ) from error
+        tables.append(_table(loaded, where))
+    return tables[0], tables[1]
+
+
+def _hub_reachable(repository: str) -> tuple[bool, str]:
+    """Ask the hub once, briefly: `load_dataset` itself would try for 20 seconds and more."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().dataset_info(repository, timeout=_HUB_TIMEOUT)
+    except HfHubHTTPError:
+        return True, ""  # it answers: an unknown id gets its own message from load_dataset
+    except Exception as error:
+        return False, str(error).splitlines()[0] if str(error) else type(error).__name__
+    return True, ""
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Let `datasets` use its local cache without asking the hub again."""
+    import datasets.config
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of `datasets`: Shoebox has one display of its own."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _table(loaded: Any, where: str) -> Table:
+    names = {
+        column: tuple(feature.names)
+        for column, feature in loaded.features.items()
+        if hasattr(feature, "names") and hasattr(feature, "int2str")
+    }
+    return Table(where, loaded.with_format("arrow")[:], names)
+
+
+def _root(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
