@@ -1,0 +1,113 @@
+"""Texts as word-piece ids, and batches of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from runners.task import Examples
+
+_CHUNK = 1024  # texts per call of the tokenizer: bounds its memory
+_POOL = 32  # batches that are sorted by length together: little padding, yet near-random order
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Word pieces of n texts, one after the other.
+
+    Attributes:
+        ids: int32 [total], special tokens included.
+        segments: uint8 [total], 1 in the second text of a pair; None for single texts.
+        starts: int64 [n + 1], where each text begins.
+        pad: id of the padding token.
+    """
+
+    ids: npt.NDArray[np.int32]
+    segments: npt.NDArray[np.uint8] | None
+    starts: npt.NDArray[np.int64]
+    pad: int
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Word pieces of each text, int64 [n]."""
+        return np.diff(self.starts)
+
+
+def encode(tokenizer: Any, examples: Examples, max_length: int) -> Encoded:
+    """Tokenize a split; longer inputs are cut at `max_length` (of a pair, the longer text first)."""
+    ids: list[npt.NDArray[np.int32]] = []
+    segments: list[npt.NDArray[np.uint8]] = []
+    lengths: list[int] = []
+    for start in range(0, len(examples), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        found = tokenizer(
+            examples.texts[part],
+            None if examples.pairs is None else examples.pairs[part],
+            truncation=True,
+            max_length=max_length,
+            padding=False,
+            return_token_type_ids=examples.pairs is not None,
+        )
+        lengths.extend(len(row) for row in found["input_ids"])
+        ids.extend(np.array(row, dtype=np.int32) for row in found["input_ids"])
+        if examples.pairs is not None:
+            segments.extend(np.array(row, dtype=np.uint8) for row in found["token_type_ids"])
+    return Encoded(
+        ids=np.concatenate(ids),
+        segments=np.concatenate(segments) if segments else None,
+        starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        pad=int(tokenizer.pad_token_id or 0),
+    )
+
+
+def collate(encoded: Encoded, rows: npt.NDArray[np.int64], device: torch.device) -> dict[str, Tensor]:
+    """Model inputs [rows, longest of them], padded at the end."""
+    lengths = encoded.lengths[rows]
+    width = int(lengths.max())
+    places = np.arange(width)[None, :]
+    mask = places < lengths[:, None]
+    flat = np.where(mask, encoded.starts[rows][:, None] + places, 0)
+    batch = {
+        "input_ids": np.where(mask, encoded.ids[flat], encoded.pad).astype(np.int64),
+        "attention_mask": mask.astype(np.int64),
+    }
+    if encoded.segments is not None:
+        batch["token_type_ids"] = np.where(mask, encoded.segments[flat], 0).astype(np.int64)
+    return {name: torch.from_numpy(values).to(device) for name, values in batch.items()}
+
+
+def shuffled_batches(
+    lengths: npt.NDArray[np.int64], batch_size: int, generator: np.random.Generator
+) -> Iterator[npt.NDArray[np.int64]]:
+    """One epoch in random order, each batch of similar lengths."""
+    order = generator.permutation(len(lengths))
+    pool = batch_size * _POOL
+    batches: list[npt.NDArray[np.int64]] = []
+    for start in range(0, len(order), pool):
+        part = order[start : start + pool]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        batches.extend(part[first : first + batch_size] for first in range(0, len(part), batch_size))
+    for index in generator.permutation(len(batches)):
+        yield batches[index]
+
+
+def sorted_batches(
+    lengths: npt.NDArray[np.int64], max_tokens: int, max_squares: int
+) -> Iterator[npt.NDArray[np.int64]]:
+    """All rows, longest first, so many per batch that `rows * length` and `rows * length^2` stay bounded."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        longest = int(lengths[order[start]])
+        count = max(1, min(max_tokens // longest, max_squares // longest**2))
+        yield order[start : start + count]
+        start += count

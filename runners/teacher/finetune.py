@@ -1,0 +1,88 @@
+"""Fine-tune a teacher on a task."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from runners.precision import autocast
+from runners.teacher.batches import Encoded, collate, shuffled_batches
+from runners.teacher.model import Teacher
+from runners.teacher.progress import ProgressLines
+from runners.teacher.spec import TeacherSpec
+from space.errors import InputError
+
+_log = logging.getLogger("shoebox.runners.teacher")
+
+
+def fine_tune(
+    teacher: Teacher,
+    encoded: Encoded,
+    labels: npt.NDArray[np.int64] | npt.NDArray[np.float32],
+    regression: bool,
+    spec: TeacherSpec,
+    device: torch.device,
+) -> None:
+    """Train encoder and head in place: AdamW, linear warm-up and decay, batches of similar length.
+
+    The loss is cross-entropy. For a regression it is the squared error of standardised labels (mean 0,
+    deviation 1: the learning rates of classification then fit); mean and deviation are folded into the head
+    afterwards, so that logits are in the units of the labels.
+
+    Raises:
+        InputError: the loss became infinite or NaN.
+    """
+    steps = spec.epochs * math.ceil(len(encoded) / spec.batch_size)
+    optimizer = _optimizer(teacher, spec)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, spec.warmup))
+    mean, deviation = (float(labels.mean()), float(labels.std())) if regression else (0.0, 1.0)
+    targets = torch.from_numpy((labels - mean) / deviation if regression else labels).to(device)
+    order = np.random.default_rng(spec.seed)
+    progress = ProgressLines(_log, "Fine-tuning the teacher", steps)
+    teacher.train()
+    step, running = 0, 0.0
+    for _ in range(spec.epochs):
+        for rows in shuffled_batches(encoded.lengths, spec.batch_size, order):
+            with autocast(device):
+                logits, _ = teacher(collate(encoded, rows, device))
+            loss = _loss(logits, targets[torch.from_numpy(rows).to(device)], regression)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise InputError("The teacher's fine-tuning diverged.", "Lower teacher.learning_rate.")
+            step += 1
+            running += (value - running) * max(0.02, 1 / step)
+            progress.update(step, f" (loss {running:.3f})")
+    teacher.eval()
+    with torch.no_grad():
+        teacher.head.weight.mul_(deviation)
+        teacher.head.bias.mul_(deviation).add_(mean)
+
+
+def _loss(logits: Tensor, targets: Tensor, regression: bool) -> Tensor:
+    if regression:
+        return nn.functional.mse_loss(logits[:, 0], targets.float())
+    return nn.functional.cross_entropy(logits, targets)
+
+
+def _optimizer(teacher: Teacher, spec: TeacherSpec) -> torch.optim.AdamW:
+    matrices = [value for value in teacher.parameters() if value.ndim >= 2]
+    others = [value for value in teacher.parameters() if value.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": spec.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
+
+
+def _rate(step: int, steps: int, warmup: float) -> float:
+    rising = warmup * steps
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    return max(0.0, (steps - step) / max(1.0, steps - rising))

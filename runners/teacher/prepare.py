@@ -1,0 +1,231 @@
+"""Fine-tune a teacher once per task, and keep what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import torch
+
+from objectives.quality import score
+from runners.precision import has_fast_bfloat16, training_device
+from runners.task import Task
+from runners.teacher.batches import encode
+from runners.teacher.finetune import fine_tune
+from runners.teacher.infer import infer
+from runners.teacher.model import (
+    Teacher,
+    find_model,
+    load_encoder,
+    load_tokenizer,
+    model_identity,
+    restore_teacher,
+    save_teacher,
+)
+from runners.teacher.progress import duration
+from runners.teacher.spec import TeacherSpec
+from runners.teacher.store import TeacherOutputs, open_outputs, write_record
+from space.errors import InputError
+from space.paths import cache
+
+_log = logging.getLogger("shoebox.runners.teacher")
+_FORMAT = 1  # raise it when cache entries of older code must not be used
+
+
+def prepare_teacher(spec: TeacherSpec, task: Task, max_length: int | None = None) -> TeacherOutputs:
+    """The teacher's outputs on a task: from the cache, or made now (minutes).
+
+    Processes that ask for the same teacher at the same time wait for the one that makes it.
+
+    Args:
+        max_length: longest input in word pieces where the spec names none; default: the task's.
+
+    Raises:
+        InputError: the model cannot be loaded, its training diverged, or the disk is full.
+    """
+    length = spec.max_length or max_length or task.max_length
+    model = find_model(spec.model)
+    key = teacher_key(spec, task, length, model)
+    folder = cache() / "teachers" / key
+    found = _cached(folder)
+    if found is not None:
+        return found
+    with _only_one(folder):
+        return _cached(folder) or _make(spec, task, length, model, folder)
+
+
+def load_teacher(outputs: TeacherOutputs) -> Teacher:
+    """The fine-tuned torch model of a cache entry, on the CPU in evaluation mode (for mutual distillation)."""
+    return restore_teacher(outputs.folder / "model")
+
+
+def teacher_key(spec: TeacherSpec, task: Task, max_length: int, model: Path) -> str:
+    """Name of the cache entry: what the outputs depend on, hashed. Where the model lies is no part of it."""
+    import transformers
+
+    recipe = spec.model_dump(mode="json", exclude={"model", "max_length"})
+    parts = {
+        "format": _FORMAT,
+        "model": model_identity(model),
+        "data": task.fingerprint,
+        "regression": task.regression,
+        "metric": task.metric,
+        "max_length": max_length,
+        "recipe": recipe,
+        # A patch release does not change what is computed; the others may.
+        "versions": [".".join(module.__version__.split(".")[:2]) for module in (torch, transformers)],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _cached(folder: Path) -> TeacherOutputs | None:
+    if not folder.is_dir():
+        return None
+    try:
+        return open_outputs(folder)
+    except (OSError, ValueError, TypeError) as error:
+        _log.warning("The cached teacher %s is damaged (%s): making it again", folder.name, error)
+        return None
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Could not make the cache folder {folder.parent}: {error.strerror}.") from error
+    lock = filelock.FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0.5)
+    except filelock.Timeout:
+        _log.info("Another process is fine-tuning this teacher: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make(spec: TeacherSpec, task: Task, max_length: int, model: Path, folder: Path) -> TeacherOutputs:
+    for left_over in folder.parent.glob(f"{folder.name}.part*"):  # of a killed process: we hold the lock
+        shutil.rmtree(left_over, ignore_errors=True)
+    part = folder.with_suffix(f".part{os.getpid()}")
+    try:
+        part.mkdir()
+        record = _fill(spec, task, max_length, model, part)
+        write_record(part, {**record, "key": folder.name})
+        if folder.exists():  # damaged: `_cached` would have returned it otherwise
+            shutil.rmtree(folder)
+        os.replace(part, folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(f"No space left for the teacher's outputs in {folder.parent}.") from error
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    outputs = open_outputs(folder)
+    _log.info(
+        "Teacher ready after %s: validation %s %.3f",
+        duration(outputs.seconds),
+        outputs.metric,
+        outputs.validation_quality,
+    )
+    return outputs
+
+
+def _fill(spec: TeacherSpec, task: Task, max_length: int, model: Path, part: Path) -> dict[str, Any]:
+    begin = time.monotonic()
+    device = training_device()
+    tokenizer, pieces = load_tokenizer(model, spec.model)
+    cuda = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(spec.seed)
+        teacher = Teacher(load_encoder(model, spec.model), task.outputs).to(device)
+        _check_length(teacher, max_length, spec.model)
+        _log.info(
+            "Fine-tuning teacher %s on %d examples, %d epoch(s); once per task, then cached",
+            spec.model,
+            len(task.train),
+            spec.epochs,
+        )
+        train = encode(tokenizer, task.train, max_length)
+        validation = encode(tokenizer, task.validation, max_length)
+        fine_tune(teacher, train, task.train.labels, task.regression, spec, device)
+
+    def array(name: str, shape: tuple[int, ...], dtype: type) -> np.memmap[Any, Any]:
+        return np.lib.format.open_memmap(part / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+
+    logits = array("train_logits", (len(train), task.outputs), np.float32)
+    hidden = array("train_hidden", (len(train), teacher.width), np.float16)
+    attention = array("vocabulary_attention", (len(pieces.vocabulary),), np.float64)
+    infer(teacher, train, device, logits, hidden, attention)
+    validation_logits = array("validation_logits", (len(validation), task.outputs), np.float32)
+    infer(teacher, validation, device, validation_logits)
+    if not (np.isfinite(logits).all() and np.isfinite(validation_logits).all()):
+        raise InputError("The teacher's fine-tuning diverged.", "Lower teacher.learning_rate.")
+    for written in (logits, hidden, attention, validation_logits):
+        written.flush()
+    quality = score(task.metric, task.validation.labels, validation_logits, task.regression)
+    count = np.bincount(train.ids, minlength=len(pieces.vocabulary)).astype(np.int64)
+    np.save(part / "vocabulary_count.npy", count, allow_pickle=False)
+    _save_parameters(teacher.cpu(), part)
+    return {
+        "model": spec.model,
+        "vocabulary": pieces.vocabulary,
+        "lower_case": pieces.lower_case,
+        "special_tokens": pieces.special_tokens,
+        "validation_quality": quality,
+        "metric": task.metric,
+        "median_length": float(np.median(train.lengths)),
+        "long_length": float(np.percentile(train.lengths, 95)),
+        "seconds": round(time.monotonic() - begin, 2),
+        "made_with": _made_with(device),
+    }
+
+
+def _check_length(teacher: Teacher, max_length: int, model: str) -> None:
+    longest = getattr(teacher.encoder.config, "max_position_embeddings", None)
+    if isinstance(longest, int) and 0 < longest < max_length:
+        raise InputError(f"max_length {max_length} is more than the {longest} tokens that teacher {model} reads.")
+
+
+def _save_parameters(teacher: Teacher, part: Path) -> None:
+    (part / "model").mkdir()
+    save_teacher(teacher, part / "model")
+    tables: dict[str, Any] = {
+        "head_weight": teacher.head.weight,
+        "head_bias": teacher.head.bias,
+        "word_embeddings": teacher.encoder.get_input_embeddings().weight,  # type: ignore[operator]
+    }
+    embeddings = getattr(teacher.encoder, "embeddings", None)
+    for name, module in (
+        ("position_embeddings", "position_embeddings"),
+        ("segment_embeddings", "token_type_embeddings"),
+    ):
+        weight = getattr(getattr(embeddings, module, None), "weight", None)
+        if weight is not None:
+            tables[name] = weight
+    for name, value in tables.items():
+        np.save(part / f"{name}.npy", value.detach().float().numpy(), allow_pickle=False)
+
+
+def _made_with(device: torch.device) -> dict[str, str]:
+    import transformers
+
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": "bfloat16" if has_fast_bfloat16(device) else "float32",
+    }

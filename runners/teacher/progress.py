@@ -1,0 +1,35 @@
+"""A line now and then about work that takes minutes."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+
+class ProgressLines:
+    """Logs how far the work is, at most every `interval` seconds.
+
+    Args:
+        logger: where to.
+        what: what is being done, as the start of a sentence.
+        total: units of work in all.
+        interval: seconds between lines.
+    """
+
+    def __init__(self, logger: logging.Logger, what: str, total: float, interval: float = 12.0) -> None:
+        self._logger, self._what, self._total, self._interval = logger, what, total, interval
+        self._begin = self._last = time.monotonic()
+
+    def update(self, done: float, detail: str = "") -> None:
+        """Report `done` units; a line is logged if the last one is long enough ago."""
+        now = time.monotonic()
+        if now - self._last < self._interval or done <= 0:
+            return
+        self._last = now
+        left = (now - self._begin) * (self._total - done) / done
+        self._logger.info("%s: %.0f %%, %s left%s", self._what, 100 * done / self._total, duration(left), detail)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "40 s", "6 min"."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

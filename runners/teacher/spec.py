@@ -1,0 +1,35 @@
+"""The `teacher:` section of a study file."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TeacherSpec(BaseModel):
+    """Which model teaches, and how it is fine-tuned for the task.
+
+    Attributes:
+        model: Hugging Face id or folder of an encoder whose tokenizer is WordPiece (BERT-like).
+        epochs: passes over the train split.
+        learning_rate: peak rate of AdamW; rises over the warm-up, then falls linearly to zero.
+        batch_size: examples per step.
+        max_length: longest input in word pieces; default: the task's.
+        seed: of head, order and dropout.
+        pooling: how token states become one sentence state: their mean.
+        weight_decay: of AdamW, on matrices only.
+        warmup: share of the steps over which the rate rises.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field("sentence-transformers/all-MiniLM-L6-v2", min_length=1)
+    epochs: int = Field(1, ge=1, le=100)
+    learning_rate: float = Field(1e-4, gt=0, le=1)
+    batch_size: int = Field(32, ge=1, le=4096)
+    max_length: int | None = Field(None, ge=4, le=512)
+    seed: int = Field(0, ge=0, lt=2**63)
+    pooling: Literal["mean"] = "mean"
+    weight_decay: float = Field(0.01, ge=0, le=1)
+    warmup: float = Field(0.1, ge=0, le=1)

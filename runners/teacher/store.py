@@ -1,0 +1,110 @@
+"""A teacher's outputs on disk: written once, then memory-mapped by every trial."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from objectives.quality import Metric
+
+RECORD = "teacher.json"
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherOutputs:
+    """What students learn from, without a forward pass of the teacher. Arrays are memory-mapped, read-only.
+
+    Attributes:
+        key: name of the cache entry: a hash of model, data, recipe and versions.
+        folder: the cache entry; `load_teacher` restores the torch model from it.
+        model: the id or path that the study named.
+        train_logits: float32 [n, outputs]; for a regression in the units of the labels.
+        train_hidden: float16 [n, width], the mean-pooled last hidden state of each train example.
+        validation_logits: float32 [validation examples, outputs].
+        head_weight, head_bias: float32 [outputs, width] and [outputs]: logits = head_weight @ pooled + head_bias.
+        word_embeddings: float32 [vocabulary, embedding width] of the fine-tuned encoder.
+        position_embeddings: float32 [positions, embedding width], or None where the encoder has no such table.
+        segment_embeddings: float32 [segments, embedding width], or None.
+        vocabulary: word pieces in id order.
+        lower_case: whether text is lower-cased.
+        special_tokens: pad, unk, cls, sep and mask, by role.
+        vocabulary_attention: float64 [vocabulary], EI-BERT's score over the train split.
+        vocabulary_count: int64 [vocabulary], occurrences in the train split, special tokens included.
+        validation_quality, metric: quality of the teacher itself.
+        median_length, long_length: median and 95th percentile of the train inputs in word pieces.
+        seconds: wall time of fine-tuning and outputs when the entry was made.
+        made_with: versions, device and precision then.
+    """
+
+    key: str
+    folder: Path
+    model: str
+    train_logits: npt.NDArray[np.float32]
+    train_hidden: npt.NDArray[np.float16]
+    validation_logits: npt.NDArray[np.float32]
+    head_weight: npt.NDArray[np.float32]
+    head_bias: npt.NDArray[np.float32]
+    word_embeddings: npt.NDArray[np.float32]
+    position_embeddings: npt.NDArray[np.float32] | None
+    segment_embeddings: npt.NDArray[np.float32] | None
+    vocabulary: list[str]
+    lower_case: bool
+    special_tokens: dict[str, str]
+    vocabulary_attention: npt.NDArray[np.float64]
+    vocabulary_count: npt.NDArray[np.int64]
+    validation_quality: float
+    metric: Metric
+    median_length: float
+    long_length: float
+    seconds: float
+    made_with: dict[str, str]
+
+    @property
+    def width(self) -> int:
+        """Width of the teacher's hidden state."""
+        return int(self.train_hidden.shape[1])
+
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """Ids of the special tokens, by role."""
+        return {role: self.vocabulary.index(token) for role, token in self.special_tokens.items()}
+
+
+ARRAYS = (
+    "train_logits",
+    "train_hidden",
+    "validation_logits",
+    "head_weight",
+    "head_bias",
+    "word_embeddings",
+    "position_embeddings",
+    "segment_embeddings",
+    "vocabulary_attention",
+    "vocabulary_count",
+)
+_OPTIONAL = frozenset({"position_embeddings", "segment_embeddings"})
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write everything of `TeacherOutputs` that is not an array."""
+    (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def open_outputs(folder: Path) -> TeacherOutputs:
+    """Map a cache entry.
+
+    Raises:
+        OSError, ValueError, TypeError: the entry is not complete.
+    """
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    arrays: dict[str, Any] = {}
+    for name in ARRAYS:
+        path = folder / f"{name}.npy"
+        missing = name in _OPTIONAL and not path.exists()
+        arrays[name] = None if missing else np.load(path, mmap_mode="r", allow_pickle=False)
+    return TeacherOutputs(folder=folder, **record, **arrays)
