@@ -1,0 +1,100 @@
+"""Predicted bytes are the bytes of the file."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from space import JointSpace, SpaceSpec, StudentConfig, TaskShape, Vocabulary, architecture_key, deployed_bytes
+from space.families import build_student, export_model
+
+# Everything that any study could ask for, wider than the default space.
+WIDE = SpaceSpec(
+    vocabulary_keep={"low": 0.01, "high": 1.0},
+    embedding_width={"low": 16, "high": 256, "step": 16},
+    block_size=[16, 32, 64, 128],
+    accuracy_level=[0, 4],
+    transformer={
+        "depth": {"low": 1, "high": 9},
+        "width": [64, 96, 128, 160, 256],
+        "token_keep": {"low": 0.2, "high": 1},
+    },
+)
+
+
+def file_bytes(config: StudentConfig, shape: TaskShape, vocabulary: Vocabulary) -> int:
+    size = vocabulary.size(config.vocabulary_keep)
+    model = export_model(config, shape, size, build_student(config, shape, size))
+    tokens = "".join(f"{token}\n" for token in vocabulary.tokens(size))
+    return len(model.SerializeToString()) + len(tokens.encode())
+
+
+def random_shape(generator: np.random.Generator) -> TaskShape:
+    return TaskShape(
+        outputs=int(generator.integers(1, 200)),
+        segments=int(generator.integers(1, 3)),
+        max_length=int(generator.integers(8, 513)),
+    )
+
+
+@pytest.mark.parametrize("spec", [SpaceSpec(), WIDE], ids=["default", "wide"])
+def test_predicted_bytes_equal_file_bytes_for_200_random_configurations(spec, vocabulary):
+    generator = np.random.default_rng(1)
+    space = JointSpace(spec)
+    for _ in range(100):
+        config, _ = space.draw(generator)
+        shape = random_shape(generator)
+        assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary), config.summary()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_predicted_bytes_equal_file_bytes_for_any_seed(vocabulary, seed):
+    generator = np.random.default_rng(seed)
+    config, _ = JointSpace(WIDE).draw(generator)
+    shape = random_shape(generator)
+    assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary)
+
+
+def test_exported_model_passes_the_onnx_checker(vocabulary):
+    config, _ = JointSpace(SpaceSpec()).draw(np.random.default_rng(3))
+    shape = TaskShape(outputs=2, segments=2, max_length=64)
+    size = vocabulary.size(config.vocabulary_keep)
+    onnx.checker.check_model(export_model(config, shape, size, build_student(config, shape, size)))
+
+
+def test_counting_bytes_takes_about_a_millisecond(vocabulary):
+    space, generator = JointSpace(SpaceSpec()), np.random.default_rng(2)
+    shape = TaskShape(outputs=2, segments=1, max_length=64)
+    configs = [space.draw(generator)[0] for _ in range(300)]
+    deployed_bytes(configs[0], shape, vocabulary)
+    begin = time.process_time()
+    for config in configs:
+        deployed_bytes(config, shape, vocabulary)
+    # A generous bound: this guards against building tensors, not against a slow machine.
+    assert (time.process_time() - begin) / len(configs) < 0.01
+
+
+def test_no_configuration_is_smaller_than_the_smallest(vocabulary):
+    shape = TaskShape(outputs=3, segments=1, max_length=32)
+    for spec in (SpaceSpec(), WIDE):
+        space, generator = JointSpace(spec), np.random.default_rng(4)
+        smallest = space.smallest_bytes(shape, vocabulary)
+        sizes = [deployed_bytes(space.draw(generator)[0], shape, vocabulary) for _ in range(300)]
+        assert smallest <= min(sizes)
+
+
+def test_architecture_key_ignores_weights_and_tells_bits_apart(vocabulary):
+    shape = TaskShape(outputs=2, segments=1, max_length=32)
+    config, _ = JointSpace(SpaceSpec(embedding_bits=4)).draw(np.random.default_rng(5))
+    other = config.model_copy(update={"embedding_bits": 8})
+    torch.manual_seed(0)
+    assert architecture_key(config, shape, 500) == architecture_key(config.model_copy(), shape, 500)
+    assert architecture_key(config, shape, 500) != architecture_key(other, shape, 500)
+    assert architecture_key(config, shape, 500) != architecture_key(config, shape, 501)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from space import InputError, JointSpace, Recipe, SpaceSpec, parse_config
+from space.dimensions import Choices, Range, contains, draw_from
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_configurations_round_trip_through_params_and_json(seed):
+    space = JointSpace(SpaceSpec())
+    config, recipe = space.draw(np.random.default_rng(seed))
+    assert space.from_params(space.to_params(config, recipe)) == (config, recipe)
+    assert parse_config(config.model_dump(mode="json")) == config
+    assert type(config).model_validate_json(config.model_dump_json()) == config
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_optuna_params_are_the_flat_params():
+    space = JointSpace(SpaceSpec())
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        trial = study.ask()
+        config, recipe = space.suggest(trial)
+        assert trial.params == space.to_params(config, recipe)
+        assert space.from_params(trial.params) == (config, recipe)
+        study.tell(trial, 0.0)
+
+
+def test_per_layer_parameters_follow_the_depth():
+    space = JointSpace(SpaceSpec(transformer={"depth": 2}))
+    params = space.to_params(*space.draw(np.random.default_rng(0)))
+    assert "layer1.ffn_bits" in params
+    assert "layer2.ffn_bits" not in params
+    assert "depth" not in params  # fixed, so no parameter
+
+
+def test_missing_or_foreign_parameters_are_named():
+    space = JointSpace(SpaceSpec())
+    params = space.to_params(*space.draw(np.random.default_rng(0)))
+    with pytest.raises(InputError, match=r"'width' is missing"):
+        space.from_params({name: value for name, value in params.items() if name != "width"})
+    with pytest.raises(InputError, match=r"'width' is 100, outside its dimension \[96, 128, 192, 256\]"):
+        space.from_params({**params, "width": 100})
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"depht": 3}, "Extra inputs"),
+        ({"transformer": {"width": {"low": 9, "high": 3}}}, "low 9 above high 3"),
+        ({"transformer": {"width": [96, 96]}}, "same choice twice"),
+        ({"recipe": {"temperature": {"low": 0, "high": 3, "log": True}}}, "low above 0"),
+        ({"families": ["lstm"]}, "no student family 'lstm'"),
+        ({"embedding_bits": None}, "list of choices"),
+    ],
+)
+def test_wrong_sections_are_refused(section, message):
+    with pytest.raises((ValidationError, InputError), match=message):
+        SpaceSpec(**section)
+
+
+def test_configurations_are_validated():
+    config, _ = JointSpace(SpaceSpec()).draw(np.random.default_rng(0))
+    fields = config.model_dump()
+    with pytest.raises(ValidationError, match="no multiple of heads"):
+        parse_config({**fields, "width": 112, "heads": 5})
+    with pytest.raises(ValidationError, match="embedding_bits"):
+        parse_config({**fields, "embedding_bits": 3})
+    with pytest.raises(ValidationError, match="frozen"):
+        config.width = 3
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.one_of(
+        st.builds(
+            lambda low, span, step: Range(low=low, high=low + span, step=step),
+            st.integers(0, 9),
+            st.integers(0, 90),
+            st.integers(1, 7),
+        ),
+        st.builds(lambda low, span: Range(low=low, high=low + span), st.floats(-5, 5), st.floats(0.1, 9)),
+        st.builds(lambda low, span: Range(low=low, high=low * span, log=True), st.floats(1e-5, 1), st.floats(1.1, 1e3)),
+        st.builds(lambda low, span: Range(low=low, high=low + span, log=True), st.integers(1, 9), st.integers(1, 90)),
+        st.builds(lambda values: Choices(values=tuple(values)), st.lists(st.integers(), min_size=1, unique=True)),
+    ),
+    st.integers(0, 2**31),
+)
+def test_what_is_drawn_lies_in_the_dimension(dimension, seed):
+    assert contains(dimension, draw_from(np.random.default_rng(seed))("name", dimension))

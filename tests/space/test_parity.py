@@ -1,0 +1,86 @@
+"""The exported file answers what the torch student answers."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from space import JointSpace, SpaceSpec, TaskShape
+from space.families import build_student, export_model
+from space.vocabulary import CLS_ID, SEP_ID
+
+TOLERANCE = 1e-3
+
+
+def random_inputs(generator: np.random.Generator, shape: TaskShape, vocabulary_size: int) -> dict[str, np.ndarray]:
+    """Eight texts of 2 to `max_length` tokens, padded at the end."""
+    lengths = np.concatenate(([2], generator.integers(3, shape.max_length + 1, 7)))
+    longest = int(lengths.max())
+    ids = generator.integers(5, vocabulary_size, (8, longest))
+    present = np.arange(longest) < lengths[:, None]
+    ids[:, 0] = CLS_ID
+    ids[np.arange(8), lengths - 1] = SEP_ID
+    feed = {"input_ids": np.where(present, ids, 0), "attention_mask": present.astype(np.int64)}
+    if shape.segments == 2:
+        feed["token_type_ids"] = (present & (np.arange(longest) > longest // 2)).astype(np.int64)
+    return feed
+
+
+def session(model) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(model.SerializeToString(), options)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_onnx_and_torch_logits_agree_batched_and_one_by_one(seed, vocabulary):
+    generator = np.random.default_rng(seed)
+    spec = SpaceSpec(accuracy_level=0, block_size=[16, 32, 64, 128], transformer={"depth": {"low": 1, "high": 6}})
+    config, _ = JointSpace(spec).draw(generator)
+    shape = TaskShape(outputs=3, segments=1 + seed % 2, max_length=40)
+    size = vocabulary.size(config.vocabulary_keep)
+    torch.manual_seed(seed)
+    student = build_student(config, shape, size).eval()
+    with torch.no_grad():
+        student.head.weight.mul_(20)  # logits of the size that training gives
+    run = session(export_model(config, shape, size, student))
+    feed = random_inputs(generator, shape, size)
+    with torch.no_grad():
+        expected = student(**{name: torch.from_numpy(array) for name, array in feed.items()}).numpy()
+    batched = run.run(["logits"], feed)[0]
+    np.testing.assert_allclose(batched, expected, atol=TOLERANCE)
+    lengths = feed["attention_mask"].sum(1)
+    for row, length in enumerate(lengths):
+        alone = run.run(["logits"], {name: array[row : row + 1, :length] for name, array in feed.items()})[0]
+        np.testing.assert_allclose(alone[0], expected[row], atol=TOLERANCE)
+
+
+def test_pruning_keeps_special_tokens_and_the_configured_count(vocabulary):
+    spec = SpaceSpec(accuracy_level=0, transformer={"depth": 1, "width": 64, "heads": 2, "token_keep": 0.25})
+    config, _ = JointSpace(spec).draw(np.random.default_rng(0))
+    shape = TaskShape(outputs=2, segments=1, max_length=40)
+    student = build_student(config, shape, vocabulary.size(config.vocabulary_keep))
+    layer = student.layers[0]
+    mask = torch.zeros(2, 40)
+    mask[0, :40], mask[1, :20] = 1, 1
+    special = torch.zeros(2, 40)
+    special[:, 0], special[0, 39], special[1, 19] = 1, 1, 1
+    with torch.no_grad():
+        _, left, kept_special = layer(torch.randn(2, 40, 64), mask, special, 1.0)
+    assert left.sum(1).tolist() == [10.0, 5.0]
+    assert (kept_special * left).sum(1).tolist() == [2.0, 2.0]
+
+
+def test_pruning_is_phased_in(vocabulary):
+    spec = SpaceSpec(transformer={"depth": 1, "width": 64, "heads": 2, "token_keep": 0.5})
+    config, _ = JointSpace(spec).draw(np.random.default_rng(0))
+    student = build_student(config, TaskShape(outputs=2, segments=1, max_length=40), 600)
+    x, mask, special = torch.randn(1, 20, 64), torch.ones(1, 20), torch.zeros(1, 20)
+    left = [student.layers[0](x, mask, special, progress)[1].shape[1] for progress in (0.0, 0.5, 1.0)]
+    assert left == [20, 15, 10]
