@@ -1,0 +1,5 @@
+"""`python -m search.cli` is `shoebox`."""
+
+from search.cli import main
+
+main()

@@ -1,0 +1,264 @@
+"""The commands. Every command imports what it needs itself, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from search.study import Study
+
+app = typer.Typer(
+    name="shoebox",
+    help="Search for BERT students that fit in 2 MB, as accurate and as fast on an ARM phone as they can be.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+emulator_app = typer.Typer(help="The ARM emulator that times students.", no_args_is_help=True)
+app.add_typer(emulator_app, name="emulator")
+
+StorageOption = Annotated[str | None, typer.Option(help="Storage URL of Optuna.", show_default="SQLite in ~/.shoebox")]
+StudyArgument = Annotated[str, typer.Argument(help="Name of a study in the storage.")]
+
+
+class Format(StrEnum):
+    """How an answer is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+def _show_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib import metadata
+
+    try:
+        version = metadata.version("shoebox")
+    except metadata.PackageNotFoundError:
+        version = "(not installed)"
+    typer.echo(f"shoebox {version}")
+    raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def search(
+    study: Annotated[str, typer.Argument(help="A shipped study (see `shoebox studies`) or FILE.yaml.")],
+    data: Annotated[Path | None, typer.Option(help="Folder with train.* and validation.*.")] = None,
+    text: Annotated[str | None, typer.Option(help="Text column; two with a comma for pairs.")] = None,
+    label: Annotated[str | None, typer.Option(help="Label column.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Trained trials in total.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="tpe, random or nsga2.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
+    latency: Annotated[str | None, typer.Option(help="emulated or estimated.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device profile, like cortex-a53.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed study.")] = False,
+    name: Annotated[str | None, typer.Option(help="Another name for the study.")] = None,
+    storage: StorageOption = None,
+) -> None:
+    """Search a study: train students within its limits and show the front of the best."""
+    from search.cli.tables import output_console
+
+    console = output_console(stderr=True)
+    _log_to(console)
+    overrides = {
+        "name": name,
+        "data": None if data is None else str(data.expanduser().absolute()),
+        "text": text,
+        "label": label,
+        "trials": trials,
+        "workers": workers,
+        "sampler": sampler,
+        "seed": seed,
+        "latency": latency,
+        "device": device,
+    }
+    again = ["shoebox search", study, *(["--name", name] if name else [])]
+    again += [*(["--storage", _masked(storage)] if storage else []), "--resume"]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
+    with console.status("Loading ...") if console.is_terminal else _nothing():
+        from search.progress import display_for
+        from search.run import run_study
+    try:
+        found = run_study(
+            study,
+            overrides=overrides,
+            resume=resume,
+            storage=storage,
+            display=display_for(console, name or Path(study).stem),
+        )
+    except KeyboardInterrupt:
+        typer.echo(f"Stopped; what has finished is kept. Resume with: {' '.join(again)}", err=True)
+        raise typer.Exit(130) from None
+    failed = found.trials("failed")
+    if failed and not found.trials("finished"):
+        first = failed[0]
+        typer.echo(f"shoebox: all {len(failed)} trials failed; trial {first.number}: {first.error}", err=True)
+        raise typer.Exit(1)
+    _print_front(found)
+    best = found.best()
+    typer.echo(f"Best bundle: trial {best.trial}, {best.bundle}")
+    typer.echo(f"Copy it with: shoebox export {found.name} --best -o DIR")
+
+
+@app.command()
+def pareto(
+    study: StudyArgument,
+    format: Annotated[Format, typer.Option(help="How to print.")] = Format.table,
+    storage: StorageOption = None,
+) -> None:
+    """The front of a study: finished trials that keep every limit and that no other trial beats."""
+    from search.cli.tables import as_csv, as_json
+    from search.study import load_study
+
+    found = load_study(study, storage)
+    if format is Format.table:
+        _print_front(found)
+    else:
+        front = found.pareto()
+        typer.echo(as_json(found, front) if format is Format.json else as_csv(front))
+
+
+@app.command()
+def export(
+    study: StudyArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
+    best: Annotated[bool, typer.Option("--best", help="The trial of the highest quality.")] = False,
+    trial: Annotated[int | None, typer.Option(help="The trial of this number.")] = None,
+    storage: StorageOption = None,
+) -> None:
+    """Copy a student's bundle into a new folder."""
+    if best == (trial is not None):
+        raise typer.BadParameter("give either --best or --trial N")
+    from search.export import export_bundle
+    from search.study import load_study
+
+    found = load_study(study, storage)
+    record = found.best() if trial is None else found.trial(trial).record
+    if record is None:
+        from space.errors import InputError
+
+        state = found.trial(trial or 0).state
+        raise InputError(f"Trial {trial} of study {study!r} has no bundle: it is {state}.")
+    typer.echo(f"Trial {record.trial}: {export_bundle(record, output)}")
+
+
+@app.command()
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    text: Annotated[str | None, typer.Argument(help="Text; without it, lines of standard input.")] = None,
+    pair: Annotated[str | None, typer.Option(help="Second text of a sentence pair.")] = None,
+) -> None:
+    """Run a bundle on text. On standard input, the texts of a pair stand on one line with a tab between."""
+    from runners.predict import load_bundle
+
+    loaded = load_bundle(bundle)
+    texts = [text] if text is not None else [line.rstrip("\n") for line in sys.stdin]
+    pairs = None if pair is None else [pair] * len(texts)
+    if text is None and pair is None and any("\t" in line for line in texts):
+        split = [line.partition("\t") for line in texts]
+        texts, pairs = [first for first, _, _ in split], [second for _, _, second in split]
+    for prediction in loaded.predict(texts, pairs):
+        score = f"{prediction.score:.4f}"
+        typer.echo(score if prediction.label is None else f"{prediction.label}\t{score}")
+
+
+@app.command()
+def studies(storage: StorageOption = None) -> None:
+    """The studies that come with Shoebox, and those in the storage."""
+    from search.cli.tables import output_console, studies_table
+    from search.study import list_studies
+    from search.study_file import shipped_studies
+    from search.validation import parse_yaml
+
+    console = output_console()
+    console.print("Shipped:", highlight=False)
+    for name, content in shipped_studies().items():
+        description = parse_yaml(content, name).get("description", "")
+        console.print(f"  {name:<12} {description}", markup=False, highlight=False, soft_wrap=True)
+    found = list_studies(storage)
+    if found:
+        console.print("In the storage:", highlight=False)
+        console.print(studies_table(found))
+    else:
+        console.print("None in the storage yet.", highlight=False)
+
+
+@emulator_app.command("install")
+def emulator_install() -> None:
+    """Set the emulator up, without root."""
+    from runners.emulator import install
+
+    typer.echo(f"Ready: {install(lambda line: typer.echo(line, err=True))}")
+
+
+@emulator_app.command("check")
+def emulator_check() -> None:
+    """Say whether the emulator is set up."""
+    from runners.emulator import find_installation
+
+    installation = find_installation()
+    if installation is None:
+        typer.echo("Not installed. Set it up with: shoebox emulator install", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"Ready: {installation}")
+
+
+def _print_front(study: Study) -> None:
+    from search.cli.tables import front_table, output_console
+
+    front = study.pareto()
+    if not front:
+        from space.errors import InputError
+
+        raise InputError(f"Study {study.name!r} has no finished trial that keeps its limits yet.")
+    console = output_console()
+    table, remarks = front_table(study, front)
+    console.print(table)
+    for remark in remarks:
+        console.print(remark, highlight=False)
+    console.print(f"Hypervolume: {study.hypervolume():.4g}", highlight=False)
+
+
+def _log_to(console: Console) -> None:
+    """Show the project's own messages as calm plain lines, above a live display where there is one."""
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+
+    log = logging.getLogger("shoebox")
+    log.handlers = [Lines()]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def _masked(storage: str) -> str:
+    from search.storage import masked
+
+    return masked(storage)
+
+
+def _nothing() -> Any:
+    import contextlib
+
+    return contextlib.nullcontext()

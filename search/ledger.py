@@ -1,0 +1,267 @@
+"""The bookkeeping of a study: which trial is next, what became of it, what is left.
+
+The study in storage is the only truth. A trial's result is written there by the worker that ran it (as one
+of the attributes below); the driver then *settles* the trial, which is to say tells Optuna what the
+attribute says. A driver that was killed in between loses nothing: `Ledger.recover` settles what has a
+result, and queues again what has none.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from objectives.limits import Limits, broken, constraint_values
+from search.samplers import PLACE, RETRY_OF, place, seeds
+from search.storage import set_constraints
+from space.config import Recipe, StudentConfig
+from space.errors import InputError
+
+logger = logging.getLogger("shoebox.search.ledger")
+
+# Attributes of a trial in storage.
+RECORD = "record"  # the TrialRecord of a trained trial (JSON)
+ERROR = "error"  # why a trial failed, one line of text
+INFEASIBLE = "infeasible"  # constraint values of a trial that breaks a limit
+BYTES = "deployed_bytes"  # known before training; a trial that has it was handed to a worker
+ORPHANED = "orphaned"  # a trial whose driver or worker went away; another one repeats it
+
+Objective = Literal["quality", "latency_ms", "deployed_bytes"]
+State = Literal["finished", "failed", "infeasible", "orphaned", "running", "waiting"]
+COST_OBJECTIVES = ("latency_ms", "deployed_bytes")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a trial would build, and what it weighs (exact, before training)."""
+
+    config: StudentConfig
+    recipe: Recipe
+    deployed_bytes: int
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One feasible trial, ready for a worker.
+
+    Attributes:
+        number: the trial's number in the study.
+        trial_id: its key in the storage.
+        seed: of the training.
+        bundle: where the exported student goes.
+    """
+
+    number: int
+    trial_id: int
+    config: StudentConfig
+    recipe: Recipe
+    seed: int
+    bundle: Path
+
+
+@dataclass
+class Counts:
+    """Trials of a study by state. The budget counts `trained`."""
+
+    finished: int = 0
+    failed: int = 0
+    infeasible: int = 0
+    orphaned: int = 0
+    running: int = 0
+    waiting: int = 0
+
+    @property
+    def trained(self) -> int:
+        return self.finished + self.failed
+
+
+def state_of(trial: FrozenTrial) -> State:
+    """What a trial in storage is, in the words of this project."""
+    if trial.state == TrialState.COMPLETE:
+        return "finished"
+    if trial.state == TrialState.FAIL:
+        return "orphaned" if ORPHANED in trial.user_attrs else "failed"
+    if trial.state == TrialState.PRUNED:
+        return "infeasible"
+    return "running" if trial.state == TrialState.RUNNING else "waiting"
+
+
+def objective_values(record: Mapping[str, Any], objectives: list[Objective]) -> list[float]:
+    """The values of a record (JSON form of `TrialRecord`) in the order of the study's objectives."""
+    values = {
+        "quality": record["quality"],
+        "latency_ms": record["latency"]["milliseconds"],
+        "deployed_bytes": record["deployed_bytes"],
+    }
+    return [float("nan") if values[name] is None else float(values[name]) for name in objectives]
+
+
+@dataclass
+class Ledger:
+    """Hands out the trials of one study and enters their results.
+
+    Args:
+        study: the Optuna study, with the sampler to ask.
+        propose: what a trial's parameters build. It calls the trial's `suggest_*`.
+        limits: of the study; a limit on latency is measured first by a trial's worker.
+        objectives: of the study, in the order of the Optuna study's directions.
+        seed: of the study.
+        budget: trained trials (finished or failed) wanted in total.
+        bundles: folder in which every trial's bundle gets a folder of its own.
+        most_rejections: proposals in a row that may be infeasible before the search gives up.
+    """
+
+    study: optuna.Study
+    propose: Callable[[optuna.Trial], Proposal]
+    limits: Limits
+    objectives: list[Objective]
+    seed: int
+    budget: int
+    bundles: Path
+    most_rejections: int = 500
+    counts: Counts = field(init=False)
+    _rejected_in_a_row: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.counts = Counts()
+        for trial in self.study.get_trials(deepcopy=False):
+            self._count(state_of(trial))
+
+    def _count(self, state: State, step: int = 1) -> None:
+        setattr(self.counts, state, getattr(self.counts, state) + step)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the budget is spent."""
+        return self.counts.trained >= self.budget
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the budget allows another trial beside those that are running."""
+        return self.counts.trained + self.counts.running < self.budget
+
+    def next(self) -> Assignment:
+        """Ask until a proposal keeps every limit that is known before training.
+
+        Rejected proposals are told to Optuna as pruned, with their constraint values, so that samplers
+        learn from them; they cost no worker's time and do not count in the budget.
+
+        Raises:
+            InputError: `most_rejections` proposals in a row broke a limit.
+        """
+        while True:
+            waiting = self.counts.waiting > 0
+            trial = self.study.ask()
+            if waiting:
+                self._count("waiting", -1)
+            self._count("running")
+            proposal = self.propose(trial)
+            constraints = constraint_values(self.limits, proposal.deployed_bytes)
+            if broken(constraints):
+                trial.set_user_attr(INFEASIBLE, constraints)
+                self.settle(trial.number)
+                continue
+            if self.limits.latency_ms is None:
+                for key, value in constraints.items():
+                    trial.set_constraint(key, value)
+            trial.set_user_attr(BYTES, proposal.deployed_bytes)
+            frozen = self.study._storage.get_trial(trial._trial_id)
+            return Assignment(
+                number=trial.number,
+                trial_id=trial._trial_id,
+                config=proposal.config,
+                recipe=proposal.recipe,
+                seed=seeds(self.seed, place(self.study, frozen))[1],
+                bundle=self.bundles / f"{trial.number:05d}",
+            )
+
+    def settle(self, number: int, lost: str | None = None) -> State:
+        """Tell Optuna what the storage says about a trial; a settled trial stays as it is.
+
+        Args:
+            number: of the trial.
+            lost: what to record as the error if the storage holds no result.
+
+        Raises:
+            InputError: too many infeasible proposals in a row.
+        """
+        trial_id = self.study._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+        trial = self.study._storage.get_trial(trial_id)
+        if trial.state.is_finished():
+            return state_of(trial)
+        state = self._tell(trial, lost or "the worker ended without a result")
+        self._count("running", -1)
+        self._count(state)
+        self._rejected_in_a_row = self._rejected_in_a_row + 1 if state == "infeasible" else 0
+        if self._rejected_in_a_row >= self.most_rejections:
+            raise InputError(
+                f"{self._rejected_in_a_row} proposals in a row broke the limits of study {self.study.study_name!r}.",
+                "Loosen limits, or narrow the space to smaller students.",
+            )
+        return state
+
+    def _tell(self, trial: FrozenTrial, lost: str) -> State:
+        attributes = trial.user_attrs
+        if RECORD in attributes:
+            record = attributes[RECORD]
+            values = objective_values(record, self.objectives)
+            if all(math.isfinite(value) for value in values):
+                latency = float(record["latency"]["milliseconds"])
+                constraints = constraint_values(self.limits, int(record["deployed_bytes"]), latency)
+                set_constraints(self.study, trial._trial_id, constraints)
+                self.study.tell(trial.number, values, skip_if_finished=True)
+                return "finished"
+            lost = "not a number: " + ", ".join(
+                name for name, value in zip(self.objectives, values, strict=True) if not math.isfinite(value)
+            )
+        elif INFEASIBLE in attributes:
+            set_constraints(self.study, trial._trial_id, attributes[INFEASIBLE])
+            self.study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
+            return "infeasible"
+        if ERROR not in attributes:
+            self.study._storage.set_trial_user_attr(trial._trial_id, ERROR, lost)
+        self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        return "failed"
+
+    def recover(self) -> int:
+        """Settle or queue again the trials that a driver which went away left running.
+
+        Only for a study that no other driver works on.
+
+        Returns:
+            How many trials will be repeated.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        repeated = {t.user_attrs[RETRY_OF] for t in trials if RETRY_OF in t.user_attrs}
+        count = 0
+        for trial in trials:
+            if trial.state != TrialState.RUNNING:
+                continue
+            attributes = trial.user_attrs
+            if any(key in attributes for key in (RECORD, INFEASIBLE, ERROR)):
+                self.settle(trial.number)
+                continue
+            if trial.number not in repeated:
+                self._repeat(trial)
+            # Queued first, ended second: killed in between, the next recovery finds both and ends it only.
+            self.study._storage.set_trial_user_attr(trial._trial_id, ORPHANED, True)
+            self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            self._count("running", -1)
+            self._count("orphaned")
+            count += 1
+        return count
+
+    def _repeat(self, trial: FrozenTrial) -> None:
+        # Without its byte count a trial was killed while being asked for: some of its parameters may be
+        # missing. It is asked for again from the same seed.
+        params = trial.params if BYTES in trial.user_attrs else {}
+        again = {RETRY_OF: trial.number, PLACE: place(self.study, trial)}
+        self.study.enqueue_trial(params, user_attrs=again)
+        self._count("waiting")

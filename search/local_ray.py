@@ -1,0 +1,118 @@
+"""A private Ray on this machine for one search, without a word on the screen and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+
+# An AF_UNIX path has at most 107 characters; Ray adds up to 70 to its folder and ours has up to 25.
+LONGEST_TEMPORARY_FOLDER = 12
+OBJECT_STORE_BYTES = 100 * 2**20  # only settings and assignments go through it
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no result files
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the storage is the checkpoint
+    "TUNE_WARN_THRESHOLD_S": "1000000000",
+    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads steal from the other workers
+    "ORT_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@contextlib.contextmanager
+def local_ray(workers: int, threads: int) -> Iterator[Path]:
+    """Start Ray with one CPU per worker, and stop it at the end.
+
+    Workers inherit this process's environment, with `threads` OpenMP threads each. If the calling program
+    has started Ray itself, that one is used and left running.
+
+    Yields:
+        A temporary folder for Ray Tune's files.
+    """
+    changes = {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    folder = _temporary_folder()
+    started = False
+    try:
+        if not ray.is_initialized():
+            with quiet():
+                ray.init(
+                    address="local",
+                    num_cpus=workers,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.CRITICAL,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=str(folder),
+                )
+            started = True
+        with quiet():
+            yield folder / "tune"
+    finally:
+        if started:
+            ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Ray's own log lines and its copies of worker errors off the screen."""
+    ray_logger = logging.getLogger("ray")
+    level = ray_logger.level
+    ray_logger.setLevel(logging.CRITICAL + 1)
+    # Ray prints "(raylet) A worker died ..." to the driver's screen even with log_to_driver=False. The
+    # searcher records a dead worker as its trial's error, so the print is dropped.
+    worker_module = ray._private.worker
+    print_to_stream = getattr(worker_module, "print_to_stdstream", None)
+    if print_to_stream is not None:
+        worker_module.print_to_stdstream = lambda *arguments, **options: None
+    try:
+        yield
+    finally:
+        ray_logger.setLevel(level)
+        if print_to_stream is not None:
+            worker_module.print_to_stdstream = print_to_stream
+
+
+def _temporary_folder() -> Path:
+    base = Path(tempfile.gettempdir())
+    if len(str(base)) > LONGEST_TEMPORARY_FOLDER:
+        base = Path("/tmp")
+    _remove_leftovers(base)
+    return Path(tempfile.mkdtemp(prefix=f"shoebox-{os.getpid()}-", dir=base))
+
+
+def _remove_leftovers(base: Path) -> None:
+    """Remove the folders of searches that were killed."""
+    for folder in base.glob("shoebox-*-*"):
+        owner = folder.name.split("-")[1]
+        if owner.isdigit() and folder.is_dir() and not _is_running(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,225 @@
+"""Run a search: Ray Tune carries out the trials that the ledger hands out."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+import optuna
+
+from search.ledger import Ledger, Proposal
+from search.progress import Display, Monitor, NoDisplay
+from search.samplers import PerTrialSampler
+from search.storage import create_study, default_url, find_study, masked, open_storage
+from search.study import OVERRIDES, SOURCE, STUDY_FILE, Study, directions, study_folder
+from search.study_file import StudyFile, load_study_file
+from search.worker import load_pipeline
+from space.errors import InputError
+from space.families import deployed_bytes
+from space.joint import JointSpace
+
+logger = logging.getLogger("shoebox.search.run")
+
+PIPELINE = "runners.trial"
+
+
+def run_study(
+    study: str | Path | StudyFile,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    storage: str | None = None,
+    display: Display | None = None,
+    pipeline: str | None = None,
+) -> Study:
+    """Search until the study's budget of trained trials is spent.
+
+    Args:
+        study: a shipped study's name, the path of a study file, or a `StudyFile`.
+        overrides: changes to the study file, by the names of `search.study_file.OVERRIDES`. A resumed study
+            keeps those that it was started with.
+        resume: go on with a study that was stopped or killed. More `trials` than before make it longer.
+        storage: URL of the storage; default `home()/studies.db`.
+        display: shows progress; nothing by default.
+        pipeline: name of the module whose `prepare` and `run_trial` carry out a trial; default `PIPELINE`.
+
+    Raises:
+        InputError: a wrong study file or option; the study exists (without `resume`), does not exist (with
+            it), is being searched by another process, or was changed; the limit is below the smallest
+            student.
+        KeyboardInterrupt: stopped by the user; what finished is kept, what ran is queued again.
+    """
+    pipeline = pipeline or PIPELINE
+    url = storage or default_url()
+    opened = open_storage(url)
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    source = "" if isinstance(study, StudyFile) else str(study)
+    file = study if isinstance(study, StudyFile) else load_study_file(study, given)
+    existing = find_study(opened, file.name)
+    if existing is not None and not resume:
+        raise InputError(
+            f"There is a study {file.name!r} in {masked(url)} already.",
+            "Go on with it by --resume, or start another one by --name NAME.",
+        )
+    if existing is None and resume:
+        raise InputError(
+            f"There is no study {file.name!r} in {masked(url)} to resume.", "Leave out --resume to start it."
+        )
+    if existing is not None:
+        given = {**existing.user_attrs.get(OVERRIDES, {}), **given}
+        file = study if isinstance(study, StudyFile) else load_study_file(study, given)
+        _check_unchanged(existing, file)
+    with _only_driver(file.name):
+        plan = file.plan()
+        prepared = load_pipeline(pipeline).prepare(plan)
+        space = JointSpace(file.space)
+        smallest = space.smallest_bytes(prepared.shape, prepared.vocabulary)
+        if smallest > file.limits.deployed_bytes:
+            raise InputError(
+                f"limits.deployed_bytes is {file.limits.deployed_bytes:,}, but the smallest student of this "
+                f"space takes {smallest:,} bytes.",
+                "Raise the limit, or let the space have smaller students (vocabulary_keep counts most).",
+            )
+        attributes = {
+            STUDY_FILE: file.model_dump(mode="json"),
+            OVERRIDES: {key: str(value) if isinstance(value, Path) else value for key, value in given.items()},
+            SOURCE: source or file.name,
+        }
+        if existing is None:
+            _check_no_bundles(file.name)
+            existing = create_study(opened, file.name, directions(list(file.objectives)), attributes)
+        else:
+            for key, value in attributes.items():
+                existing.set_user_attr(key, value)
+        existing.sampler = PerTrialSampler(file.search.sampler, file.search.seed)
+
+        def propose(trial: optuna.Trial) -> Proposal:
+            config, recipe = space.suggest(trial)
+            return Proposal(config, recipe, deployed_bytes(config, prepared.shape, prepared.vocabulary))
+
+        ledger = Ledger(
+            study=existing,
+            propose=propose,
+            limits=file.limits,
+            objectives=list(file.objectives),
+            seed=file.search.seed,
+            budget=file.search.trials,
+            bundles=study_folder(file.name) / "trials",
+        )
+        repeated = ledger.recover()
+        if repeated:
+            logger.info("Trials that had not ended and are run again: %d.", repeated)
+        if not ledger.exhausted:
+            _run(file, ledger, url, pipeline, plan, display or NoDisplay())
+    return Study(existing, url)
+
+
+def _run(file: StudyFile, ledger: Ledger, url: str, pipeline: str, plan: Any, display: Display) -> None:
+    """Run Ray Tune on a ledger until its budget is spent."""
+    # Ray takes more than a second to import: only a search pays for it.
+    from search.local_ray import local_ray
+
+    workers = min(file.search.worker_count(), file.search.trials)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    monitor = Monitor(ledger, list(file.objectives), file.limits, file.task.metric, display)
+    display.start()
+    try:
+        with local_ray(workers, threads) as folder:
+            from search.searcher import StudySearcher
+            from search.worker import TrialWorker, WorkerSettings
+
+            searcher = StudySearcher(ledger, url, workers, on_change=monitor)
+            settings = WorkerSettings(pipeline, plan, url, threads, tuple(sys.path))
+            _tune(TrialWorker, settings, searcher, folder)
+    except BaseException:
+        # Ray and its workers are gone by now: settle what they finished, queue the rest for a resume.
+        ledger.recover()
+        raise
+    finally:
+        display.stop()
+    if searcher.failure is not None:
+        raise searcher.failure
+    if not ledger.exhausted:
+        raise RuntimeError("Ray Tune stopped before the budget of the study was spent")
+
+
+def _tune(worker: type, settings: Any, searcher: Any, folder: Path) -> None:
+    from ray import tune
+
+    tune.Tuner(
+        tune.with_resources(tune.with_parameters(worker, settings=settings), {"cpu": 1}),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,  # the searcher says when it is over
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.trial_id,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="search",
+            storage_path=str(folder),
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    ).fit()
+
+
+@contextlib.contextmanager
+def _only_driver(name: str) -> Iterator[None]:
+    """Hold the study's lock: a second driver would take the first one's running trials for orphans."""
+    folder = study_folder(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / "driver.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise InputError(f"Study {name!r} is being searched by another process right now.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_no_bundles(name: str) -> None:
+    """A new study must not write over the bundles of another one, in another storage or deleted."""
+    folder = study_folder(name) / "trials"
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"{folder} holds bundles of another study named {name!r}.",
+            "Remove that folder, or start this study by --name NAME.",
+        )
+
+
+def _check_unchanged(existing: optuna.Study, file: StudyFile) -> None:
+    """Refuse to resume a study whose file says something else by now, budget and workers aside."""
+    before = existing.user_attrs.get(STUDY_FILE)
+    if before is None:
+        raise InputError(f"{existing.study_name!r} is an Optuna study that Shoebox did not make.")
+    # Through the model, so that a default which a newer Shoebox added is no difference.
+    before = StudyFile.model_validate(before).model_dump(mode="json")
+    changed = [
+        path
+        for path in _differences(before, file.model_dump(mode="json"))
+        if path not in ("description", "search.trials", "search.workers")
+    ]
+    if changed:
+        raise InputError(
+            f"Study {existing.study_name!r} was started with other settings: {', '.join(sorted(changed))} "
+            "changed since.",
+            "Set them back to resume, or start another study by --name NAME.",
+        )
+
+
+def _differences(before: Any, after: Any, path: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        found = []
+        for key in {**before, **after}:
+            found += _differences(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
+        return found
+    return [] if before == after else [path]

@@ -1,0 +1,87 @@
+"""Ray Tune's searcher over the ledger: what runs next is what the study in storage says."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from search.ledger import Ledger, State
+
+logger = logging.getLogger("shoebox.search.searcher")
+
+
+class StudySearcher(Searcher):
+    """Proposes the trials of one study to Ray Tune and settles them as they end.
+
+    Ray's own rows are a cache that nothing is read from. What Ray pickles of a searcher is the storage URL
+    and the study's name, never the study.
+
+    Args:
+        ledger: of the study.
+        url: of the study's storage.
+        workers: most trials at a time.
+        on_change: called after every trial handed out or settled.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        url: str,
+        workers: int,
+        on_change: Callable[[int | None, State | None], None] = lambda number, state: None,
+    ) -> None:
+        super().__init__()
+        self.ledger: Ledger | None = ledger
+        self.url = url
+        self.study_name = ledger.study.study_name
+        self.workers = workers
+        self.failure: Exception | None = None
+        self._on_change = on_change
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial as Ray's `config`, None for "not now", or `FINISHED`."""
+        assert self.ledger is not None
+        if self.failure is not None or self.ledger.exhausted:
+            return self.FINISHED
+        if len(self._numbers) >= self.workers or not self.ledger.has_room:
+            return None
+        try:
+            assignment = self.ledger.next()
+        except Exception as error:  # let running trials end, then `run_study` raises it
+            self.failure = error
+            return self.FINISHED
+        self._numbers[trial_id] = assignment.number
+        self._on_change(None, None)
+        return {"assignment": assignment}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Settle a trial from the storage; `result` is not looked at."""
+        assert self.ledger is not None
+        number = self._numbers.pop(trial_id, None)
+        if number is None:
+            return
+        try:
+            state = self.ledger.settle(number, "the worker process died" if error else None)
+            self._on_change(number, state)
+        except Exception as problem:
+            self.failure = self.failure or problem
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "study_name": self.study_name, "workers": self.workers}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, ledger=None, failure=None, _numbers={}, _on_change=lambda *_: None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write where the study is; the storage holds everything else."""
+        # The bare file name of a database would do; the URL may hold a password and is left out.
+        Path(checkpoint_path).write_text(json.dumps({"study": self.study_name}), encoding="utf-8")
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: a study is resumed from its storage."""

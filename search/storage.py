@@ -1,0 +1,121 @@
+"""Optuna storage: where studies are kept, and how it is opened.
+
+SQLite by default (`home()/studies.db`, write-ahead log, long busy timeout, so that workers and the driver
+write at once); any other SQLAlchemy URL that Optuna takes works too. Passwords never reach a message.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from objectives.pareto import Direction
+from space.errors import InputError
+from space.paths import home
+
+logger = logging.getLogger("shoebox.search.storage")
+
+BUSY_TIMEOUT = 60  # seconds that a writer waits for another one's SQLite transaction
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def default_url() -> str:
+    """URL of the storage used when none is given."""
+    return f"sqlite:///{home() / 'studies.db'}"
+
+
+def masked(url: str) -> str:
+    """A storage URL without its password, fit for messages."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        scheme, separator, _ = url.partition("://")
+        return f"{scheme}://..." if separator else "(not a URL)"
+
+
+def open_storage(url: str) -> RDBStorage:
+    """Open a storage, creating its tables if it has none.
+
+    Raises:
+        InputError: the URL is malformed, its driver is not installed, or it cannot be reached.
+    """
+    hint = "A storage is a URL like sqlite:////folder/studies.db or postgresql://user@host/name."
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise InputError(f"The storage {masked(url)} is not a database URL.", hint) from None
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    try:
+        if is_sqlite:
+            _prepare_sqlite(parsed.database)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT}} if is_sqlite else {})
+    except (SQLAlchemyError, ImportError, OSError, sqlite3.Error, RuntimeError) as error:
+        # The causes below may quote the URL, so only the kind of error and a cleaned text are passed on.
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        if parsed.password:
+            reason = reason.replace(str(parsed.password), "***")
+        message = f"The storage {masked(url)} cannot be opened: {reason}."
+        raise InputError(message, hint) from None
+
+
+def _prepare_sqlite(database: str | None) -> None:
+    """Switch a SQLite file to the write-ahead log: readers and the one writer no longer block each other."""
+    if database in (None, "", ":memory:"):
+        raise InputError(
+            "A storage in memory cannot be shared with workers.", "Give a file: sqlite:////folder/studies.db."
+        )
+    Path(str(database)).expanduser().parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(str(database), timeout=BUSY_TIMEOUT)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+    finally:
+        connection.close()
+
+
+def set_constraints(study: optuna.Study, trial_id: int, values: Mapping[str, float]) -> None:
+    """Set constraint values of a trial by its id, as `optuna.Trial.set_constraint` does.
+
+    Optuna has no public way to do so once the `Trial` object of the asking process is gone, which is what a
+    resumed study needs. Like there, a key that is set stays as it is.
+    """
+    known = study._storage.get_trial_system_attrs(trial_id)
+    for name, value in values.items():
+        key = f"{_CONSTRAINTS_KEY}:{name}"
+        if key not in known:
+            study._storage.set_trial_system_attr(trial_id, key, float(value))
+
+
+def study_names(storage: RDBStorage) -> list[str]:
+    """Names of all studies in a storage, sorted."""
+    return sorted(optuna.get_all_study_names(storage))
+
+
+def find_study(storage: RDBStorage, name: str) -> optuna.Study | None:
+    """The Optuna study of that name, or None."""
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        return None
+
+
+def create_study(
+    storage: RDBStorage, name: str, directions: list[Direction], attributes: Mapping[str, Any]
+) -> optuna.Study:
+    """Make a new study and its attributes; the caller has checked that the name is free."""
+    study = optuna.create_study(study_name=name, storage=storage, directions=directions)
+    for key, value in attributes.items():
+        study.set_user_attr(key, value)
+    return study

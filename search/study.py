@@ -1,0 +1,203 @@
+"""Ask a study in storage: its trials, its front, its best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from objectives.pareto import Direction, hypervolume, non_dominated
+from search.ledger import COST_OBJECTIVES, ERROR, RECORD, Objective, State, objective_values, state_of
+from search.storage import default_url, find_study, masked, open_storage, study_names
+from search.validation import closest
+from space.errors import InputError
+from space.paths import home
+
+if TYPE_CHECKING:
+    from objectives.limits import Limits
+    from runners.record import TrialRecord
+    from search.study_file import StudyFile
+
+# Attributes of a study in storage.
+STUDY_FILE = "study_file"  # the whole study file (JSON)
+OVERRIDES = "overrides"  # command-line values that it was made with
+SOURCE = "source"  # name or path that it was loaded from
+
+REFERENCE_LATENCY_MS = 100.0
+
+
+def directions(objectives: list[Objective]) -> list[Direction]:
+    """Quality is raised, costs are lowered."""
+    return ["minimize" if name in COST_OBJECTIVES else "maximize" for name in objectives]
+
+
+def reference_point(objectives: list[Objective], limits: Limits) -> list[float]:
+    """The reference of a study's hypervolume: quality 0, the limit of each cost, 100 ms without one."""
+    worst = {
+        "quality": 0.0,
+        "latency_ms": limits.latency_ms or REFERENCE_LATENCY_MS,
+        "deployed_bytes": float(limits.deployed_bytes),
+    }
+    return [worst[name] for name in objectives]
+
+
+def study_folder(name: str) -> Path:
+    """Where a study's bundles and lock are."""
+    return home() / "studies" / name
+
+
+@dataclass(frozen=True)
+class StudyTrial:
+    """One trial of a study.
+
+    Attributes:
+        number: in the study.
+        state: finished, failed, infeasible (broke a limit, never trained), orphaned (its worker or driver
+            went away; another trial repeats it), running or waiting.
+        params: flat parameters, as the sampler proposed them.
+        constraints: relative excess over each limit; 0 or less is kept.
+        record: what was measured, of a finished trial.
+        error: why a failed trial failed.
+    """
+
+    number: int
+    state: State
+    params: dict[str, Any]
+    constraints: dict[str, float]
+    record: TrialRecord | None
+    error: str | None
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the trial finished and kept every limit."""
+        return self.state == "finished" and all(value <= 0 for value in self.constraints.values())
+
+
+class Study:
+    """A study in storage, read once at construction.
+
+    Args:
+        study: the Optuna study.
+        url: of its storage.
+    """
+
+    def __init__(self, study: optuna.Study, url: str) -> None:
+        self.name = study.study_name
+        self.url = url
+        self.source: str = study.user_attrs.get(SOURCE, self.name)
+        self._file: dict[str, Any] | None = study.user_attrs.get(STUDY_FILE)
+        self._frozen = study.get_trials(deepcopy=False)
+        if self._file is None:
+            raise InputError(f"{self.name!r} in {masked(url)} is an Optuna study that Shoebox did not make.")
+
+    @cached_property
+    def file(self) -> StudyFile:
+        """The study file that the study was made from, options of the command line included."""
+        from search.study_file import StudyFile
+
+        return StudyFile.model_validate(self._file)
+
+    @property
+    def objectives(self) -> list[Objective]:
+        assert self._file is not None
+        return list(self._file["objectives"])
+
+    @property
+    def folder(self) -> Path:
+        """Where the study's bundles are."""
+        return study_folder(self.name)
+
+    @cached_property
+    def _trials(self) -> list[StudyTrial]:
+        from runners.record import TrialRecord
+
+        found = []
+        for trial in self._frozen:
+            state = state_of(trial)
+            record = trial.user_attrs.get(RECORD) if state == "finished" else None
+            found.append(
+                StudyTrial(
+                    number=trial.number,
+                    state=state,
+                    params=dict(trial.params),
+                    constraints=trial.constraints,
+                    record=None if record is None else TrialRecord.model_validate(record),
+                    error=trial.user_attrs.get(ERROR),
+                )
+            )
+        return found
+
+    def trials(self, state: State | None = None) -> list[StudyTrial]:
+        """All trials in order, or those of one state."""
+        return [trial for trial in self._trials if state is None or trial.state == state]
+
+    def trial(self, number: int) -> StudyTrial:
+        """The trial of that number.
+
+        Raises:
+            InputError: there is none.
+        """
+        if not 0 <= number < len(self._trials):
+            raise InputError(f"Study {self.name!r} has no trial {number}; it has {len(self._trials)}.")
+        return self._trials[number]
+
+    def records(self) -> list[TrialRecord]:
+        """Records of the feasible finished trials, in order."""
+        return [trial.record for trial in self._trials if trial.feasible and trial.record is not None]
+
+    def values(self, record: TrialRecord) -> list[float]:
+        """A record's values in the order of the study's objectives."""
+        return objective_values(record.model_dump(mode="json"), self.objectives)
+
+    def pareto(self) -> list[TrialRecord]:
+        """The front: feasible finished trials that no other dominates, best quality first."""
+        records = self.records()
+        kept = non_dominated([self.values(record) for record in records], directions(self.objectives))
+        return sorted((records[i] for i in kept), key=lambda r: (-r.quality, r.latency.milliseconds, r.trial))
+
+    def best(self) -> TrialRecord:
+        """The trial of the front with the highest quality; of equals the faster one.
+
+        Raises:
+            InputError: no feasible trial has finished.
+        """
+        front = self.pareto()
+        if not front:
+            raise InputError(f"Study {self.name!r} has no finished trial that keeps its limits.")
+        return front[0]
+
+    def hypervolume(self) -> float:
+        """Hypervolume of the feasible finished trials against `reference_point`."""
+        points = [self.values(record) for record in self.records()]
+        return hypervolume(points, reference_point(self.objectives, self.file.limits), directions(self.objectives))
+
+
+def load_study(name: str, storage: str | None = None) -> Study:
+    """A study by name.
+
+    Args:
+        name: of the study.
+        storage: URL; default `home()/studies.db`.
+
+    Raises:
+        InputError: there is none; lists those there are.
+    """
+    url = storage or default_url()
+    opened = open_storage(url)
+    found = find_study(opened, name)
+    if found is None:
+        names = study_names(opened)
+        hint = closest(name, names) if names else "There are none yet: start one with `shoebox search STUDY`."
+        raise InputError(f"There is no study {name!r} in {masked(url)}.", hint)
+    return Study(found, url)
+
+
+def list_studies(storage: str | None = None) -> list[Study]:
+    """All studies of a storage that Shoebox made, by name."""
+    url = storage or default_url()
+    opened = open_storage(url)
+    found = [find_study(opened, name) for name in study_names(opened)]
+    return [Study(study, url) for study in found if study is not None and STUDY_FILE in study.user_attrs]

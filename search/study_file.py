@@ -1,0 +1,195 @@
+"""Study files: one YAML each, which says all that a search needs to know."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from objectives.limits import Limits
+from runners.latency import DeviceSpec
+from runners.plan import FidelitySpec, TrialPlan
+from runners.task import TaskSpec
+from runners.teacher import TeacherSpec
+from search.ledger import Objective
+from search.samplers import SamplerName
+from search.validation import closest, explain, parse_yaml
+from space.errors import InputError
+from space.joint import SpaceSpec
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+
+class SearchSpec(BaseModel):
+    """Section `search:` of a study file.
+
+    Attributes:
+        sampler: who proposes configurations.
+        trials: trained trials in total; infeasible proposals do not count.
+        seed: of the search: proposals and trainings follow from it.
+        workers: trials at a time, at most; the machine's cores are divided among them. By default one per
+            core, but no more than 4.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sampler: SamplerName = "tpe"
+    trials: int = Field(default=30, ge=1)
+    seed: int = Field(default=0, ge=0)
+    workers: int | None = Field(default=None, ge=1)
+
+    def worker_count(self) -> int:
+        """`workers`, or what this machine suggests."""
+        return self.workers or min(4, os.cpu_count() or 1)
+
+
+class StudyFile(BaseModel):
+    """A study file. The sections are described where their models are: in the rooms that they steer.
+
+    Attributes:
+        name: of the study in the storage and of its folder.
+        description: one line for people.
+        task: text, labels, metric (`runners.task.TaskSpec`).
+        teacher: what the students learn from (`runners.teacher.TeacherSpec`).
+        space: what can be built (`space.SpaceSpec`).
+        limits: hard limits (`objectives.limits.Limits`).
+        objectives: what the front is about; quality is raised, the costs are lowered.
+        device: the phone that latency is for (`runners.latency.DeviceSpec`).
+        search: how configurations are proposed.
+        fidelity: how much training a trial gets (`runners.plan.FidelitySpec`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=NAME)]
+    description: str = ""
+    task: TaskSpec
+    teacher: TeacherSpec
+    space: SpaceSpec = SpaceSpec()  # type: ignore[valid-type]
+    limits: Limits = Limits()
+    objectives: tuple[Objective, ...] = ("quality", "latency_ms")
+    device: DeviceSpec = DeviceSpec()
+    search: SearchSpec = SearchSpec()
+    fidelity: FidelitySpec = FidelitySpec()
+
+    @field_validator("objectives")
+    @classmethod
+    def _sensible(cls, objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
+        if "quality" not in objectives or len(set(objectives)) != len(objectives):
+            raise ValueError("should hold quality and, each at most once, latency_ms and deployed_bytes")
+        return objectives
+
+    def plan(self) -> TrialPlan:
+        """What the trial pipeline needs to know."""
+        return TrialPlan(
+            study=self.name,
+            task=self.task,
+            teacher=self.teacher,
+            device=self.device,
+            limits=self.limits,
+            fidelity=self.fidelity,
+        )
+
+
+# Command-line options that change a study file: option -> key path.
+OVERRIDES: dict[str, tuple[str, ...]] = {
+    "name": ("name",),
+    "data": ("task", "data"),
+    "text": ("task", "text"),
+    "label": ("task", "label"),
+    "trials": ("search", "trials"),
+    "workers": ("search", "workers"),
+    "seed": ("search", "seed"),
+    "sampler": ("search", "sampler"),
+    "latency": ("device", "latency"),
+    "device": ("device", "profile"),
+}
+
+
+def shipped_studies() -> dict[str, str]:
+    """Text of every study file that comes with Shoebox, by name."""
+    found = {}
+    for entry in resources.files("studies").iterdir():
+        if entry.name.endswith(".yaml"):
+            found[entry.name.removesuffix(".yaml")] = entry.read_text(encoding="utf-8")
+    return dict(sorted(found.items()))
+
+
+def load_study_file(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -> StudyFile:
+    """Read and check a study file.
+
+    Args:
+        name_or_path: a shipped study's name, or a path. Relative data paths in the file are taken from the
+            file's folder.
+        overrides: values by option (keys of `OVERRIDES`); None means not given. `data` is a folder,
+            `text` one column or two with a comma between.
+
+    Raises:
+        InputError: no such study; not YAML; an unknown key or a wrong value (names file, key path and what
+            would be right).
+    """
+    text, source, folder = _read(str(name_or_path))
+    data = parse_yaml(text, source)
+    if folder is not None:
+        _anchor_paths(data, folder)
+    given = _apply(data, {key: value for key, value in (overrides or {}).items() if value is not None})
+    try:
+        return StudyFile.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, StudyFile, data, source, given) from None
+
+
+def _read(name_or_path: str) -> tuple[str, str, Path | None]:
+    """Text of a study file, what to call it in messages, and its folder if it is not a shipped one."""
+    path = Path(name_or_path).expanduser()
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        try:
+            return path.read_text(encoding="utf-8"), f"Study file {name_or_path}", path.resolve().parent
+        except FileNotFoundError:
+            raise InputError(f"There is no study file {name_or_path}.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"Study file {name_or_path} cannot be read: {error}.") from None
+    shipped = shipped_studies()
+    if name_or_path not in shipped:
+        hint = closest(name_or_path, list(shipped)) + " A study of your own is given by its path: FILE.yaml."
+        raise InputError(f"There is no shipped study {name_or_path!r}.", hint)
+    return shipped[name_or_path], f"Study file studies/{name_or_path}.yaml", None
+
+
+def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
+    """Make relative data paths of a study file absolute: workers may run elsewhere."""
+    task = data.get("task")
+    source = task.get("data") if isinstance(task, dict) else None
+    if not isinstance(source, dict) or "hub" in source or "grammar" in source:
+        return
+    for key in ("path", "train", "validation"):
+        if isinstance(source.get(key), str) and "://" not in source[key]:
+            source[key] = str(folder / Path(source[key]).expanduser())
+
+
+def _apply(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, str]:
+    """Write overrides into the raw study; answers which option set which key path."""
+    given = {}
+    for option, value in overrides.items():
+        if option not in OVERRIDES:
+            raise InputError(f"There is no override {option!r}.", closest(option, list(OVERRIDES)))
+        if option == "data":
+            folder = Path(str(value)).expanduser()
+            if not folder.is_dir():
+                raise InputError(f"--data: there is no folder {value}.", "It holds train.* and validation.*.")
+            value = {"path": str(folder.resolve())}
+        if option == "text" and isinstance(value, str) and "," in value:
+            value = [column.strip() for column in value.split(",")]
+        *parents, last = OVERRIDES[option]
+        section = data
+        for parent in parents:
+            if not isinstance(section.get(parent), dict):
+                section[parent] = {}
+            section = section[parent]
+        section[last] = value
+        given[".".join(OVERRIDES[option])] = f"--{option}"
+    return given

@@ -1,0 +1,124 @@
+"""What runs in a worker process: one trial after the other, each result written before it is reported."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import BaseModel
+from ray.tune import Trainable
+
+from search.ledger import ERROR, INFEASIBLE, RECORD, Assignment
+from search.storage import open_storage
+from space.errors import InputError
+
+if TYPE_CHECKING:
+    from runners.record import TrialRecord
+
+logger = logging.getLogger("shoebox.search.worker")
+
+LONGEST_ERROR = 2000  # characters of an error kept in storage
+
+
+class Pipeline(Protocol):
+    """How a trial is carried out: a module with these functions, `runners.trial` or a test's own."""
+
+    def prepare(self, plan: Any) -> Any: ...
+    def run_trial(
+        self, plan: Any, prepared: Any, number: int, config: Any, recipe: Any, seed: int, bundle: Any
+    ) -> TrialRecord: ...
+
+
+def load_pipeline(module: str) -> Pipeline:
+    """The trial pipeline of that module name."""
+    return importlib.import_module(module)
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What every worker of a search is told once.
+
+    Attributes:
+        pipeline: name of the module with `prepare` and `run_trial`.
+        plan: what the pipeline needs to know of the study.
+        url: of the study's storage.
+        threads: torch threads per worker.
+        path: module search path of the driver.
+    """
+
+    pipeline: str
+    plan: BaseModel
+    url: str
+    threads: int
+    path: tuple[str, ...]
+
+
+class TrialWorker(Trainable):
+    """A Ray actor that runs trials. It lives for the whole search (`reuse_actors`) and prepares once."""
+
+    def setup(  # type: ignore[override]  # with_parameters adds the settings
+        self, config: dict[str, Any], settings: WorkerSettings
+    ) -> None:
+        self._settings = settings
+        self._assignment: Assignment | None = config.get("assignment")
+        sys.path.extend(entry for entry in settings.path if entry not in sys.path)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._assignment = new_config["assignment"]
+        return True
+
+    @cached_property
+    def _study_storage(self) -> Any:
+        return open_storage(self._settings.url)
+
+    @cached_property
+    def _pipeline(self) -> Pipeline:
+        import torch
+
+        torch.set_num_threads(self._settings.threads)
+        return load_pipeline(self._settings.pipeline)
+
+    @cached_property
+    def _prepared(self) -> Any:
+        return self._pipeline.prepare(self._settings.plan)
+
+    def step(self) -> dict[str, Any]:
+        """Run the assigned trial and write what became of it; errors become results, not dead actors."""
+        assert self._assignment is not None
+        key, value = self._outcome(self._assignment)
+        self._study_storage.set_trial_user_attr(self._assignment.trial_id, key, value)
+        return {"outcome": key, "done": True}
+
+    def _outcome(self, assignment: Assignment) -> tuple[str, Any]:
+        from runners.trial import InfeasibleTrial
+
+        try:
+            record = self._pipeline.run_trial(
+                self._settings.plan,
+                self._prepared,
+                assignment.number,
+                assignment.config,
+                assignment.recipe,
+                assignment.seed,
+                assignment.bundle,
+            )
+        except Exception as error:
+            if isinstance(error, InfeasibleTrial):
+                return INFEASIBLE, error.constraints
+            logger.exception("Trial %d failed.", assignment.number)
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            return ERROR, f"{kind}{error}"[:LONGEST_ERROR]
+        if not math.isfinite(record.quality):
+            return ERROR, f"the measured quality is {record.quality}, not a number"
+        return RECORD, record.model_dump(mode="json")
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing to save: a trial's state is in the study's storage and its bundle."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing to load."""

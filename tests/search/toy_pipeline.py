@@ -1,0 +1,96 @@
+"""A trial pipeline for tests of the engine: the real space and byte counts, an analytic quality, no training.
+
+Its behaviour is steered by environment variables, which Ray's workers inherit:
+SHOEBOX_TOY_SECONDS sleeps in every trial; SHOEBOX_TOY_FAIL, _NAN, _CRASH name trials (by number, with commas)
+that raise, answer NaN, or kill their process; SHOEBOX_TOY_MOST_MS is a latency above which a trial is
+infeasible.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import string
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from objectives.latency import LatencyReading
+from objectives.limits import broken, constraint_values
+from runners.plan import TrialPlan
+from runners.record import TrialRecord
+from runners.trial import InfeasibleTrial
+from space import Recipe, StudentConfig, TaskShape, Vocabulary, deployed_bytes
+from space.vocabulary import SPECIAL_TOKENS
+
+PIPELINE = "toy_pipeline"
+WORDS = 8000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    shape: TaskShape
+    vocabulary: Vocabulary
+
+
+def prepare(plan: TrialPlan) -> Prepared:
+    letters = list(string.ascii_lowercase + string.digits)
+    tokens = [*SPECIAL_TOKENS, *letters, *("##" + letter for letter in letters)]
+    tokens += [f"word{index}" for index in range(WORDS)]
+    score = np.arange(len(tokens), 0, -1, dtype=float)
+    return Prepared(TaskShape(outputs=2, segments=1, max_length=32), Vocabulary(tokens, score, score))
+
+
+def run_trial(
+    plan: TrialPlan,
+    prepared: Prepared,
+    number: int,
+    config: StudentConfig,
+    recipe: Recipe,
+    seed: int,
+    bundle: Path,
+) -> TrialRecord:
+    size = deployed_bytes(config, prepared.shape, prepared.vocabulary)
+    milliseconds = size / 2e5
+    most = float(os.environ.get("SHOEBOX_TOY_MOST_MS", "inf"))
+    limit = plan.limits.latency_ms or most
+    constraints = constraint_values(plan.limits, size, milliseconds)
+    if broken(constraints) or milliseconds > limit:
+        raise InfeasibleTrial(constraints)
+    time.sleep(float(os.environ.get("SHOEBOX_TOY_SECONDS", "0")))
+    if number in numbers("SHOEBOX_TOY_FAIL"):
+        raise RuntimeError("the toy was told to fail")
+    if number in numbers("SHOEBOX_TOY_CRASH"):
+        os._exit(1)
+    quality = 1 - math.exp(-size / 4e5) - abs(math.log10(recipe.learning_rate) + 2.8) / 10
+    if number in numbers("SHOEBOX_TOY_NAN"):
+        quality = float("nan")
+    bundle.mkdir(parents=True)
+    (bundle / "model.onnx").write_bytes(b"toy")
+    return TrialRecord(
+        trial=number,
+        config=config,
+        recipe=recipe,
+        seed=seed,
+        metric=plan.task.metric,
+        quality=quality,
+        metrics={},
+        deployed_bytes=size,
+        latency=LatencyReading(
+            milliseconds=milliseconds,
+            backend="estimated",
+            device=plan.device.profile,
+            calibrated=False,
+            tokens=plan.device.tokens,
+            instructions=size,
+        ),
+        seconds={},
+        bundle=str(bundle),
+        versions={},
+    )
+
+
+def numbers(variable: str) -> set[int]:
+    return {int(part) for part in os.environ.get(variable, "").split(",") if part}
