@@ -1,0 +1,109 @@
+"""Latency from recorded costs of operators, for machines that cannot emulate.
+
+A model's amounts of work by operator (see ``runners/operators.py``) times recorded costs give instructions and
+cycles. The costs were fitted to emulated counts of several hundred random models; the data files under ``data/``
+say with which tools and how well. They carry the cache behaviour of the models they were fitted to only on
+average, and know nothing of a profile that was changed since. An estimate tells wide from narrow and 2 bits
+from 4; it does not decide between near neighbours, and must never be compared with an emulated figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError
+
+from objectives.latency.profile import DeviceProfile
+from objectives.latency.reading import LatencyReading
+from space.errors import InputError
+
+OTHER = "*"  # stands for operators that were never recorded
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Cost(_Strict):
+    """Of one unit of work."""
+
+    instructions: NonNegativeFloat
+    cycles: NonNegativeFloat
+
+
+class FitError(_Strict):
+    """Relative error of estimated against emulated milliseconds, on models that were not fitted to."""
+
+    models: NonNegativeInt
+    median: NonNegativeFloat
+    maximum: NonNegativeFloat
+
+
+class Estimates(_Strict):
+    """Recorded costs of one device.
+
+    Attributes:
+        device: name of the profile.
+        recorded: date.
+        versions: of the tools that the costs were recorded with.
+        error: on models held out.
+        costs: by ``operator[variant].unit``; ``*`` for operators without a record of their own.
+    """
+
+    device: str
+    recorded: str
+    versions: dict[str, str]
+    error: FitError
+    costs: dict[str, Cost]
+
+
+@cache
+def _stored(device: str) -> Estimates | None:
+    path = files("objectives.latency") / "data" / f"{device}.json"
+    try:
+        return Estimates.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def load_estimates(profile: DeviceProfile) -> Estimates:
+    """The recorded costs of a device. Raises InputError where there are none."""
+    found = _stored(profile.name)
+    if found is None:
+        raise InputError(
+            f"There are no recorded operator costs for the device {profile.name!r}.",
+            "Use `--latency emulated`, or one of the shipped devices.",
+        )
+    return found
+
+
+def estimate_version(profile: DeviceProfile) -> str:
+    """Identifies the recorded costs of a device."""
+    return load_estimates(profile).recorded
+
+
+def estimate(work: Mapping[str, float], profile: DeviceProfile, tokens: int) -> LatencyReading:
+    """The reading for given amounts of work by ``operator[variant].unit``.
+
+    Raises:
+        InputError: nothing is recorded for this device.
+    """
+    estimates = load_estimates(profile)
+    instructions = cycles = 0.0
+    for key, amount in work.items():
+        unit = key.rpartition(".")[2]
+        cost = estimates.costs.get(key) or estimates.costs.get(f"{OTHER}.{unit}")
+        if cost is not None:
+            instructions += amount * cost.instructions
+            cycles += amount * cost.cycles
+    return LatencyReading(
+        milliseconds=cycles / profile.clock_ghz.value / 1e6,
+        backend="estimated",
+        device=profile.name,
+        calibrated=False,
+        tokens=tokens,
+        instructions=round(instructions),
+        versions={**estimates.versions, "estimates": estimates.recorded},
+    )

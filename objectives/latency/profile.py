@@ -1,0 +1,165 @@
+"""Device profiles: what a core and its board look like to the cost model, each figure with its origin."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Generic, Literal, Self, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from objectives.latency.instructions import Kind
+from space.errors import InputError
+
+T = TypeVar("T")
+LINE_BYTES = 64
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Figure(_Strict, Generic[T]):
+    """A value and where it comes from: a public ``source``, or the reason for a ``guess``."""
+
+    value: T
+    source: str | None = None
+    guess: str | None = None
+
+    @model_validator(mode="after")
+    def _has_origin(self) -> Self:
+        if (self.source is None) == (self.guess is None):
+            raise ValueError("needs either source: (public) or guess: (why), not both")
+        return self
+
+
+class CacheSize(_Strict):
+    """A cache with lines of 64 bytes and least-recently-used replacement."""
+
+    kib: PositiveInt
+    ways: PositiveInt
+
+    @model_validator(mode="after")
+    def _sets_are_a_power_of_two(self) -> Self:
+        sets, rest = divmod(self.kib * 1024 // LINE_BYTES, self.ways)
+        if rest or sets & (sets - 1):
+            raise ValueError(f"{self.kib} KiB in {self.ways} ways is not a power of two of sets")
+        return self
+
+    def option(self) -> str:
+        """As the emulator's plugin takes it."""
+        return f"{self.kib}:{self.ways}"
+
+
+class InOrderPipeline(_Strict):
+    """A core that issues in program order. Cycles, and bytes per cycle."""
+
+    kind: Literal["in-order"]
+    issue_width: Figure[PositiveInt]
+    load_bytes_per_cycle: Figure[PositiveInt]
+    store_bytes_per_cycle: Figure[PositiveInt]
+    latency: Figure[dict[Kind, PositiveInt]]
+    accumulate_latency: Figure[dict[Kind, PositiveInt]]  # to the accumulator of the next of the same kind
+    divide_cycles: Figure[PositiveInt]  # integer divider busy
+    vector_divide_cycles: Figure[PositiveInt]  # vector divider busy per 64 bits
+
+    @model_validator(mode="after")
+    def _every_kind_has_a_latency(self) -> Self:
+        missing = [kind.value for kind in Kind if kind not in self.latency.value]
+        if missing:
+            raise ValueError(f"latency lacks {', '.join(missing)}")
+        return self
+
+
+class Ports(_Strict):
+    """Instructions of each sort that can start per cycle."""
+
+    integer: PositiveInt
+    multiply: PositiveInt
+    branch: PositiveInt
+    load: PositiveInt
+    store: PositiveInt
+    vector: PositiveInt
+    vector_multiply: PositiveInt  # of the vector ports, those with an integer multiplier or divider
+
+
+class OutOfOrderPipeline(_Strict):
+    """A core that reorders: limited by its width and its ports, not by the order of the program."""
+
+    kind: Literal["out-of-order"]
+    issue_width: Figure[PositiveInt]
+    ports: Figure[Ports]
+    divide_cycles: Figure[PositiveInt]
+    vector_divide_cycles: Figure[PositiveInt]  # per 64 bits
+
+
+class Memory(_Strict):
+    """Caches and what a miss costs."""
+
+    l1d: Figure[CacheSize]
+    l1i: Figure[CacheSize]
+    l2: Figure[CacheSize]
+    l2_cycles: Figure[PositiveFloat]
+    memory_cycles: Figure[PositiveFloat]
+    bandwidth_gb_per_s: Figure[PositiveFloat]
+    hidden_share: Figure[Annotated[float, Field(ge=0, lt=1)]]  # of a data stall, overlapped with other work
+
+
+class Emulation(_Strict):
+    """What the emulator must pretend to be, so that ONNX Runtime picks the kernels of this core."""
+
+    qemu_cpu: str
+    part: str  # "CPU part" in /proc/cpuinfo
+    features: str  # "Features" in /proc/cpuinfo: consistent with qemu_cpu, or instructions will be illegal
+
+
+class DeviceProfile(_Strict):
+    """One core on one board."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+    board: str
+    calibrated: bool = False
+    clock_ghz: Figure[PositiveFloat]
+    emulation: Emulation
+    pipeline: InOrderPipeline | OutOfOrderPipeline = Field(discriminator="kind")
+    memory: Memory
+
+
+def known_profiles() -> list[str]:
+    """Names of the shipped profiles."""
+    folder = files("objectives.latency") / "devices"
+    return sorted(item.name[: -len(".yaml")] for item in folder.iterdir() if item.name.endswith(".yaml"))
+
+
+def load_profile(name: str) -> DeviceProfile:
+    """A shipped profile by name, or one of the user's by path (a name that ends in ``.yaml``).
+
+    Raises:
+        InputError: no such profile, or a key of it is missing, unknown or out of range.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise InputError(f"There is no device profile at {name}.")
+        text = path.read_text(encoding="utf-8")
+    elif name in known_profiles():
+        text = (files("objectives.latency") / "devices" / f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        raise InputError(f"Unknown device {name!r}.", f"Known: {', '.join(known_profiles())}; or a path.yaml.")
+    try:
+        return DeviceProfile.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise InputError(f"The device profile {name} is not YAML: {' '.join(str(error).split())}.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"The device profile {name} is wrong at {where}: {first['msg']}.") from None

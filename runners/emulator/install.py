@@ -1,0 +1,120 @@
+"""Setting the emulator up, once per version, safely for processes that do it at the same time."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from runners.emulator.execution import start_once
+from runners.emulator.installation import (
+    Installation,
+    find_installation,
+    installation_folder,
+    source,
+    sources_version,
+    write_record,
+)
+from runners.emulator.parts import (
+    GO_ON,
+    Compilers,
+    fetch_runtime,
+    missing_packages,
+    qemu_command,
+    require_platform,
+    run_step,
+    system_libraries,
+    unpack_packages,
+)
+from space.errors import InputError
+
+
+def install(report: Callable[[str], None]) -> Installation:
+    """The emulator, set up first where it is not. Takes about 20 seconds and 250 MB.
+
+    ``report`` gets a line of text for each step. A second process that wants to install waits for the first.
+
+    Raises:
+        InputError: a part cannot be had or does not work; says which, and nothing half-made stays behind.
+    """
+    found = find_installation()
+    if found:
+        return found
+    require_platform()
+    target = installation_folder()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(target.parent / "install.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            report("Waiting for another process that is installing the emulator.")
+            lock.acquire()
+        try:
+            return find_installation() or _install(target, report)
+        finally:
+            lock.release()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"Cannot install the emulator in {target.parent}: {reason}.", GO_ON) from None
+
+
+def _install(target: Path, report: Callable[[str], None]) -> Installation:
+    for stale in target.parent.glob(".building-*"):  # of a process that was killed: we hold the lock
+        shutil.rmtree(stale, ignore_errors=True)
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
+    try:
+        write_record(building, _build(building, report))
+        if target.exists():
+            shutil.rmtree(target)  # damaged: find_installation() did not take it
+        os.replace(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    found = find_installation()
+    if not found:
+        raise InputError(f"The emulator in {target} is not complete after its installation.", GO_ON)
+    report(f"The emulator is ready ({', '.join(f'{k} {v}' for k, v in found.versions.items())}).")
+    return found
+
+
+def _build(building: Path, report: Callable[[str], None]) -> Installation:
+    root, work = building / "root", building / "work"
+    work.mkdir()
+    missing = missing_packages()
+    if missing:
+        report(f"Fetching system packages into a private folder: {', '.join(missing)}.")
+        unpack_packages(missing, root)
+    report(f"Fetching ONNX Runtime {version('onnxruntime')} for AArch64.")
+    library = fetch_runtime(building)
+    report("Compiling the runner and the plugin.")
+    compilers = Compilers(work)
+    for name in ("runner.c", "plugin.c"):
+        (work / name).write_bytes(source(name))
+    compilers.compile(work / "runner.c", building / "runner", guest=True, options=["-s"])
+    plugin_options = ["-s", "-fPIC", "-shared", "-fvisibility=hidden"]
+    compilers.compile(work / "plugin.c", building / "plugin.so", guest=False, options=plugin_options)
+    qemu = qemu_command(root)
+    printed = run_step("start qemu-aarch64", [*qemu, "--version"], work)
+    number = re.search(r"version ([\d.]+)", printed)
+    shutil.rmtree(work)
+    installation = Installation(
+        folder=building,
+        qemu=qemu,
+        library=library,
+        runner=building / "runner",
+        plugin=building / "plugin.so",
+        system_libraries=system_libraries(root),
+        versions={
+            "qemu": number[1] if number else "unknown",
+            "onnxruntime": version("onnxruntime"),
+            "sources": sources_version(),
+        },
+    )
+    start_once(installation)
+    return installation
