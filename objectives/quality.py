@@ -61,6 +61,8 @@ def score(metric: Metric, labels: npt.ArrayLike, logits: npt.ArrayLike, regressi
         return float(metrics.accuracy_score(truth, predicted))
     if metric == "f1":
         return float(metrics.f1_score(truth, predicted, pos_label=1, average="binary", zero_division=0.0))
+    if np.ptp(truth) == 0 or np.ptp(predicted) == 0:
+        return 0.0
     return float(metrics.matthews_corrcoef(truth, predicted))
 
 

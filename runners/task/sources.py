@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from runners.grammar import sentiment
 from runners.task.spec import FilesData, FolderData, GrammarData, HubData
@@ -82,22 +83,23 @@ def _read_files(paths: list[Path]) -> Table:
     where = str(paths[0]) if len(paths) == 1 else str(paths[0].parent / f"{paths[0].stem}...{paths[0].suffix}")
     for path in paths:
         _check_file(path)
-    suffix = paths[0].suffix.lower()
-    options: dict[str, Any] = {}
-    if _FORMATS[suffix] == "csv":
-        # Only an empty cell is missing: the texts "NA" and "null" are texts.
-        options = {"keep_default_na": False, "na_values": ["", "nan", "NaN"], "sep": "\t" if suffix == ".tsv" else ","}
     import datasets
 
+    suffix = paths[0].suffix.lower()
+    files: Any = [str(path.resolve()) for path in paths]
+    folder = str(cache() / "data")
     try:
+        # Not load_dataset: it reports each use of local files to a server and waits for it.
         with _quiet():
-            loaded = datasets.load_dataset(
-                _FORMATS[suffix],
-                data_files=[str(path.resolve()) for path in paths],
-                split="train",
-                cache_dir=str(cache() / "data"),
-                **options,
-            )
+            if _FORMATS[suffix] == "parquet":
+                loaded = datasets.Dataset.from_parquet(files, cache_dir=folder)
+            elif _FORMATS[suffix] == "json":
+                loaded = datasets.Dataset.from_json(files, cache_dir=folder)
+            else:
+                # Only an empty cell is missing: the texts "NA" and "null" are texts.
+                missing = {"keep_default_na": False, "na_values": ["", "nan", "NaN"]}
+                separator = "\t" if suffix == ".tsv" else ","
+                loaded = datasets.Dataset.from_csv(files, cache_dir=folder, sep=separator, **missing)
     except OSError as error:
         if error.errno is not None:  # disk full, no permission: not the file's fault
             raise InputError(f"Could not read {where}: {error.strerror}.") from error
@@ -126,6 +128,15 @@ def _check_file(path: Path) -> None:
     if suffix == ".parquet" and (first != b"PAR1" or last != b"PAR1"):
         cut = "it is cut off" if first == b"PAR1" else "it does not start as one"
         raise InputError(f"{path} is not a Parquet file: {cut}.", "Give CSV or JSON files their own ending.")
+    if suffix == ".parquet" and _parquet_rows(path) == 0:  # `datasets` stumbles over such a file
+        raise InputError(f"{path} has no rows.")
+
+
+def _parquet_rows(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is not a Parquet file: its description is damaged.") from error
 
 
 def _read_hub(data: HubData) -> tuple[Table, Table]:
@@ -160,8 +171,8 @@ def _hub_reachable(repository: str) -> tuple[bool, str]:
 
     try:
         HfApi().dataset_info(repository, timeout=_HUB_TIMEOUT)
-    except HfHubHTTPError:
-        return True, ""  # it answers: an unknown id gets its own message from load_dataset
+    except (HfHubHTTPError, ValueError):
+        return True, ""  # it answers, or the id is malformed: load_dataset says what is wrong
     except Exception as error:
         return False, str(error).splitlines()[0] if str(error) else type(error).__name__
     return True, ""
@@ -182,14 +193,17 @@ def _offline() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars of `datasets`: Shoebox has one display of its own."""
+    """No progress bars and lines of `datasets`: Shoebox has a display and messages of its own."""
     import datasets
+    from datasets.utils import logging
 
-    shown = not datasets.are_progress_bars_disabled()
+    level, shown = logging.get_verbosity(), not datasets.are_progress_bars_disabled()
+    logging.set_verbosity(logging.CRITICAL)
     datasets.disable_progress_bars()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             datasets.enable_progress_bars()
 

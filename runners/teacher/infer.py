@@ -39,7 +39,10 @@ def infer(
     config: Any = teacher.encoder.config
     per_square = 4 * int(config.num_hidden_layers * config.num_attention_heads)
     squares = _MAX_ATTENTION_BYTES // per_square if attention is not None else _MAX_TOKENS * 512
-    teacher.encoder.set_attn_implementation("eager" if attention is not None else "sdpa")  # type: ignore[operator]
+    encoder: Any = teacher.encoder
+    usual = encoder.config._attn_implementation
+    if attention is not None:  # the fast kernels do not hand out their weights
+        encoder.set_attn_implementation("eager")
     teacher.eval()
     received = None if attention is None else torch.zeros(len(attention), dtype=torch.float64, device=device)
     progress = ProgressLines(_log, "Teacher reads the train split", float(encoded.lengths.sum()))
@@ -47,7 +50,7 @@ def infer(
     for rows in sorted_batches(encoded.lengths, _MAX_TOKENS, squares):
         batch = collate(encoded, rows, device)
         with autocast(device):
-            found = teacher.encoder(**batch, output_attentions=attention is not None)
+            found = teacher.encode(batch, attentions=attention is not None)
         values, pooled = teacher.pool(found.last_hidden_state, batch["attention_mask"])
         logits[rows] = values.cpu().numpy()
         if hidden is not None:
@@ -59,6 +62,7 @@ def infer(
     if attention is not None and received is not None:
         layers, heads = len(found.attentions), found.attentions[0].shape[1]
         attention[:] = received.cpu().numpy() / (layers * heads * len(encoded))
+        encoder.set_attn_implementation(usual)
 
 
 def _add_attention(received: Tensor, attentions: tuple[Tensor, ...], batch: dict[str, Tensor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -111,10 +112,17 @@ class Teacher(nn.Module):
         self.encoder = encoder
         self.width: int = encoder.config.hidden_size  # type: ignore[union-attr, assignment]
         self.head = nn.Linear(self.width, outputs)
+        self._takes_segments = "token_type_ids" in inspect.signature(encoder.forward).parameters
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Logits float32 [batch, outputs] and pooled states float32 [batch, width] of a collated batch."""
-        return self.pool(self.encoder(**batch).last_hidden_state, batch["attention_mask"])
+        return self.pool(self.encode(batch).last_hidden_state, batch["attention_mask"])
+
+    def encode(self, batch: dict[str, Tensor], attentions: bool = False) -> Any:
+        """What the encoder says of a collated batch; segments are left out where it knows none (DistilBERT)."""
+        if not self._takes_segments:
+            batch = {name: value for name, value in batch.items() if name != "token_type_ids"}
+        return self.encoder(**batch, output_attentions=attentions)
 
     def pool(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The same from token states [batch, length, width] and their mask [batch, length]."""
@@ -124,7 +132,7 @@ class Teacher(nn.Module):
             return self.head(pooled), pooled
 
 
-def load_encoder(folder: Path, model: str, attention: str = "sdpa") -> nn.Module:
+def load_encoder(folder: Path, model: str) -> nn.Module:
     """The encoder of a model folder, float32, from safetensors only.
 
     Raises:
@@ -140,7 +148,6 @@ def load_encoder(folder: Path, model: str, attention: str = "sdpa") -> nn.Module
                 local_files_only=True,
                 use_safetensors=True,
                 dtype=torch.float32,
-                attn_implementation=attention,
             )
     except Exception as error:
         raise InputError(f"Teacher {model} could not be loaded ({_first_line(error)}).", _HINT) from error
