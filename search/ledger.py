@@ -162,6 +162,9 @@ class Ledger:
             if waiting:
                 self._count("waiting", -1)
             self._count("running")
+            # A repeated trial has its parameters, so nothing would ask the sampler; but NSGA-II enters a trial into
+            # its generation only when it is asked.
+            trial.relative_params  # noqa: B018
             proposal = self.propose(trial)
             constraints = constraint_values(self.limits, proposal.deployed_bytes)
             if broken(constraints):

@@ -13,6 +13,7 @@ from typing import Any
 import filelock
 import optuna
 
+from runners.latency import LatencyMeter
 from search.ledger import Ledger, Proposal
 from search.progress import Display, Monitor, NoDisplay
 from search.samplers import PerTrialSampler
@@ -77,6 +78,8 @@ def run_study(
         _check_unchanged(existing, file)
     with _only_driver(file.name):
         plan = file.plan()
+        # Here, not in the workers: an unknown device is said at once, and the emulator is set up once.
+        LatencyMeter(file.device).prepare()
         prepared = load_pipeline(pipeline).prepare(plan)
         space = JointSpace(file.space)
         smallest = space.smallest_bytes(prepared.shape, prepared.vocabulary)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from sqlalchemy.engine import make_url
@@ -61,7 +62,12 @@ def open_storage(url: str) -> RDBStorage:
             _prepare_sqlite(parsed.database)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT}} if is_sqlite else {})
+            if not is_sqlite:
+                return RDBStorage(url)
+            storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT}})
+            sqlalchemy.event.listen(storage.engine, "connect", _on_connect)
+            storage.engine.dispose()  # its first connection was made before the listener
+            return storage
     except (SQLAlchemyError, ImportError, OSError, sqlite3.Error, RuntimeError) as error:
         # The causes below may quote the URL, so only the kind of error and a cleaned text are passed on.
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
@@ -83,6 +89,12 @@ def _prepare_sqlite(database: str | None) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
     finally:
         connection.close()
+
+
+def _on_connect(connection: sqlite3.Connection, _: object) -> None:
+    # With the write-ahead log this survives a killed process; only a crash of the whole machine can lose the
+    # last transactions. It is several times faster, and every parameter of a proposal is a transaction.
+    connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def set_constraints(study: optuna.Study, trial_id: int, values: Mapping[str, float]) -> None:

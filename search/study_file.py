@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,11 +111,10 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
 
 def shipped_studies() -> dict[str, str]:
     """Text of every study file that comes with Shoebox, by name."""
-    found = {}
-    for entry in resources.files("studies").iterdir():
-        if entry.name.endswith(".yaml"):
-            found[entry.name.removesuffix(".yaml")] = entry.read_text(encoding="utf-8")
-    return dict(sorted(found.items()))
+    # `studies` is a folder without code, hence a namespace package, whose parts importlib.resources cannot list in
+    # an editable install. It is installed beside this package.
+    files = sorted((Path(__file__).resolve().parents[1] / "studies").glob("*.yaml"))
+    return {file.stem: file.read_text(encoding="utf-8") for file in files}
 
 
 def load_study_file(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -> StudyFile:

@@ -24,6 +24,13 @@ _WANTED = {
     "mapping": "a section of keys and values",
 }
 
+_BOUNDS = {
+    "greater_than": "above",
+    "greater_than_equal": "at least",
+    "less_than": "below",
+    "less_than_equal": "at most",
+}
+
 
 class _UniqueKeys(yaml.SafeLoader):
     """PyYAML keeps the last of two equal keys without a word; this refuses them."""
@@ -95,7 +102,10 @@ def explain(
         )
     if details["type"] == "missing":
         return InputError(f"{where} is missing.")
-    return InputError(f"{where} {_complaint(details)}.")
+    complaint = _complaint(details)
+    if complaint[0].isupper() and not where.endswith(":"):
+        where += ":"
+    return InputError(f"{where} {complaint}.")
 
 
 def _complaint(details: Any) -> str:
@@ -108,6 +118,11 @@ def _complaint(details: Any) -> str:
     if kind in ("value_error", "assertion_error", "data_source"):
         text = str(context.get("error") or details["msg"])
         return text.strip().rstrip(".")
+    for bound, words in _BOUNDS.items():
+        if kind == bound:
+            return f"should be {words} {next(iter(context.values()))}, found {found}"
+    if kind == "string_pattern_mismatch":
+        return f"should be of letters, digits, dots, dashes and underscores, 64 at most, found {found}"
     wanted = _WANTED.get(kind.partition("_")[0])
     if wanted and kind.partition("_")[2] in ("type", "parsing", "from_float", "unicode", "attributes_type"):
         return f"should be {wanted}, found {found}"
@@ -132,7 +147,8 @@ def _key_path(data: Any, location: Sequence[str | int], last_is_missing: bool) -
     if not is_key:
         return skipped
     taken = [key, *_key_path(data[key], rest, last_is_missing)]
-    return taken if len(taken) >= len(skipped) else skipped
+    # A union's name may be a key too (`hub`): the reading that explains the last part is the right one.
+    return skipped if skipped[-1:] == [location[-1]] != taken[-1:] else taken
 
 
 def _models_at(model: type[BaseModel], keys: Sequence[str | int]) -> set[type[BaseModel]]:

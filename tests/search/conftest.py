@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import toy_pipeline
+
+from search.ledger import ERROR, INFEASIBLE, RECORD, Assignment, Ledger, Proposal
+from search.samplers import PerTrialSampler
+from search.storage import create_study, default_url, find_study, open_storage
+from search.study import OVERRIDES, SOURCE, STUDY_FILE, directions, study_folder
+from search.study_file import StudyFile, load_study_file
+from space import JointSpace, deployed_bytes
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home and a cache of the test's own."""
+    monkeypatch.setenv("SHOEBOX_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path / "cache"))
+    # Processes that a test starts find the packages and the toy pipeline.
+    monkeypatch.setenv("PYTHONPATH", f"{HERE.parents[1]}:{HERE}")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def toy_file(tmp_path: Path) -> Path:
+    return Path(shutil.copy(HERE / "toy_study.yaml", tmp_path / "toy.yaml"))
+
+
+class Engine:
+    """A ledger and a worker in one process: the engine without Ray."""
+
+    def __init__(self, file: StudyFile, url: str | None = None) -> None:
+        self.file = file
+        self.plan = file.plan()
+        self.prepared = toy_pipeline.prepare(self.plan)
+        space = JointSpace(file.space)
+        storage = open_storage(url or default_url())
+        study = find_study(storage, file.name) or create_study(
+            storage,
+            file.name,
+            directions(list(file.objectives)),
+            {STUDY_FILE: file.model_dump(mode="json"), OVERRIDES: {}, SOURCE: file.name},
+        )
+        study.sampler = PerTrialSampler(file.search.sampler, file.search.seed)
+        self.study = study
+
+        def propose(trial: optuna.Trial) -> Proposal:
+            config, recipe = space.suggest(trial)
+            shape, vocabulary = self.prepared.shape, self.prepared.vocabulary
+            return Proposal(config, recipe, deployed_bytes(config, shape, vocabulary))
+
+        self.ledger = Ledger(
+            study=study,
+            propose=propose,
+            limits=file.limits,
+            objectives=list(file.objectives),
+            seed=file.search.seed,
+            budget=file.search.trials,
+            bundles=study_folder(file.name) / "trials",
+        )
+
+    def work(self, assignment: Assignment) -> None:
+        """What `search.worker` does: run the trial and write what became of it."""
+        given = (assignment.number, assignment.config, assignment.recipe, assignment.seed, assignment.bundle)
+        try:
+            record = toy_pipeline.run_trial(self.plan, self.prepared, *given)
+            outcome: tuple[str, Any] = RECORD, record.model_dump(mode="json")
+        except toy_pipeline.InfeasibleTrial as error:
+            outcome = INFEASIBLE, error.constraints
+        except RuntimeError as error:
+            outcome = ERROR, str(error)
+        self.study._storage.set_trial_user_attr(assignment.trial_id, *outcome)
+
+    def run(self, most: int | None = None) -> None:
+        """Trials one after the other, until the budget is spent or `most` were handed out."""
+        count = 0
+        while not self.ledger.exhausted and (most is None or count < most):
+            assignment = self.ledger.next()
+            self.work(assignment)
+            self.ledger.settle(assignment.number)
+            count += 1
+
+    def proposals(self) -> list[dict[str, Any]]:
+        """Parameters of all trials that were not orphaned, in order."""
+        trials = self.study.get_trials(deepcopy=False)
+        return [dict(trial.params) for trial in trials if "orphaned" not in trial.user_attrs]
+
+
+@pytest.fixture
+def make_engine(toy_file: Path) -> Callable[..., Engine]:
+    def make(url: str | None = None, limits: dict[str, Any] | None = None, **search: Any) -> Engine:
+        file = load_study_file(toy_file, search)
+        if limits is not None:
+            file = file.model_copy(update={"limits": type(file.limits)(**limits)})
+        return Engine(file, url)
+
+    return make
+
+
+@pytest.fixture
+def shoebox_command() -> list[str]:
+    """The real command line, with the toy pipeline in place of the real one."""
+    return [sys.executable, str(HERE / "toy_command.py")]
