@@ -6,6 +6,7 @@ device, a token length and the tools' versions. It is kept on disk under exactly
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -127,5 +128,6 @@ class LatencyMeter:
             temporary.write_text(reading.model_dump_json(), encoding="utf-8")
             os.replace(temporary, target)
         except OSError as error:  # a reading that cannot be kept is still a reading
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             _log.info("Cannot keep a latency reading in %s: %s.", target.parent, error.strerror or error)

@@ -386,4 +386,5 @@ def _immediate_shift(word: int) -> Instruction:
     inserts = opcode in (0b01000, 0b01010) and bool(word >> 29 & 1)
     narrows_high = 0b10000 <= opcode <= 0b10011 and bool(word >> 30 & 1)
     keeps = opcode in (0b00010, 0b00110) or inserts or narrows_high
-    return _work(word, Kind.VECTOR_OTHER, frozenset({_vector(word >> 5)}), keeps=keeps)
+    wide = True if opcode == 0b10100 else None  # SSHLL, USHLL: the result is twice as wide
+    return _work(word, Kind.VECTOR_OTHER, frozenset({_vector(word >> 5)}), keeps=keeps, wide=wide)

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from objectives.latency import DeviceProfile, load_profile
+from runners.emulator import check, execution, measure, run_models
+from runners.emulator.execution import vocabulary_size
+from space.errors import InputError
+from tests.helpers.models import EncoderShape, GraphBuilder, write_encoder, write_lookup
+
+SMALL = EncoderShape(layers=1, hidden=64, feed_forward=128, vocabulary=500, embedding=32)
+TOKENS = 16
+
+
+@pytest.fixture(scope="module")
+def a53() -> DeviceProfile:
+    return load_profile("cortex-a53")
+
+
+@pytest.fixture(scope="module")
+def a76() -> DeviceProfile:
+    return load_profile("cortex-a76")
+
+
+def _on_this_machine(model: Path, tokens: int) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model)
+    ids = (np.arange(tokens) * 7919 + 13)[None] % vocabulary_size(model)
+    feeds = {
+        "input_ids": ids,
+        "attention_mask": np.ones_like(ids),
+        "token_type_ids": (np.arange(tokens) >= (tokens + 1) // 2).astype(np.int64)[None],
+    }
+    return session.run(None, {value.name: feeds[value.name] for value in session.get_inputs()})[0]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        SMALL,
+        replace(SMALL, bits=2, embedding_bits=2),
+        replace(SMALL, bits=8, embedding_bits=8, segments=2, activation="Relu"),
+        replace(SMALL, layers=2, keep=0.5),
+        replace(SMALL, bits=32, embedding_bits=32),
+    ],
+    ids=["4 bits", "2 bits", "8 bits, pairs", "pruned", "fp32"],
+)
+def test_emulated_arm_computes_what_this_machine_computes(shape, tmp_path, emulator, a76) -> None:
+    model = write_encoder(tmp_path / "model.onnx", shape)
+    run = run_models([model], TOKENS, a76, emulator)[0]
+    np.testing.assert_allclose(run.outputs, _on_this_machine(model, TOKENS)[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_quantised_lookup_reads_its_table_back_on_arm(bits, tmp_path, emulator, a53) -> None:
+    table = write_lookup(tmp_path / "lookup.onnx", bits)
+    run = run_models([tmp_path / "lookup.onnx"], TOKENS, a53, emulator)[0]
+    np.testing.assert_allclose(run.outputs, table[13][:64], rtol=1e-6)
+
+
+def test_a_reading_says_where_it_comes_from(tmp_path, emulator, a53) -> None:
+    model = write_encoder(tmp_path / "model.onnx", SMALL)
+    reading = measure([model], TOKENS, a53, emulator)[0]
+    assert reading.backend == "emulated"
+    assert (reading.device, reading.tokens, reading.calibrated) == ("cortex-a53", TOKENS, False)
+    assert 0.05 < reading.milliseconds < 20
+    assert sum(reading.instruction_classes.values()) == reading.instructions > 100_000
+    assert reading.cache_misses["l1d"] > 0
+    assert {"qemu", "onnxruntime", "sources", "cost_model"} <= reading.versions.keys()
+
+
+def test_cores_run_the_kernels_that_they_have(tmp_path, emulator, a53, a76) -> None:
+    model = write_encoder(tmp_path / "model.onnx", replace(SMALL, accuracy_level=4))
+    old, new = (run_models([model], TOKENS, p, emulator)[0].counts.instruction_classes() for p in (a53, a76))
+    assert "vector_dot" not in old
+    assert new["vector_dot"] > 0
+    assert sum(new.values()) < sum(old.values())
+
+
+def test_readings_repeat_alone_in_a_batch_and_with_other_weights(tmp_path, emulator, a53) -> None:
+    models = [write_encoder(tmp_path / f"{seed}.onnx", SMALL, seed) for seed in (0, 1)]
+    batch = measure([*models, models[0]], TOKENS, a53, emulator)
+    alone = measure(models[:1], TOKENS, a53, emulator)
+    for reading in batch[1:] + alone:
+        assert reading.instructions == pytest.approx(batch[0].instructions, rel=2e-3)
+        assert reading.milliseconds == pytest.approx(batch[0].milliseconds, rel=2e-2)
+
+
+def test_more_tokens_take_longer(tmp_path, emulator, a53) -> None:
+    model = write_encoder(tmp_path / "model.onnx", SMALL)
+    short, long = (measure([model], tokens, a53, emulator)[0] for tokens in (8, 64))
+    assert long.milliseconds > 2 * short.milliseconds
+
+
+def test_check_reports_what_is_installed(emulator) -> None:
+    lines: list[str] = []
+    assert check(lines.append).milliseconds > 0
+    assert any("qemu" in line for line in lines)
+    assert any("cortex-a53" in line and "uncalibrated" in line for line in lines)
+
+
+# ---- bad input
+
+
+def test_a_corrupt_model_is_named(tmp_path, emulator, a53) -> None:
+    model = tmp_path / "corrupt.onnx"
+    model.write_bytes(b"\x08\xff not a protobuf")
+    with pytest.raises(InputError, match=r"corrupt\.onnx is not an ONNX file"):
+        measure([model], TOKENS, a53, emulator)
+    write_encoder(model, SMALL)
+    model.write_bytes(model.read_bytes()[:2000])
+    with pytest.raises(InputError, match=r"corrupt\.onnx"):
+        measure([model], TOKENS, a53, emulator)
+
+
+def test_a_missing_model_is_named(tmp_path, emulator, a53) -> None:
+    with pytest.raises(InputError, match=r"Cannot read .*gone\.onnx: No such file"):
+        measure([tmp_path / "gone.onnx"], TOKENS, a53, emulator)
+
+
+def test_an_unsupported_operator_is_named(tmp_path, emulator, a53) -> None:
+    model = write_encoder(tmp_path / "model.onnx", SMALL)
+    proto = onnx.load(model)
+    proto.graph.node[-1].op_type = "Teleport"
+    onnx.save(proto, model)
+    with pytest.raises(InputError, match=r"cannot be run on ARM: .*Teleport"):
+        measure([model], TOKENS, a53, emulator)
+
+
+def test_an_input_that_nobody_can_fill(tmp_path, emulator, a53) -> None:
+    build = GraphBuilder(0)
+    build.node("Cast", ["pixels"], to=onnx.TensorProto.FLOAT)
+    build.save(tmp_path / "image.onnx", ["pixels"], "n0_0", ["batch", "sequence"])
+    with pytest.raises(InputError, match="an input other than input_ids"):
+        measure([tmp_path / "image.onnx"], TOKENS, a53, emulator)
+
+
+def test_a_model_that_fails_while_it_runs(tmp_path, emulator, a53) -> None:
+    model = write_encoder(tmp_path / "short.onnx", replace(SMALL, positions=8))
+    with pytest.raises(InputError, match=r"short\.onnx cannot be run on ARM"):
+        measure([model], TOKENS, a53, emulator)
+
+
+@pytest.mark.parametrize("tokens", [0, -3])
+def test_no_tokens_no_time(tokens, tmp_path, emulator, a53) -> None:
+    model = write_encoder(tmp_path / "model.onnx", SMALL)
+    with pytest.raises(InputError, match="at least 1"):
+        measure([model], tokens, a53, emulator)
+
+
+def test_a_crash_is_a_sentence(tmp_path, emulator, a53, a76) -> None:
+    # ONNX Runtime is told that the core has dot products, and the core has none: illegal instruction.
+    emulation = a76.emulation.model_copy(update={"qemu_cpu": "cortex-a53"})
+    liar = a53.model_copy(update={"emulation": emulation})
+    model = write_encoder(tmp_path / "model.onnx", replace(SMALL, accuracy_level=4))
+    with pytest.raises(InputError, match=r"The emulator crashed \(SIGILL\) while it ran .*model\.onnx.*estimated"):
+        measure([model], TOKENS, liar, emulator)
+
+
+def test_a_hang_ends(tmp_path, emulator, a53, monkeypatch) -> None:
+    monkeypatch.setattr(execution, "_START_SECONDS", 0.01)
+    model = write_encoder(tmp_path / "model.onnx", SMALL)
+    with pytest.raises(InputError, match=r"did not finish within 0 seconds while it ran .*model\.onnx"):
+        run_models([model], TOKENS, a53, emulator, model_seconds=0.01)
+
+
+def test_an_emulator_that_cannot_start(tmp_path, emulator, a53) -> None:
+    model = write_encoder(tmp_path / "model.onnx", SMALL)
+    with pytest.raises(InputError, match="Cannot start the emulator: No such file"):
+        measure([model], TOKENS, a53, replace(emulator, qemu=("/nowhere/qemu",)))
+    with pytest.raises(InputError, match="stopped with status"):
+        measure([model], TOKENS, a53, replace(emulator, library=tmp_path / "gone.so"))

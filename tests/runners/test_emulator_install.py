@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from runners.emulator import find_installation, install, parts
+from runners.emulator.installation import Installation, installation_folder, write_record
+from space.errors import InputError
+
+install_module = sys.modules["runners.emulator.install"]
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def _pretend_build(building: Path, report) -> Installation:
+    """An installation of empty files."""
+    for name in ("library", "runner", "plugin", "qemu"):
+        (building / name).write_bytes(b"")
+    (building / "lib").mkdir()
+    return Installation(
+        folder=building,
+        qemu=(str(building / "qemu"),),
+        library=building / "library",
+        runner=building / "runner",
+        plugin=building / "plugin",
+        system_libraries=building / "lib",
+        versions={"qemu": "0"},
+    )
+
+
+def test_installs_once(emulator) -> None:
+    lines: list[str] = []
+    start = time.perf_counter()
+    assert install(lines.append) == emulator == find_installation()
+    assert time.perf_counter() - start < 0.5
+    assert lines == []
+
+
+def test_folder_names_the_version(emulator) -> None:
+    assert emulator.folder.name.startswith(f"onnxruntime-{emulator.versions['onnxruntime']}-")
+
+
+def test_nothing_is_found_in_an_empty_cache(empty_cache) -> None:
+    assert find_installation() is None
+
+
+def test_a_damaged_installation_is_made_again(empty_cache, monkeypatch) -> None:
+    monkeypatch.setattr(install_module, "_build", _pretend_build)
+    found = install(lambda line: None)
+    found.plugin.unlink()
+    assert find_installation() is None
+    assert install(lambda line: None) == found == find_installation()
+    (installation_folder() / "installation.json").write_text("{")
+    assert find_installation() is None
+
+
+def test_a_failed_step_leaves_nothing_behind(empty_cache, monkeypatch) -> None:
+    def fail(building: Path, report) -> Installation:
+        (building / "half").write_bytes(b"x")
+        raise InputError("Cannot download packages: no network.", parts.GO_ON)
+
+    monkeypatch.setattr(install_module, "_build", fail)
+    with pytest.raises(InputError, match=r"no network.*--latency estimated"):
+        install(lambda line: None)
+    assert [path.name for path in (empty_cache / "emulator").iterdir()] == ["install.lock"]
+
+
+def test_what_a_killed_process_left_is_removed(empty_cache, monkeypatch) -> None:
+    stale = empty_cache / "emulator" / ".building-old"
+    stale.mkdir(parents=True)
+    monkeypatch.setattr(install_module, "_build", _pretend_build)
+    install(lambda line: None)
+    assert not stale.exists()
+
+
+def test_a_full_disk_is_a_sentence(empty_cache, monkeypatch) -> None:
+    def full(building: Path, report) -> Installation:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(install_module, "_build", full)
+    with pytest.raises(InputError, match=r"No space left on device.*estimated"):
+        install(lambda line: None)
+
+
+def test_a_second_process_waits(empty_cache, monkeypatch) -> None:
+    builds: list[Path] = []
+
+    def build(building: Path, report) -> Installation:
+        builds.append(building)
+        return _pretend_build(building, report)
+
+    monkeypatch.setattr(install_module, "_build", build)
+    lines: list[str] = []
+    folder = empty_cache / "emulator"
+    folder.mkdir(parents=True)
+    with FileLock(folder / "install.lock"):
+        waiting = threading.Thread(target=lambda: install(lines.append))
+        waiting.start()
+        deadline = time.monotonic() + 10
+        while not lines and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert lines == ["Waiting for another process that is installing the emulator."]
+        made = folder / "made"  # what the other process finishes meanwhile
+        made.mkdir()
+        write_record(made, _pretend_build(made, None))
+        made.rename(installation_folder())
+    waiting.join(10)
+    assert builds == []
+    assert find_installation() is not None
+
+
+def test_other_systems_are_told(empty_cache, monkeypatch) -> None:
+    monkeypatch.setattr(parts.platform, "machine", lambda: "riscv64")
+    with pytest.raises(InputError, match=r"needs Linux on x86-64.*--latency estimated"):
+        install(lambda line: None)
+
+
+def test_a_system_without_apt_is_told_what_is_missing(empty_cache, monkeypatch) -> None:
+    monkeypatch.setattr(parts.shutil, "which", lambda name: None)
+    monkeypatch.setattr(parts, "SYSTEM_ROOT", Path("/nowhere"))
+    with pytest.raises(InputError, match=r"qemu-aarch64 .*no apt .*package manager\. .*--latency estimated"):
+        install(lambda line: None)
+
+
+def test_a_qemu_without_plugins_is_told(empty_cache, monkeypatch, emulator, tmp_path) -> None:
+    monkeypatch.setattr(install_module, "_build", lambda building, report: install_module.start_once(broken))
+    script = tmp_path / "qemu"
+    script.write_text("#!/bin/sh\necho 'qemu: unknown option plugin' >&2\nexit 1\n")
+    script.chmod(0o755)
+    broken = Installation(**{**vars(emulator), "qemu": (str(script),)})
+    with pytest.raises(InputError, match=r"takes no plugins.*--latency estimated"):
+        install(lambda line: None)
+
+
+def test_a_step_that_fails_quotes_the_program(tmp_path) -> None:
+    with pytest.raises(InputError, match="Cannot find flour: E: no flour"):
+        parts.run_step("find flour", ["sh", "-c", "echo 'E: no flour.' >&2; exit 100"], tmp_path)
+    with pytest.raises(InputError, match="Cannot bake: there is no oven-of-mine here"):
+        parts.run_step("bake", ["oven-of-mine"], tmp_path)
+
+
+CHECK = """
+from runners.emulator import check, install
+install(print)
+check(print)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("user", ["this user", "an ordinary user"])
+def test_installs_from_nothing(user, tmp_path) -> None:
+    """From an empty cache, over the network."""
+    command = [sys.executable, "-c", CHECK]
+    if user == "an ordinary user" and os.geteuid() == 0:
+        if not shutil.which("setpriv"):
+            pytest.skip("no setpriv to become an ordinary user with")
+        for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+            folder.chmod(0o755)
+        os.chown(tmp_path, 65534, 65534)
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "SHOEBOX_CACHE": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    environment |= {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "cortex-a76" in done.stdout

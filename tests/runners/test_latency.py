@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import replace
+
+import pytest
+from pydantic import ValidationError
+
+from objectives.latency import LatencyReading
+from runners import latency
+from runners.latency import DeviceSpec, LatencyMeter
+from runners.operators import count_operators
+from space.errors import InputError
+from tests.helpers.models import EncoderShape, write_encoder
+
+SMALL = EncoderShape(layers=1, hidden=64, feed_forward=128, vocabulary=500, embedding=32)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def model(tmp_path):
+    return write_encoder(tmp_path / "encoder.onnx", SMALL)
+
+
+@pytest.fixture
+def measured(monkeypatch) -> list[int]:
+    """Replaces the emulator; collects the number of models of each of its runs."""
+    batches: list[int] = []
+
+    def measure(paths, tokens, profile, installation) -> list[LatencyReading]:
+        assert all(path.read_bytes() for path in paths)
+        batches.append(len(paths))
+        fields = {"backend": "emulated", "device": profile.name, "calibrated": False, "instructions": 5}
+        return [LatencyReading(milliseconds=1.5, tokens=tokens, **fields) for _ in paths]
+
+    monkeypatch.setattr(latency, "find_installation", lambda: object())
+    monkeypatch.setattr(latency, "measure", measure)
+    return batches
+
+
+def _write(path) -> None:
+    path.write_bytes(b"model")
+
+
+def test_measures_an_architecture_once(own_cache, measured) -> None:
+    first = LatencyMeter(DeviceSpec()).measure("key", _write)
+
+    def never(path) -> None:
+        raise AssertionError("the reading was not remembered")
+
+    assert LatencyMeter(DeviceSpec()).measure("key", never) == first
+    assert measured == [1]
+
+
+def test_measures_what_is_new_in_one_batch_and_keeps_the_order(own_cache, measured) -> None:
+    meter = LatencyMeter(DeviceSpec())
+    meter.measure("b", _write)
+    readings = meter.measure_many([("a", _write), ("b", _write), ("c", _write), ("a", _write)])
+    assert len(readings) == 4
+    assert measured == [1, 2]
+
+
+def test_readings_of_other_devices_lengths_and_keys_are_kept_apart(own_cache, measured) -> None:
+    for spec in (DeviceSpec(), DeviceSpec(tokens=64), DeviceSpec(profile="cortex-a76")):
+        for key in ("one", "two"):
+            LatencyMeter(spec).measure(key, _write)
+    assert measured == [1] * 6
+    assert len(list((own_cache / "latency").iterdir())) == 6
+
+
+def test_a_damaged_reading_is_measured_again(own_cache, measured) -> None:
+    meter = LatencyMeter(DeviceSpec())
+    meter.measure("key", _write)
+    (file,) = (own_cache / "latency").iterdir()
+    file.write_text('{"milliseconds": ')
+    assert meter.measure("key", _write).milliseconds == 1.5
+    assert measured == [1, 1]
+
+
+def test_a_reading_that_cannot_be_kept_is_still_one(own_cache, measured, caplog) -> None:
+    own_cache.mkdir()
+    (own_cache / "latency").write_text("a file where the folder should be")
+    with caplog.at_level(logging.INFO, "shoebox"):
+        assert LatencyMeter(DeviceSpec()).measure("key", _write).milliseconds == 1.5
+    assert "Cannot keep a latency reading" in caplog.text
+
+
+def test_installs_the_emulator_at_first_use_with_a_message(own_cache, measured, monkeypatch, caplog) -> None:
+    state: list[object] = []
+    monkeypatch.setattr(latency, "find_installation", lambda: state[0] if state else None)
+    monkeypatch.setattr(latency, "install", lambda report: state.append(object()))
+    with caplog.at_level(logging.INFO, "shoebox"):
+        LatencyMeter(DeviceSpec()).measure("key", _write)
+        LatencyMeter(DeviceSpec()).measure("other", _write)
+    assert caplog.text.count("Setting up the ARM emulator") == 1
+
+
+def test_says_how_to_go_on_where_it_cannot_be_installed(own_cache, monkeypatch) -> None:
+    monkeypatch.setattr(latency, "find_installation", lambda: None)
+
+    def refuse(report) -> None:
+        raise InputError("No network.", "To go on without the emulator, use `--latency estimated`.")
+
+    monkeypatch.setattr(latency, "install", refuse)
+    with pytest.raises(InputError, match="--latency estimated"):
+        LatencyMeter(DeviceSpec()).measure("key", _write)
+
+
+def test_emulated_end_to_end(emulator, model) -> None:
+    reading = LatencyMeter(DeviceSpec(tokens=16)).measure(
+        f"test of {emulator.folder}", lambda path: shutil.copy(model, path)
+    )
+    assert reading.backend == "emulated"
+    assert reading.milliseconds > 0.05
+
+
+def test_estimated_needs_no_emulator_and_is_labelled(own_cache, model, monkeypatch) -> None:
+    monkeypatch.setattr(latency, "find_installation", lambda: pytest.fail("looked for the emulator"))
+    meter = LatencyMeter(DeviceSpec(latency="estimated", tokens=16))
+    reading = meter.measure("key", lambda path: shutil.copy(model, path))
+    assert reading.backend == "estimated"
+    assert not reading.calibrated
+    assert reading.milliseconds > 0
+
+
+@pytest.mark.parametrize("device", ["cortex-a53", "cortex-a76"])
+def test_estimates_follow_the_emulator(device, own_cache, emulator, tmp_path, monkeypatch) -> None:
+    """On graphs that are not even those the costs were recorded with."""
+    monkeypatch.setattr(latency, "find_installation", lambda: emulator)
+    wide = replace(SMALL, hidden=192, heads=4, feed_forward=512, layers=3, embedding=64)
+    shapes = [replace(wide, accuracy_level=4), replace(wide, bits=8, activation="Relu", accuracy_level=4)]
+    models = [write_encoder(tmp_path / f"{index}.onnx", shape) for index, shape in enumerate(shapes)]
+    architectures = [(str(m), lambda path, m=m: shutil.copy(m, path)) for m in models]
+    pair = [
+        LatencyMeter(DeviceSpec(profile=device, latency=backend)).measure_many(architectures)
+        for backend in ("emulated", "estimated")
+    ]
+    for emulated, estimated in zip(*pair, strict=True):
+        assert estimated.milliseconds == pytest.approx(emulated.milliseconds, rel=0.3)
+
+
+def test_counts_the_work_of_operators(tmp_path) -> None:
+    shape = replace(SMALL, layers=2, bits=8, accuracy_level=4, keep=0.5)
+    work = count_operators(write_encoder(tmp_path / "model.onnx", shape), 10)
+    key = "MatMulNBits[8 bits, level 4]"
+    one_layer = 4 * 64 * 64 + 2 * 64 * 128
+    assert work[f"{key}.nodes"] == 1 + 6 + 6
+    assert work[f"{key}.weights"] == 32 * 64 + 2 * one_layer
+    assert work[f"{key}.products"] == 10 * 32 * 64 + 10 * one_layer + 5 * one_layer
+    assert work["Gelu.elements"] == 10 * 128 + 5 * 128
+    assert work["Softmax.rows"] == 2 * 10 + 2 * 5
+
+
+def test_models_that_cannot_be_counted_are_named(tmp_path) -> None:
+    broken = tmp_path / "broken.onnx"
+    with pytest.raises(InputError, match=r"Cannot read .*broken\.onnx"):
+        count_operators(broken, 8)
+    broken.write_bytes(b"\x08\xff nothing")
+    with pytest.raises(InputError, match=r"broken\.onnx is not an ONNX file"):
+        count_operators(broken, 8)
+    write_encoder(broken, replace(SMALL, positions=4))
+    with pytest.raises(InputError, match=r"broken\.onnx cannot be run"):
+        count_operators(broken, 8)
+
+
+@pytest.mark.parametrize(
+    "section", [{"profil": "cortex-a53"}, {"tokens": 0}, {"tokens": "many"}, {"latency": "guessed"}]
+)
+def test_wrong_device_sections_are_refused(section) -> None:
+    with pytest.raises(ValidationError):
+        DeviceSpec.model_validate(section)
+
+
+def test_unknown_device_is_refused_at_once() -> None:
+    with pytest.raises(InputError, match="Unknown device 'pixel-99'"):
+        LatencyMeter(DeviceSpec(profile="pixel-99"))
