@@ -1,0 +1,152 @@
+"""Bundles: a student as a folder that can be shipped and reloaded."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import save_file
+
+from runners.record import TrialRecord
+from space.config import Recipe
+from space.errors import InputError
+from space.families import AnyStudentConfig, Student, export_model
+from space.shape import TaskShape
+
+MODEL, VOCABULARY, CHECKPOINT = "model.onnx", "vocab.txt", "student.safetensors"
+CONFIG, METRICS, CARD = "config.json", "metrics.json", "README.md"
+
+
+class BundleConfig(BaseModel):
+    """Content of `config.json`: all that is needed to run the file or to reload the student.
+
+    Attributes:
+        format: version of this layout.
+        study: name of the study that made it.
+        teacher: id of the teacher.
+        label_names: of the classes in the order of the logits; None for a regression.
+        lower_case: whether text is lower-cased before it is split.
+        shape: outputs, segments and longest input.
+        student, recipe: configuration and training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    study: str
+    teacher: str
+    label_names: tuple[str, ...] | None
+    lower_case: bool
+    shape: TaskShape
+    student: AnyStudentConfig
+    recipe: Recipe
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder that appears under its name only when it is complete.
+
+    Raises:
+        InputError: the name is taken, or the disk is full; nothing is left behind.
+    """
+    if target.exists():
+        raise InputError(f"The output folder {target} already exists.", "Choose another name or remove it first.")
+    part: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        yield part
+        part.chmod(0o755)
+        os.rename(part, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(f"No space left on the disk for {target}.", "Free some and try again.") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
+            raise InputError(f"Folder {target} cannot be written ({error.strerror}).") from error
+        raise
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def write_model(folder: Path, student: Student, config: BundleConfig, tokens: list[str]) -> int:
+    """Write `model.onnx`, `vocab.txt`, `student.safetensors` and `config.json`; returns the deployed bytes."""
+    model = export_model(config.student, config.shape, len(tokens), student)
+    (folder / MODEL).write_bytes(model.SerializeToString(deterministic=True))
+    (folder / VOCABULARY).write_bytes("".join(f"{token}\n" for token in tokens).encode())
+    save_file({name: value.contiguous() for name, value in student.state_dict().items()}, folder / CHECKPOINT)
+    (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+    return deployed_size(folder)
+
+
+def deployed_size(folder: Path) -> int:
+    """Bytes that an app would ship, as they lie on the disk."""
+    return (folder / MODEL).stat().st_size + (folder / VOCABULARY).stat().st_size
+
+
+def write_results(folder: Path, config: BundleConfig, record: TrialRecord) -> None:
+    """Write `metrics.json` and the model card."""
+    text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (folder / METRICS).write_text(text + "\n")
+    (folder / CARD).write_text(_card(config, record))
+
+
+def read_config(folder: Path) -> BundleConfig:
+    """The configuration of a bundle.
+
+    Raises:
+        InputError: the folder is no bundle.
+    """
+    missing = [name for name in (CONFIG, MODEL, VOCABULARY) if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder} is no bundle: {', '.join(missing)} missing.", "`shoebox export` writes bundles.")
+    try:
+        return BundleConfig.model_validate(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    except (ValueError, ValidationError) as error:
+        raise InputError(f"{folder / CONFIG} is damaged: {str(error).splitlines()[0]}.") from error
+
+
+def read_vocabulary(folder: Path) -> list[str]:
+    """The tokens of a bundle in the order of their ids."""
+    return (folder / VOCABULARY).read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def _card(config: BundleConfig, record: TrialRecord) -> str:
+    inputs = "`input_ids`, `attention_mask`" + (", `token_type_ids`" if config.shape.segments == 2 else "")
+    answers = "one real value" if config.label_names is None else f"{config.shape.outputs} classes"
+    latency = record.latency
+    calibration = "calibrated" if latency.calibrated else "uncalibrated"
+    rows: list[tuple[str, Any]] = [
+        (f"{record.metric} (validation split)", f"{record.quality:.4f}"),
+        ("the teacher's", f"{record.metrics['teacher_quality']:.4f}"),
+        ("deployed bytes (model.onnx + vocab.txt)", f"{record.deployed_bytes:,}"),
+        (
+            f"latency, {latency.device}, {latency.tokens} tokens ({latency.backend}, {calibration})",
+            f"{latency.milliseconds:.2f} ms",
+        ),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return f"""# {config.study}, trial {record.trial}
+
+A student of `{config.teacher}` found and trained by Shoebox.
+
+| measure | value |
+|---|---|
+{table}
+
+- Architecture: {config.student.summary()}.
+- `model.onnx` takes {inputs}, int64 [batch, sequence] of at most {config.shape.max_length} word pieces, and answers
+  `logits`, float32 [batch, {config.shape.outputs}] ({answers}). It needs ONNX Runtime with its contrib operators.
+- `vocab.txt` is a WordPiece vocabulary ({"lower-cased" if config.lower_case else "cased"}).
+- `student.safetensors` and `config.json` reload the student in torch; `metrics.json` holds every measurement.
+- Quality was measured on `model.onnx` by ONNX Runtime {record.versions["onnxruntime"]} ({record.versions["machine"]}).
+- The licences of the teacher and of the training text apply to this student.
+"""

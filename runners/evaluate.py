@@ -1,0 +1,46 @@
+"""Run a model file with ONNX Runtime on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from runners.teacher.batches import Encoded, collate, sorted_batches
+
+# Before the library is loaded: its telemetry is on by default.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime
+
+_MAX_TOKENS = 8192
+
+
+def open_session(model: Path | bytes, threads: int = 1) -> Any:
+    """An inference session on the CPU.
+
+    Args:
+        model: file or its content.
+        threads: of one product; 1 is what a phone app grants, and gives the same bytes on every run.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    source = str(model) if isinstance(model, Path) else model
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def run_model(session: Any, encoded: Encoded) -> np.ndarray:
+    """Logits float32 [n, outputs] of all texts, in batches of similar length."""
+    outputs = session.get_outputs()[0].shape[1]
+    wanted = {item.name for item in session.get_inputs()}
+    logits = np.zeros((len(encoded), outputs), np.float32)
+    for rows in sorted_batches(encoded.lengths, _MAX_TOKENS, _MAX_TOKENS * 512):
+        batch = collate(encoded, rows, torch.device("cpu"))
+        feed = {name: tensor.numpy() for name, tensor in batch.items() if name in wanted}
+        logits[rows] = session.run(["logits"], feed)[0]
+    return logits

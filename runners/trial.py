@@ -1,0 +1,199 @@
+"""One trial, from a configuration to a bundle."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from objectives.latency import LatencyReading
+from objectives.limits import broken, constraint_values
+from objectives.quality import score
+from runners.bundle import MODEL, BundleConfig, new_folder, write_model, write_results
+from runners.distill import distil
+from runners.evaluate import open_session, run_model
+from runners.latency import LatencyMeter
+from runners.plan import TrialPlan
+from runners.precision import training_device
+from runners.record import TrialRecord, library_versions
+from runners.task import Task, load_task
+from runners.teacher import TeacherOutputs, prepare_teacher
+from runners.wordpiece import encode_texts, wordpiece
+from space.config import Recipe, StudentConfig
+from space.families import Student, architecture_key, build_student, deployed_bytes, export_model
+from space.shape import TaskShape
+from space.vocabulary import Vocabulary
+
+logger = logging.getLogger("shoebox.runners.trial")
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What all trials of a study share: the task, the teacher's outputs, and what follows from them."""
+
+    task: Task
+    teacher: TeacherOutputs
+    shape: TaskShape
+    vocabulary: Vocabulary
+
+
+class InfeasibleTrial(Exception):
+    """A limit is broken that only a measurement could tell; the trial was not trained.
+
+    Attributes:
+        constraints: relative excess over every limit of the study.
+    """
+
+    def __init__(self, constraints: dict[str, float]) -> None:
+        self.constraints = constraints
+        super().__init__(f"breaks {', '.join(broken(constraints))}")
+
+
+def prepare(plan: TrialPlan) -> Prepared:
+    """Load the data and the teacher's outputs; fine-tunes the teacher if the cache does not hold it."""
+    task = load_task(plan.task)
+    teacher = prepare_teacher(plan.teacher, task)
+    shape = TaskShape(outputs=task.outputs, segments=task.segments, max_length=task.max_length)
+    vocabulary = Vocabulary(
+        teacher.vocabulary, teacher.vocabulary_attention, teacher.vocabulary_count, teacher.lower_case
+    )
+    return Prepared(task, teacher, shape, vocabulary)
+
+
+def measure_latency(plan: TrialPlan, prepared: Prepared, config: StudentConfig) -> LatencyReading:
+    """Latency of a configuration on the study's device: measured on a file with random weights, or cached."""
+    size = prepared.vocabulary.size(config.vocabulary_keep)
+
+    def write(path: Path) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            student = build_student(config, prepared.shape, size)
+        path.write_bytes(export_model(config, prepared.shape, size, student).SerializeToString())
+
+    return LatencyMeter(plan.device).measure(architecture_key(config, prepared.shape, size), write)
+
+
+def run_trial(
+    plan: TrialPlan,
+    prepared: Prepared,
+    number: int,
+    config: StudentConfig,
+    recipe: Recipe,
+    seed: int,
+    bundle: Path,
+) -> TrialRecord:
+    """Time, distil, export and judge one student; leaves a complete bundle or nothing.
+
+    Args:
+        number: of the trial.
+        seed: of initial weights and of the order of examples.
+        bundle: folder to make.
+
+    Raises:
+        InfeasibleTrial: the latency limit is broken; nothing was trained.
+        DivergedError: training diverged.
+    """
+    task, teacher = prepared.task, prepared.teacher
+    clock = _Clock()
+    with clock("latency"):
+        latency = measure_latency(plan, prepared, config)
+    size = deployed_bytes(config, prepared.shape, prepared.vocabulary)
+    constraints = constraint_values(plan.limits, size, latency.milliseconds)
+    if broken(constraints):
+        raise InfeasibleTrial(constraints)
+    tokens = prepared.vocabulary.tokens(prepared.vocabulary.size(config.vocabulary_keep))
+    tokenizer = wordpiece(tokens, teacher.lower_case, prepared.shape.max_length)
+    with clock("tokenize"):
+        encoded = encode_texts(tokenizer, task.train.texts, task.train.pairs)
+    with clock("train"):
+        torch.manual_seed(seed)
+        student = build_student(config, prepared.shape, len(tokens))
+        if recipe.initialization == "teacher":
+            _start_from_teacher(student, prepared, config)
+        labels = task.train.labels
+        device = training_device()
+        log = distil(student, encoded, labels, teacher, recipe, plan.fidelity, task.regression, seed, device)
+    bundle_config = BundleConfig(
+        study=plan.study,
+        teacher=plan.teacher.model,
+        label_names=task.label_names,
+        lower_case=teacher.lower_case,
+        shape=prepared.shape,
+        student=config,
+        recipe=recipe,
+    )
+    with new_folder(bundle) as folder:
+        with clock("export"):
+            written = write_model(folder, student, bundle_config, tokens)
+        if written != size:
+            raise AssertionError(f"the bundle takes {written} bytes, {size} were predicted")
+        with clock("evaluate"):
+            examples = task.validation
+            logits = run_model(open_session(folder / MODEL), encode_texts(tokenizer, examples.texts, examples.pairs))
+            quality = score(task.metric, examples.labels, logits, task.regression)
+        record = TrialRecord(
+            trial=number,
+            config=config,
+            recipe=recipe,
+            seed=seed,
+            metric=task.metric,
+            quality=quality,
+            metrics=_further_metrics(quality, teacher, log.losses[-1], log.examples),
+            deployed_bytes=written,
+            latency=latency,
+            seconds=clock.seconds,
+            bundle=str(bundle),
+            versions=library_versions(),
+        )
+        write_results(folder, bundle_config, record)
+    return record
+
+
+def _further_metrics(quality: float, teacher: TeacherOutputs, loss: float, examples: int) -> dict[str, float]:
+    found = {"teacher_quality": teacher.validation_quality, "final_loss": loss, "examples_seen": float(examples)}
+    if teacher.validation_quality > 0:
+        found["retention"] = 100 * quality / teacher.validation_quality
+    return found
+
+
+def _start_from_teacher(student: Student, prepared: Prepared, config: StudentConfig) -> None:
+    """Embeddings from the teacher: the principal components of its kept word embeddings (XtremeDistil).
+
+    Positions are projected onto the same components. Directions are kept as they are (no whitening) and scaled
+    as a whole, so that entries have the deviation that random ones would have.
+    """
+    teacher = prepared.teacher
+    ids = prepared.vocabulary.teacher_ids(prepared.vocabulary.size(config.vocabulary_keep))
+    words = torch.from_numpy(np.array(teacher.word_embeddings[ids], np.float32))
+    mean = words.mean(0)
+    _, _, components = torch.linalg.svd(words - mean, full_matrices=False)
+    basis = components[: config.embedding_width].T
+    projected = (words - mean) @ basis
+    scale = 0.02 / projected.std()
+    table = torch.randn(len(words), config.embedding_width) * 0.02
+    table[:, : projected.shape[1]] = projected * scale
+    positions = None
+    if teacher.position_embeddings is not None:
+        rows = torch.from_numpy(np.array(teacher.position_embeddings, np.float32))
+        positions = torch.zeros(len(rows), config.embedding_width)
+        positions[:, : basis.shape[1]] = (rows - rows.mean(0)) @ basis * scale
+    student.load_embeddings(table, positions)
+
+
+class _Clock:
+    """Wall time by step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.seconds[step] = round(time.perf_counter() - begin, 3)

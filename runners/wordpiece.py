@@ -1,0 +1,60 @@
+"""WordPiece with a student's pruned vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+from runners.teacher.batches import Encoded
+from space.vocabulary import CLS_ID, PAD_ID, SEP_ID
+
+_CHUNK = 4096  # texts per call of the tokenizer: bounds its memory
+
+
+def wordpiece(tokens: Sequence[str], lower_case: bool, max_length: int) -> tokenizers.Tokenizer:
+    """A BERT tokenizer over the given vocabulary, ids in its order.
+
+    Words that the vocabulary lacks are split into the pieces that it has, else they become `[UNK]`.
+
+    Args:
+        tokens: as in `vocab.txt`, special tokens first (`space.vocabulary.SPECIAL_TOKENS`).
+        lower_case: lower-case and strip accents first.
+        max_length: ids per input, special tokens included; the longer text of a pair is cut first.
+    """
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", CLS_ID), ("[SEP]", SEP_ID)],
+    )
+    tokenizer.enable_truncation(max_length, strategy="longest_first")
+    return tokenizer
+
+
+def encode_texts(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None) -> Encoded:
+    """Word pieces of texts, or of pairs of texts."""
+    ids: list[int] = []
+    types: list[int] = []
+    lengths: list[int] = []
+    for start in range(0, len(texts), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        inputs = texts[part] if pairs is None else list(zip(texts[part], pairs[part], strict=True))
+        for encoding in tokenizer.encode_batch_fast(list(inputs)):
+            found = encoding.ids
+            ids += found
+            lengths.append(len(found))
+            if pairs is not None:
+                types += encoding.type_ids
+    return Encoded(
+        ids=np.array(ids, np.int32),
+        segments=None if pairs is None else np.array(types, np.uint8),
+        starts=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
+        pad=PAD_ID,
+    )
