@@ -48,6 +48,8 @@ def run_step(what: str, command: Sequence[str | Path], folder: Path, extra: Mapp
         )
     except FileNotFoundError:
         raise InputError(f"Cannot {what}: there is no {command[0]} here.", GO_ON) from None
+    except OSError as error:
+        raise InputError(f"Cannot {what}: {command[0]} does not start ({error.strerror}).", GO_ON) from None
     except subprocess.TimeoutExpired:
         raise InputError(f"Cannot {what}: no answer within {_STEP_SECONDS} seconds.", GO_ON) from None
     if done.returncode:
