@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import tempfile
-from collections import defaultdict
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -26,7 +25,7 @@ from scipy.optimize import nnls
 
 import objectives.latency
 from objectives.latency import cost_model_version, cycles, known_profiles, load_profile
-from objectives.latency.estimate import OTHER, Cost, Estimates, FitError
+from objectives.latency.estimate import Cost, Estimates, FitError, costed_work
 from runners.emulator import find_installation, install, run_models
 from runners.operators import count_operators
 from space import JointSpace, SpaceSpec, TaskShape
@@ -95,8 +94,9 @@ def record(models: int, store: Path) -> list[dict[str, Any]]:
 
 def fit(records: Sequence[dict[str, Any]], device: str, quantity: str) -> dict[str, float]:
     """Non-negative cost per unit of work that predicts a quantity of a device with least relative error."""
-    keys = sorted({key for entry in records for key in entry["work"]})
-    work = np.array([[entry["work"].get(key, 0.0) for key in keys] for entry in records])
+    amounts = [costed_work(entry["work"]) for entry in records]
+    keys = sorted({key for entry in amounts for key in entry})
+    work = np.array([[entry.get(key, 0.0) for key in keys] for entry in amounts])
     target = np.array([entry["devices"][device][quantity] for entry in records])
     scale = work.max(axis=0)
     solution, _ = nnls(work / scale / target[:, None], np.ones(len(records)), maxiter=100 * len(keys))
@@ -110,23 +110,12 @@ def estimates_of(records: Sequence[dict[str, Any]], device: str, versions: dict[
     trial = fit(rest, device, "cycles")
     errors = []
     for entry in held_out:
-        predicted = sum(amount * trial.get(key, 0.0) for key, amount in entry["work"].items())
+        predicted = sum(amount * trial.get(key, 0.0) for key, amount in costed_work(entry["work"]).items())
         errors.append(abs(predicted / entry["devices"][device]["cycles"] - 1))
     fitted = {quantity: fit(records, device, quantity) for quantity in ("instructions", "cycles")}
     costs = {
         key: Cost(instructions=fitted["instructions"][key], cycles=fitted["cycles"][key]) for key in fitted["cycles"]
     }
-    by_unit: dict[str, list[Cost]] = defaultdict(list)
-    for key, cost in costs.items():
-        operator, _, unit = key.rpartition(".")
-        if unit in ("nodes", "elements") and "[" not in operator:
-            by_unit[unit].append(cost)
-    for unit, found in by_unit.items():  # for operators that no student here has
-        known = [cost for cost in found if cost.instructions and cost.cycles]
-        costs[f"{OTHER}.{unit}"] = Cost(
-            instructions=float(np.median([cost.instructions for cost in known])) if known else 0,
-            cycles=float(np.median([cost.cycles for cost in known])) if known else 0,
-        )
     return Estimates(
         device=device,
         recorded=date.today().isoformat(),

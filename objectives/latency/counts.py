@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from objectives.latency.instructions import decode
+from objectives.latency.decoding import decode
 
 MAGIC = b"SHOEBOX1"
 

@@ -15,7 +15,8 @@ from functools import cache, lru_cache
 from importlib.resources import files
 
 from objectives.latency.counts import CacheCounts, ExecutionCounts
-from objectives.latency.instructions import LOAD_KINDS, MEMORY_KINDS, VECTOR_KINDS, Instruction, Kind, decode
+from objectives.latency.decoding import decode
+from objectives.latency.instructions import LOAD_KINDS, MEMORY_KINDS, VECTOR_KINDS, Instruction, Kind
 from objectives.latency.profile import (
     LINE_BYTES,
     DeviceProfile,
@@ -32,7 +33,7 @@ _LOOP_ROUNDS = 4  # enough for the steady state of a self-loop in an in-order co
 def cost_model_version() -> str:
     """Changes with the code that turns counts into milliseconds, so that stored figures are not mixed."""
     digest = hashlib.sha256()
-    for name in ("instructions.py", "cycles.py"):
+    for name in ("instructions.py", "decoding.py", "decoding_vectors.py", "cycles.py"):
         digest.update((files("objectives.latency") / name).read_bytes())
     return digest.hexdigest()[:8]
 

@@ -9,6 +9,7 @@ from 4; it does not decide between near neighbours, and must never be compared w
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -19,7 +20,20 @@ from objectives.latency.profile import DeviceProfile
 from objectives.latency.reading import LatencyReading
 from space.errors import InputError
 
-OTHER = "*"  # stands for operators that were never recorded
+# Operators with costs of their own. The rest is cheap or rare: it shares one cost per element.
+_OWN_COSTS = {
+    "GatherBlockQuantized",
+    "GatherND",
+    "Gelu",
+    "LayerNormalization",
+    "Product",
+    "Relu",
+    "SkipLayerNormalization",
+    "Softmax",
+    "Split",
+    "TopK",
+    "Transpose",
+}
 
 
 class _Strict(BaseModel):
@@ -49,7 +63,7 @@ class Estimates(_Strict):
         recorded: date.
         versions: of the tools that the costs were recorded with.
         error: on models held out.
-        costs: by ``operator[variant].unit``; ``*`` for operators without a record of their own.
+        costs: by what `costed_work` groups the work into.
     """
 
     device: str
@@ -84,6 +98,24 @@ def estimate_version(profile: DeviceProfile) -> str:
     return load_estimates(profile).recorded
 
 
+def costed_work(work: Mapping[str, float]) -> dict[str, float]:
+    """Groups amounts of work by ``operator[variant].unit`` into those that have a cost.
+
+    Calls of all operators count together as ``any.nodes``, elements of cheap and unknown ones as
+    ``other.elements``; quantised products and those with costs of their own keep their names.
+    """
+    grouped: defaultdict[str, float] = defaultdict(float)
+    for key, amount in work.items():
+        operator, _, unit = key.rpartition(".")
+        if unit == "nodes":
+            grouped["any.nodes"] += amount
+        if operator.startswith("MatMulNBits") or (unit != "nodes" and operator.partition("[")[0] in _OWN_COSTS):
+            grouped[key] += amount
+        elif unit == "elements":
+            grouped["other.elements"] += amount
+    return dict(grouped)
+
+
 def estimate(work: Mapping[str, float], profile: DeviceProfile, tokens: int) -> LatencyReading:
     """The reading for given amounts of work by ``operator[variant].unit``.
 
@@ -92,9 +124,8 @@ def estimate(work: Mapping[str, float], profile: DeviceProfile, tokens: int) -> 
     """
     estimates = load_estimates(profile)
     instructions = cycles = 0.0
-    for key, amount in work.items():
-        unit = key.rpartition(".")[2]
-        cost = estimates.costs.get(key) or estimates.costs.get(f"{OTHER}.{unit}")
+    for key, amount in costed_work(work).items():
+        cost = estimates.costs.get(key)
         if cost is not None:
             instructions += amount * cost.instructions
             cycles += amount * cost.cycles

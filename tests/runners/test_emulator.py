@@ -7,12 +7,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from helpers.models import EncoderShape, GraphBuilder, write_encoder, write_lookup
 
 from objectives.latency import DeviceProfile, load_profile
 from runners.emulator import check, execution, measure, run_models
 from runners.emulator.execution import vocabulary_size
 from space.errors import InputError
-from tests.helpers.models import EncoderShape, GraphBuilder, write_encoder, write_lookup
 
 SMALL = EncoderShape(layers=1, hidden=64, feed_forward=128, vocabulary=500, embedding=32)
 TOKENS = 16

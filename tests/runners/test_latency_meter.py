@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from helpers.models import EncoderShape, write_encoder
 from pydantic import ValidationError
 
 from objectives.latency import LatencyReading
@@ -12,7 +13,6 @@ from runners import latency
 from runners.latency import DeviceSpec, LatencyMeter
 from runners.operators import count_operators
 from space.errors import InputError
-from tests.helpers.models import EncoderShape, write_encoder
 
 SMALL = EncoderShape(layers=1, hidden=64, feed_forward=128, vocabulary=500, embedding=32)
 
