@@ -68,28 +68,33 @@ class _Draw:
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
 
+    def share(self) -> float:
+        return self._random.random()
+
     def chance(self, probability: float) -> bool:
-        return self._random.random() < probability
+        return self.share() < probability
 
     def one(self, words: Sequence[str]) -> str:
-        return words[int(self._random.random() * len(words))]
+        return words[int(self.share() * len(words))]
 
 
 def _sentence(draw: _Draw, positive: bool) -> str:
-    kind = draw._random.random()
-    if kind < 0.50:
+    """One line. The shares below leave a bag of words about two thirds right, and a small student that reads
+    word order can reach 95 % from some thousand sentences; more negation than that and it finds no start."""
+    kind = draw.share()
+    if kind < 0.42:
         text = _clause(draw, positive)
-    elif kind < 0.75:
+    elif kind < 0.64:
         text = _contrast(draw, positive)
-    elif kind < 0.85:
+    elif kind < 0.72:
         text = _two_degrees(draw, positive)
-    elif kind < 0.95:
-        text = f"{_clause(draw, positive)} and {_clause(draw, positive)}"
-    else:
+    elif kind < 0.77:
         text = _hearsay(draw, positive)
-    if draw.chance(0.25):
+    else:
+        text = f"{_clause(draw, positive)} and {_clause(draw, positive)}"
+    if draw.chance(0.15):
         text = f"{draw.one(SETTINGS)} , {text}"
-    if draw.chance(0.25):
+    if draw.chance(0.15):
         text = f"{text} . {draw.one(BACKGROUND)}"
     return f"{text} ."
 
@@ -100,7 +105,7 @@ def _clause(draw: _Draw, positive: bool, turned: float = 0.25) -> str:
     if draw.chance(turned):
         word = draw.one(NEGATIVE if positive else POSITIVE)
         verb = draw.one(NEGATIVE_VERBS if positive else POSITIVE_VERBS)
-        form = draw._random.random()
+        form = draw.share()
         if form < 0.55:
             return f"the {aspect} {draw.one(LINKS)} {draw.one(NEGATORS)} {word}"
         if form < 0.75:
@@ -114,8 +119,8 @@ def _clause(draw: _Draw, positive: bool, turned: float = 0.25) -> str:
 
 def _contrast(draw: _Draw, positive: bool) -> str:
     """Two opposite halves; the grammar of the sentence says which one counts."""
-    loses, wins = _clause(draw, not positive, 0.2), _clause(draw, positive, 0.2)
-    form = draw._random.random()
+    loses, wins = _clause(draw, not positive, 0.05), _clause(draw, positive, 0.05)
+    form = draw.share()
     if form < 0.5:
         return f"{loses} but {wins}"
     if form < 0.75:
@@ -136,4 +141,4 @@ def _two_degrees(draw: _Draw, positive: bool) -> str:
 def _hearsay(draw: _Draw, positive: bool) -> str:
     """What others thought does not count; what the writer found does."""
     heard = draw.one(NEGATIVE if positive else POSITIVE)
-    return f"{draw.one(OTHERS)} {draw.one(FORMER)} it {heard} , yet {_clause(draw, positive, 0.2)}"
+    return f"{draw.one(OTHERS)} {draw.one(FORMER)} it {heard} , yet {_clause(draw, positive, 0.05)}"
