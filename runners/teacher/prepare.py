@@ -18,7 +18,6 @@ import filelock
 import numpy as np
 import torch
 
-from objectives.quality import score
 from runners.precision import has_fast_bfloat16, training_device
 from runners.task import Task
 from runners.teacher.batches import encode
@@ -58,11 +57,11 @@ def prepare_teacher(spec: TeacherSpec, task: Task, max_length: int | None = None
     model = find_model(spec.model)
     key = teacher_key(spec, task, length, model)
     folder = cache() / "teachers" / key
-    found = _cached(folder)
+    found = _cached(folder, task)
     if found is not None:
         return found
     with _only_one(folder):
-        return _cached(folder) or _make(spec, task, length, model, folder)
+        return _cached(folder, task) or _make(spec, task, length, model, folder)
 
 
 def load_teacher(outputs: TeacherOutputs) -> Teacher:
@@ -80,7 +79,6 @@ def teacher_key(spec: TeacherSpec, task: Task, max_length: int, model: Path) -> 
         "model": model_identity(model),
         "data": task.fingerprint,
         "regression": task.regression,
-        "metric": task.metric,
         "max_length": max_length,
         "recipe": recipe,
         # A patch release does not change what is computed; the others may.
@@ -89,11 +87,11 @@ def teacher_key(spec: TeacherSpec, task: Task, max_length: int, model: Path) -> 
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _cached(folder: Path) -> TeacherOutputs | None:
+def _cached(folder: Path, task: Task) -> TeacherOutputs | None:
     if not folder.is_dir():
         return None
     try:
-        return open_outputs(folder)
+        return open_outputs(folder, task)
     except (OSError, ValueError, TypeError) as error:
         _log.warning("The cached teacher %s is damaged (%s): making it again", folder.name, error)
         return None
@@ -134,7 +132,7 @@ def _make(spec: TeacherSpec, task: Task, max_length: int, model: Path, folder: P
         raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    outputs = open_outputs(folder)
+    outputs = open_outputs(folder, task)
     _log.info(
         "Teacher ready after %s: validation %s %.3f",
         duration(outputs.seconds),
@@ -176,7 +174,6 @@ def _fill(spec: TeacherSpec, task: Task, max_length: int, model: Path, part: Pat
         raise InputError("The teacher's fine-tuning diverged.", "Lower teacher.learning_rate.")
     for written in (logits, hidden, attention, validation_logits):
         written.flush()
-    quality = score(task.metric, task.validation.labels, validation_logits, task.regression)
     count = np.bincount(train.ids, minlength=len(pieces.vocabulary)).astype(np.int64)
     np.save(part / "vocabulary_count.npy", count, allow_pickle=False)
     _save_parameters(teacher.cpu(), part)
@@ -185,8 +182,6 @@ def _fill(spec: TeacherSpec, task: Task, max_length: int, model: Path, part: Pat
         "vocabulary": pieces.vocabulary,
         "lower_case": pieces.lower_case,
         "special_tokens": pieces.special_tokens,
-        "validation_quality": quality,
-        "metric": task.metric,
         "median_length": float(np.median(train.lengths)),
         "long_length": float(np.percentile(train.lengths, 95)),
         "seconds": round(time.monotonic() - begin, 2),

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from objectives.quality import Metric
+from objectives.quality import Metric, score
+from runners.task import Task
 
 RECORD = "teacher.json"
 
@@ -35,7 +36,7 @@ class TeacherOutputs:
         special_tokens: pad, unk, cls, sep and mask, by role.
         vocabulary_attention: float64 [vocabulary], EI-BERT's score over the train split.
         vocabulary_count: int64 [vocabulary], occurrences in the train split, special tokens included.
-        validation_quality, metric: quality of the teacher itself.
+        validation_quality, metric: quality of the teacher itself by the task's metric.
         median_length, long_length: median and 95th percentile of the train inputs in word pieces.
         seconds: wall time of fine-tuning and outputs when the entry was made.
         made_with: versions, device and precision then.
@@ -95,8 +96,8 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def open_outputs(folder: Path) -> TeacherOutputs:
-    """Map a cache entry.
+def open_outputs(folder: Path, task: Task) -> TeacherOutputs:
+    """Map a cache entry. The quality is computed anew: studies of one task may judge it by different metrics.
 
     Raises:
         OSError, ValueError, TypeError: the entry is not complete.
@@ -107,4 +108,5 @@ def open_outputs(folder: Path) -> TeacherOutputs:
         path = folder / f"{name}.npy"
         missing = name in _OPTIONAL and not path.exists()
         arrays[name] = None if missing else np.load(path, mmap_mode="r", allow_pickle=False)
-    return TeacherOutputs(folder=folder, **record, **arrays)
+    quality = score(task.metric, task.validation.labels, arrays["validation_logits"], task.regression)
+    return TeacherOutputs(folder=folder, validation_quality=quality, metric=task.metric, **record, **arrays)

@@ -218,6 +218,8 @@ def test_it_is_made_once(outputs: TeacherOutputs, model: Path, task: Task, monke
     assert again.validation_quality == outputs.validation_quality
     np.testing.assert_array_equal(again.train_logits, outputs.train_logits)
     assert [path.name for path in outputs.folder.parent.iterdir() if path.is_dir()] == [outputs.key]
+    judged = prepare_teacher(_spec(model), dataclasses.replace(task, metric="matthews"))
+    assert (judged.key, judged.metric) == (outputs.key, "matthews")  # another metric is no other teacher
     for change in ({"seed": 1}, {"learning_rate": 2e-3}, {"epochs": 2}, {"max_length": 16}):
         with pytest.raises(AssertionError, match="fine-tuned again"):
             prepare_teacher(_spec(model, **change), task)
