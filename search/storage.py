@@ -40,7 +40,7 @@ def masked(url: str) -> str:
     """A storage URL without its password, fit for messages."""
     try:
         return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         scheme, separator, _ = url.partition("://")
         return f"{scheme}://..." if separator else "(not a URL)"
 
@@ -54,7 +54,7 @@ def open_storage(url: str) -> RDBStorage:
     hint = "A storage is a URL like sqlite:////folder/studies.db or postgresql://user@host/name."
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise InputError(f"The storage {masked(url)} is not a database URL.", hint) from None
     is_sqlite = parsed.get_backend_name() == "sqlite"
     try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -79,7 +81,6 @@ def search(
     from search.cli.tables import output_console
 
     console = output_console(stderr=True)
-    _log_to(console)
     overrides = {
         "name": name,
         "data": None if data is None else str(data.expanduser().absolute()),
@@ -94,21 +95,25 @@ def search(
     }
     again = ["shoebox search", study, *(["--name", name] if name else [])]
     again += [*(["--storage", _masked(storage)] if storage else []), "--resume"]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
-    with console.status("Loading ...") if console.is_terminal else _nothing():
+    with console.status("Loading ...") if console.is_terminal else contextlib.nullcontext():
         from search.progress import display_for
         from search.run import run_study
+    # A terminated search ends as cleanly as one stopped by Ctrl-C.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        found = run_study(
-            study,
-            overrides=overrides,
-            resume=resume,
-            storage=storage,
-            display=display_for(console, name or Path(study).stem),
-        )
+        with _messages_on(console):
+            found = run_study(
+                study,
+                overrides=overrides,
+                resume=resume,
+                storage=storage,
+                display=display_for(console, name or Path(study).stem),
+            )
     except KeyboardInterrupt:
         typer.echo(f"Stopped; what has finished is kept. Resume with: {' '.join(again)}", err=True)
         raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     failed = found.trials("failed")
     if failed and not found.trials("finished"):
         first = failed[0]
@@ -239,7 +244,8 @@ def _print_front(study: Study) -> None:
     console.print(f"Hypervolume: {study.hypervolume():.4g}", highlight=False)
 
 
-def _log_to(console: Console) -> None:
+@contextlib.contextmanager
+def _messages_on(console: Console) -> Iterator[None]:
     """Show the project's own messages as calm plain lines, above a live display where there is one."""
 
     class Lines(logging.Handler):
@@ -247,18 +253,19 @@ def _log_to(console: Console) -> None:
             console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
 
     log = logging.getLogger("shoebox")
-    log.handlers = [Lines()]
+    lines, level, propagate = Lines(), log.level, log.propagate
+    log.addHandler(lines)
     log.setLevel(logging.INFO)
     log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(lines)
+        log.setLevel(level)
+        log.propagate = propagate
 
 
 def _masked(storage: str) -> str:
     from search.storage import masked
 
     return masked(storage)
-
-
-def _nothing() -> Any:
-    import contextlib
-
-    return contextlib.nullcontext()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import optuna
 import pytest
 import toy_pipeline
 
+from search.cli import main
 from search.ledger import ERROR, INFEASIBLE, RECORD, Assignment, Ledger, Proposal
 from search.samplers import PerTrialSampler
 from search.storage import create_study, default_url, find_study, open_storage
@@ -18,6 +20,7 @@ from search.study_file import StudyFile, load_study_file
 from space import JointSpace, deployed_bytes
 
 HERE = Path(__file__).parent
+Shoebox = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +113,24 @@ def make_engine(toy_file: Path) -> Callable[..., Engine]:
 def shoebox_command() -> list[str]:
     """The real command line, with the toy pipeline in place of the real one."""
     return [sys.executable, str(HERE / "toy_command.py")]
+
+
+@pytest.fixture
+def shoebox(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shoebox:
+    """The entry point in this process: importing torch for every call would take minutes."""
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["shoebox", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), printed.out, printed.err)
+
+    return call
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`shoebox` in this process searches with the toy pipeline."""
+    monkeypatch.setattr("search.run.PIPELINE", "toy_pipeline")

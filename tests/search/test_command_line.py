@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from search.cli import app
+from search.export import export_bundle
+from search.study import load_study
+from space import InputError
+
+Shoebox = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def check_refused(done: subprocess.CompletedProcess[str], message: str) -> None:
+    """One sentence on stderr, exit 2, no traceback."""
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.startswith("shoebox: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+@pytest.fixture
+def finished(make_engine: Callable[..., Any]) -> Any:
+    engine = make_engine(trials=5)
+    engine.run()
+    return load_study("toy")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["search", "--help"], []])
+def test_help_answers_at_once(arguments: list[str]) -> None:
+    begin = time.perf_counter()
+    command = [sys.executable, "-m", "search.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - begin
+    assert "shoebox" in done.stdout.lower() + done.stderr.lower()
+    assert done.returncode == (0 if arguments else 2)
+    assert seconds < 5  # 0.2 s on an idle machine; importing torch would show even so
+    modules = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, search.cli; print([m for m in ('torch', 'ray', 'optuna') if m in sys.modules])",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert modules.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pareto", "nothing"], "There is no study 'nothing' in sqlite:///"),
+        (["export", "nothing", "--best", "-o", "x"], "There is no study 'nothing'"),
+        (["search", "sst3"], "Did you mean 'sst2'?"),
+        (["search", "sst2", "--trials", "0"], "--trials: should be at least 1"),
+        (["search", "sst2", "--sampler", "x"], "--sampler: should be 'tpe', 'random' or 'nsga2'"),
+        (["search", "sst2", "--data", "/does/not/exist"], "--data: there is no folder /does/not/exist"),
+        (["search", "quickstart", "--device", "cortex-z9", "--latency", "estimated"], "cortex-z9"),
+        (["search", "quickstart", "--resume"], "There is no study 'quickstart'"),
+        (["search", "quickstart", "--storage", "nonsense"], "not a database URL"),
+        (["predict", "/does/not/exist", "text"], "/does/not/exist"),
+    ],
+)
+def test_what_a_user_did_wrong_is_one_sentence(shoebox: Shoebox, arguments: list[str], message: str) -> None:
+    check_refused(shoebox(*arguments), message)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["search"], ["search", "sst2", "--trials", "x"], ["nonsense"], ["export", "toy", "-o", "x"]]
+)
+def test_wrong_usage_exits_with_2(shoebox: Shoebox, arguments: list[str]) -> None:
+    done = shoebox(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("toy")
+def test_limit_below_the_smallest_student(shoebox: Shoebox, toy_file: Path) -> None:
+    toy_file.write_text(toy_file.read_text().replace("deployed_bytes: 600000", "deployed_bytes: 1000"))
+    check_refused(
+        shoebox("search", str(toy_file)),
+        "limits.deployed_bytes is 1,000, but the smallest student of this space takes ",
+    )
+    check_refused(shoebox("pareto", "toy"), "There is no study 'toy'")
+
+
+@pytest.mark.usefixtures("toy")
+def test_bundles_of_another_study_are_not_written_over(shoebox: Shoebox, toy_file: Path, home: Path) -> None:
+    (home / "studies" / "toy" / "trials" / "00000").mkdir(parents=True)
+    check_refused(shoebox("search", str(toy_file)), "holds bundles of another")
+
+
+def test_study_without_a_feasible_trial(shoebox: Shoebox, make_engine: Callable[..., Any]) -> None:
+    make_engine()
+    check_refused(shoebox("pareto", "toy"), "has no finished trial that keeps its limits")
+    check_refused(shoebox("export", "toy", "--best", "-o", "x"), "has no finished trial that keeps its limits")
+    check_refused(shoebox("export", "toy", "--trial", "3", "-o", "x"), "has no trial 3; it has 0")
+
+
+def test_studies_are_listed(shoebox: Shoebox, finished: Any) -> None:
+    done = shoebox("studies")
+    assert done.returncode == 0
+    assert "quickstart" in done.stdout
+    assert "5 of 5" in done.stdout
+    assert f"{finished.best().quality:.4f}" in done.stdout
+
+
+def test_export_of_a_trial(finished: Any, tmp_path: Path) -> None:
+    runner = CliRunner()
+    record = finished.records()[-1]
+    done = runner.invoke(app, ["export", "toy", "--trial", str(record.trial), "-o", str(tmp_path / "deep" / "out")])
+    assert done.exit_code == 0, done.output
+    assert os.listdir(tmp_path / "deep") == ["out"]
+    assert (tmp_path / "deep" / "out" / "model.onnx").read_bytes() == b"toy"
+
+
+def test_export_refuses_an_existing_folder(shoebox: Shoebox, finished: Any, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    check_refused(shoebox("export", "toy", "--best", "-o", str(tmp_path / "out")), "out exists already")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_export_of_a_bundle_that_is_gone(finished: Any, tmp_path: Path) -> None:
+    shutil.rmtree(finished.best().bundle)
+    with pytest.raises(InputError, match="any more"):
+        export_bundle(finished.best(), tmp_path / "out")
+
+
+def test_full_disk_leaves_nothing(finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+
+    def full(source: str, destination: str, *arguments: Any, **options: Any) -> None:
+        Path(destination).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", destination)
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(InputError, match="out cannot be written: the disk is full"):
+        export_bundle(finished.best(), target / "out")
+    assert not list(target.iterdir())
+
+
+def test_facade() -> None:
+    import search
+
+    assert all(getattr(search, name) is not None for name in search.__all__)
+    with pytest.raises(AttributeError):
+        _ = search.nothing

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from search.progress import LiveDisplay, Monitor, NoDisplay, PlainDisplay, display_for, duration
+from search.study import load_study
+
+
+def watch(engine: Any, display: Any) -> Monitor:
+    file = engine.file
+    monitor = Monitor(engine.ledger, list(file.objectives), file.limits, file.task.metric, display)
+    while not engine.ledger.exhausted:
+        assignment = engine.ledger.next()
+        monitor(None, None)
+        engine.work(assignment)
+        monitor(assignment.number, engine.ledger.settle(assignment.number))
+    return monitor
+
+
+def test_plain_lines(make_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOEBOX_TOY_FAIL", "1")
+    text = io.StringIO()
+    console = Console(file=text)
+    display = display_for(console, "toy")
+    assert isinstance(display, PlainDisplay)
+    engine = make_engine(trials=4)
+    watch(engine, display)
+    lines = text.getvalue().splitlines()
+    assert len(lines) == 4
+    assert re.match(r"\d\d:\d\d:\d\d trial 0 accuracy 0\.\d{4}, \d\.\d\d ms, [\d,]+ bytes \(1 of 4 trials", lines[0])
+    assert "trial 1 failed: the toy was told to fail" in lines[1]
+    assert "left" in lines[0]
+    assert "left" not in lines[-1]
+    assert "4 of 4 trials, 0 running" in lines[-1]
+    assert "1 failed" in lines[-1]
+
+
+def test_figures_are_those_of_the_study_and_survive_a_resume(make_engine: Callable[..., Any]) -> None:
+    engine = make_engine(trials=5)
+    snapshot = watch(engine, NoDisplay()).snapshot()
+    study = load_study("toy")
+    assert snapshot.best == study.best().quality
+    assert snapshot.hypervolume == pytest.approx(study.hypervolume())
+    again = make_engine(trials=9)
+    resumed = Monitor(again.ledger, list(again.file.objectives), again.file.limits, "accuracy", NoDisplay())
+    assert resumed.snapshot().best == snapshot.best
+    assert resumed.snapshot().seconds_left is None
+
+
+def test_live_display_draws(make_engine: Callable[..., Any]) -> None:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=120)
+    display = display_for(console, "toy")
+    assert isinstance(display, LiveDisplay)
+    display.start()
+    watch(make_engine(trials=2), display)
+    display.stop()
+    drawn = Console(file=io.StringIO(), width=120, record=True)
+    drawn.print(display)
+    shown = drawn.export_text()
+    assert "2 of 2 trials, 0 running, " in shown
+    assert "rejected as infeasible, 0 failed, best accuracy 0." in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(3.2, "3 s"), (200, "3 min 20 s"), (1234, "21 min"), (7500, "2 h 5 min")]
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

@@ -1,0 +1,209 @@
+"""Searches by the real command line on a real Ray, with a trial pipeline that does not train."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from search.storage import default_url, open_storage
+from search.study import load_study
+
+Shoebox = Callable[..., subprocess.CompletedProcess[str]]
+LINE = re.compile(r"\d\d:\d\d:\d\d trial \d+ .* \(\d+ of \d+ trials, .*\)$")
+
+
+def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=300, env={**os.environ, **environment}
+    )
+
+
+def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
+
+
+def wait_for_trained(count: int, seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            if len(load_study("toy").trials("finished")) >= count:
+                return
+        except ValueError:
+            pass  # the study is not there yet
+        time.sleep(0.1)
+    raise AssertionError(f"fewer than {count} trials finished in {seconds} s")
+
+
+@pytest.fixture(autouse=True)
+def no_leftovers() -> Iterator[None]:
+    def ours() -> set[str]:
+        return {entry.name for entry in Path(tempfile.gettempdir()).glob("shoebox-[0-9]*-*")}
+
+    before = ours()
+    yield
+    # A killed search leaves its folder to the next one, which is why the kill test ends with a resumed search.
+    assert not ours() - before
+
+
+def frozen(name: str = "toy") -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name=name, storage=open_storage(default_url())).get_trials()
+
+
+def states(name: str = "toy") -> list[str]:
+    return [trial.state for trial in load_study(name).trials()]
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_study_from_start_to_front(
+    shoebox_command: list[str], shoebox: Shoebox, toy_file: Path, tmp_path: Path
+) -> None:
+    environment = {"SHOEBOX_TOY_FAIL": "1", "SHOEBOX_TOY_NAN": "2", "SHOEBOX_TOY_CRASH": "3"}
+    command = [*shoebox_command, "search", str(toy_file)]
+    done = run([*command, "--trials", "8"], **environment)
+    assert done.returncode == 0, done.stderr
+    # Nothing but our own lines: one for each trial that ended.
+    lines = done.stderr.splitlines()
+    assert all(LINE.match(line) for line in lines), done.stderr
+    assert len(lines) == 8
+    study = load_study("toy")
+    assert len(study.trials("finished")) == 5
+    errors = {trial.number: trial.error for trial in study.trials("failed")}
+    assert errors == {
+        1: "RuntimeError: the toy was told to fail",
+        2: "the measured quality is nan, not a number",
+        3: "the worker process died",
+    }
+    assert all(Path(record.bundle).is_dir() for record in study.records())
+    best = study.best()
+    assert "accuracy (validation)" in done.stdout
+    assert "latency ms (cortex-a53, estimated)" in done.stdout
+    assert "estimated were computed" in done.stdout
+    assert f"Best bundle: trial {best.trial}, {best.bundle}" in done.stdout
+
+    # Ask it.
+    answer = json.loads(shoebox("pareto", "toy", "--format", "json").stdout)
+    assert [row["trial"] for row in answer["trials"]] == [record.trial for record in study.pareto()]
+    assert answer["split"] == "validation"
+    table = shoebox("pareto", "toy", "--format", "csv").stdout.splitlines()
+    assert table[0].startswith("trial,quality,metric,latency_ms,device,backend")
+    assert len(table) == 1 + len(study.pareto())
+    assert shoebox("export", "toy", "--best", "-o", str(tmp_path / "out")).returncode == 0
+    assert (tmp_path / "out" / "model.onnx").read_bytes() == b"toy"
+
+    # Start it again.
+    again = shoebox("search", str(toy_file))
+    assert again.returncode == 2
+    assert "There is a study 'toy' in sqlite:///" in again.stderr
+    assert "--resume" in again.stderr
+    assert "--name" in again.stderr
+
+    # Make it longer; options that it was started with are kept, finished trials are not run again.
+    longer = run([*command, "--resume", "--trials", "10"])
+    assert longer.returncode == 0, longer.stderr
+    assert len(longer.stderr.splitlines()) == 2
+    assert len(load_study("toy").trials("finished")) == 7
+
+    # Change it.
+    changed = shoebox("search", str(toy_file), "--resume", "--seed", "5")
+    assert changed.returncode == 2
+    assert "search.seed changed since" in changed.stderr
+
+
+def test_killed_and_resumed(shoebox_command: list[str], toy_file: Path) -> None:
+    command = [*shoebox_command, "search", str(toy_file), "--trials", "12"]
+    driver = start(command, SHOEBOX_TOY_SECONDS="0.3")
+    try:
+        wait_for_trained(3)
+    finally:
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.communicate()
+    assert "running" in states()
+    finished = {trial.number: trial.record for trial in load_study("toy").trials("finished")}
+    done = run([*command, "--resume"])
+    assert done.returncode == 0, done.stderr
+    after = load_study("toy")
+    assert len(after.trials("finished")) == 12
+    assert set(states()) <= {"finished", "infeasible", "orphaned"}
+    assert {number: after.trial(number).record for number in finished} == finished
+    # Those that a worker had are repeated with their parameters; one that was being asked for is asked for anew.
+    given_out = [trial for trial in frozen() if "orphaned" in trial.user_attrs and "deployed_bytes" in trial.user_attrs]
+    repeated = [trial.params for trial in after.trials("finished")]
+    assert given_out
+    assert all(trial.params in repeated for trial in given_out)
+    assert f"run again: {len(after.trials('orphaned'))}." in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_resumed(shoebox_command: list[str], toy_file: Path, number: signal.Signals) -> None:
+    command = [*shoebox_command, "search", str(toy_file), "--trials", "5"]
+    driver = start(command, SHOEBOX_TOY_SECONDS="0.5")
+    try:
+        wait_for_trained(1)
+        # As a terminal does it for Ctrl-C: to the whole group.
+        if number == signal.SIGINT:
+            os.killpg(driver.pid, number)
+        else:
+            os.kill(driver.pid, number)
+        _, errors = driver.communicate(timeout=60)
+    finally:
+        driver.kill()
+    assert driver.returncode == 130
+    assert f"Resume with: shoebox search {toy_file} --resume" in errors
+    assert "Traceback" not in errors
+    assert "running" not in states()
+    done = run([*command, "--resume"])
+    assert done.returncode == 0, done.stderr
+    assert states().count("finished") == 5
+    assert set(states()) <= {"finished", "infeasible", "orphaned"}
+
+
+@pytest.mark.usefixtures("toy")
+def test_two_drivers_do_not_share_a_study(shoebox_command: list[str], shoebox: Shoebox, toy_file: Path) -> None:
+    driver = start([*shoebox_command, "search", str(toy_file)], SHOEBOX_TOY_SECONDS="2")
+    try:
+        wait_for_trained(1)
+        second = shoebox("search", str(toy_file), "--resume")
+        assert second.returncode == 2
+        assert "is being searched by another process right now" in second.stderr
+        _, errors = driver.communicate(timeout=120)
+        assert driver.returncode == 0, errors
+    finally:
+        driver.kill()
+
+
+def test_every_trial_failed(shoebox_command: list[str], toy_file: Path) -> None:
+    done = run([*shoebox_command, "search", str(toy_file), "--trials", "2"], SHOEBOX_TOY_FAIL="0,1,2,3,4")
+    assert done.returncode == 1
+    assert "all 2 trials failed; trial" in done.stderr.splitlines()[-1]
+    assert done.stderr.endswith("RuntimeError: the toy was told to fail\n")
+
+
+def test_workers_share_the_cores_and_are_reused(
+    toy_file: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from search import run_study
+
+    study = run_study(toy_file, overrides={"trials": 3, "workers": 1, "seed": 4}, pipeline="toy_pipeline")
+    assert len(study.trials("finished")) == 3
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
+    proposals: list[Any] = [trial.params for trial in study.trials()]
+    assert len({json.dumps(params, sort_keys=True) for params in proposals}) == len(proposals)

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.study_file import load_study_file, shipped_studies
+from space import InputError
+
+SHIPPED = ["banking77", "cola", "mrpc", "quickstart", "rte", "sst2", "stsb"]
+
+
+def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
+    assert list(shipped_studies()) == SHIPPED
+    for name in SHIPPED:
+        file = load_study_file(name)
+        assert file.name == name
+        assert file.description
+        assert file.limits.deployed_bytes == 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("search: {trails: 3}", "search.trails is not a key of section 'search'. Did you mean 'trials'?"),
+        ("tasks: {}", "tasks is not a key of a study file. Did you mean 'task'?"),
+        ("search: {trials: many}", "search.trials should be a whole number, found 'many'."),
+        ("search: {trials: 0}", "search.trials should be at least 1, found 0."),
+        ("search: {sampler: tpp}", "search.sampler should be 'tpe', 'random' or 'nsga2', found 'tpp'."),
+        ("search: 3", "search should be a section of keys and values, found 3."),
+        ("limits: {deployed_bytes: 2 MB}", "limits.deployed_bytes should be a whole number, found '2 MB'."),
+        ("fidelity: {epochs: [1]}", "fidelity.epochs should be a number, found [1]."),
+        ("objectives: [latency_ms]", "objectives should hold quality and"),
+        ("objectives: [speed]", "objectives[0] should be 'quality', 'latency_ms' or 'deployed_bytes', found 'speed'."),
+        ("space: {recipe: {temprature: 2}}", "space.recipe.temprature is not a key of section 'space.recipe'. Did"),
+        ("space: {embedding_width: {low: 3, hgih: 5}}", "space.embedding_width.hgih is not a key of"),
+        ("space: {embedding_width: {low: 64, high: 32}}", "space.embedding_width has low 64 above high 32."),
+        ("space: {families: [lstm]}", "space.families: There is no student family 'lstm'. Known: transformer."),
+        ("name: a/b", "name should be of letters, digits, dots, dashes and underscores"),
+        ("name: 3", "name should be text, found 3."),
+    ],
+)
+def test_wrong_values_name_the_file_the_key_and_what_is_right(toy_file: Path, wrong: str, message: str) -> None:
+    key = wrong.partition(":")[0]
+    lines = [line for line in toy_file.read_text().splitlines() if not line.startswith(f"{key}:")]
+    toy_file.write_text("\n".join([*lines, wrong]))
+    with pytest.raises(InputError) as caught:
+        load_study_file(toy_file)
+    assert str(caught.value).startswith(f"Study file {toy_file}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            "{grammar: sentiment, trian: 10}",
+            "task.data.trian is not a key of section 'task.data'. Did you mean 'train'?",
+        ),
+        ("{grammar: sentiment, train: -1}", "task.data.train should be at least 2, found -1."),
+        ("{hub: a/b, confg: x}", "task.data.confg is not a key of section 'task.data'. Did you mean 'config'?"),
+        ("{}", "task.data say where the data is: hub: ID, path: DIR"),
+    ],
+)
+def test_errors_inside_a_choice_of_sections(toy_file: Path, data: str, message: str) -> None:
+    toy_file.write_text(toy_file.read_text().replace("{grammar: sentiment, train: 10, validation: 10}", data))
+    with pytest.raises(InputError) as caught:
+        load_study_file(toy_file)
+    assert str(caught.value).startswith(f"Study file {toy_file}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [", "line 1: not valid YAML"),
+        ("name: a\nname: b\n", "line 2: not valid YAML (the key 'name' stands there twice)"),
+        ("- a\n- b\n", "a study file is a mapping of sections."),
+        ("", "a study file is a mapping of sections."),
+        ("name: toy\ntask: {data: {grammar: sentiment}}\n", "teacher is missing."),
+        ("name: !!python/object/apply:os.system ['true']\n", "line 1: not valid YAML"),
+    ],
+)
+def test_what_is_no_study_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_study_file(file)
+    assert str(caught.value).startswith(f"Study file {file}: {message}")
+
+
+def test_unknown_studies_and_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no shipped study 'sst3'. Did you mean 'sst2'\?"):
+        load_study_file("sst3")
+    with pytest.raises(InputError, match="There is no study file"):
+        load_study_file(tmp_path / "missing.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_study_file(tmp_path / "binary.yaml")
+
+
+def test_overrides_reach_their_keys(tmp_path: Path) -> None:
+    given = {
+        "name": "mine",
+        "data": tmp_path,
+        "text": "question, answer",
+        "label": "verdict",
+        "trials": 5,
+        "workers": 3,
+        "seed": 9,
+        "sampler": "nsga2",
+        "latency": "estimated",
+        "device": "cortex-a76",
+    }
+    file = load_study_file("mrpc", {**given, "seed": 9})
+    assert file.name == "mine"
+    assert file.task.data.path == str(tmp_path)
+    assert file.task.text == ("question", "answer")
+    assert file.task.label == "verdict"
+    assert (file.search.trials, file.search.workers, file.search.seed) == (5, 3, 9)
+    assert file.search.sampler == "nsga2"
+    assert (file.device.latency, file.device.profile) == ("estimated", "cortex-a76")
+    assert load_study_file("mrpc", dict.fromkeys(given)) == load_study_file("mrpc")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"trials": 0}, "--trials: should be at least 1, found 0."),
+        ({"sampler": "best"}, "--sampler: should be 'tpe', 'random' or 'nsga2', found 'best'."),
+        ({"data": "/does/not/exist"}, "--data: there is no folder /does/not/exist."),
+        ({"latency": "guessed"}, "--latency: should be 'emulated' or 'estimated', found 'guessed'."),
+    ],
+)
+def test_wrong_overrides_name_the_option(override: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_study_file("sst2", override)
+    assert str(caught.value).startswith(message)
+
+
+def test_relative_data_paths_are_the_files_own(toy_file: Path) -> None:
+    text = toy_file.read_text().replace("{grammar: sentiment, train: 10, validation: 10}", "{path: texts}")
+    toy_file.write_text(text)
+    assert load_study_file(toy_file).task.data.path == str(toy_file.parent / "texts")
+
+
+def test_round_trip_through_json() -> None:
+    for name in SHIPPED:
+        file = load_study_file(name)
+        assert type(file).model_validate(file.model_dump(mode="json")) == file
+
+
+def test_wrong_file_on_the_command_line_exits_with_2_and_one_sentence(toy_file: Path) -> None:
+    toy_file.write_text(toy_file.read_text().replace("trials: 6", "trails: 6"))
+    command = [sys.executable, "-m", "search.cli", "search", str(toy_file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"shoebox: Study file {toy_file}: search.trails is not a key of section 'search'. Did you mean 'trials'?\n"
+    )
