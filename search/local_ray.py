@@ -6,7 +6,9 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,7 +50,7 @@ def local_ray(workers: int, threads: int) -> Iterator[Path]:
     started = False
     try:
         if not ray.is_initialized():
-            with quiet():
+            with quiet(), _own_signals():
                 ray.init(
                     address="local",
                     num_cpus=workers,
@@ -70,6 +72,19 @@ def local_ray(workers: int, threads: int) -> Iterator[Path]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Put back the SIGTERM handler that Ray replaces; the caller's may end the search in order."""
+    if threading.current_thread() is not threading.main_thread():  # where no handler can be set
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
