@@ -55,7 +55,7 @@ class _SharedDimensions(BaseModel):
     vocabulary_keep: Dimension = Choices(values=(0.05, 0.1, 0.15, 0.2, 0.3, 0.4))
     embedding_width: Dimension = Choices(values=(32, 64, 96, 128))
     embedding_bits: Dimension = Choices(values=(2, 4, 8))
-    block_size: Dimension = Choices(values=(32,))
+    block_size: Dimension = Choices(values=(32, 64))
     accuracy_level: Dimension = Choices(values=(4,))
     recipe: RecipeDimensions = RecipeDimensions()
 
