@@ -7,9 +7,10 @@ cycles. The costs were fitted to emulated counts of 210 random students of 8 to 
     cortex-a53 3.0 % (median), 20 % (worst)      cortex-a72 4.1 %, 24 %
     cortex-a55 3.4 %, 39 %                       cortex-a76 7.1 %, 38 %
 
-The A53 and A72 are worst at 8 and 16 tokens; the A55 and A76 at 48, for a reason not found yet. Cache behaviour is that of the recorded students on average, and
-a profile that was changed since is not followed. An estimate tells wide from narrow and 2 bits from 4; it does not
-decide between near neighbours, and must never be compared with an emulated figure.
+The A53 and A72 are worst at 8 and 16 tokens; the A55 and A76 at 48, for a reason not found yet. Cache behaviour is
+that of the recorded students on average, and a profile that was changed since is not followed. An estimate tells
+wide from narrow and 2 bits from 4; it does not decide between near neighbours, and must never be compared with an
+emulated figure.
 """
 
 from __future__ import annotations
