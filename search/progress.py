@@ -56,7 +56,7 @@ class Snapshot:
 class Display(Protocol):
     """Shows snapshots and single events."""
 
-    def start(self) -> None: ...
+    def start(self, title: str) -> None: ...
     def show(self, snapshot: Snapshot, event: str | None) -> None: ...
     def stop(self) -> None: ...
 
@@ -64,7 +64,7 @@ class Display(Protocol):
 class NoDisplay:
     """Shows nothing: for use from Python."""
 
-    def start(self) -> None: ...
+    def start(self, title: str) -> None: ...
     def show(self, snapshot: Snapshot, event: str | None) -> None: ...
     def stop(self) -> None: ...
 
@@ -75,7 +75,7 @@ class PlainDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def start(self) -> None: ...
+    def start(self, title: str) -> None: ...
 
     def show(self, snapshot: Snapshot, event: str | None) -> None:
         if event is not None:
@@ -88,15 +88,16 @@ class PlainDisplay:
 class LiveDisplay:
     """A few lines at the bottom of a terminal that change in place."""
 
-    def __init__(self, console: Console, title: str) -> None:
-        self._title = title
+    def __init__(self, console: Console) -> None:
+        self._title = ""
         self._snapshot: Snapshot | None = None
         self._event: str | None = None
         self._since = time.monotonic()
         self._started = time.monotonic()
         self._live = Live(self, console=console, refresh_per_second=2, transient=True)
 
-    def start(self) -> None:
+    def start(self, title: str) -> None:
+        self._title = title
         self._live.start()
 
     def show(self, snapshot: Snapshot, event: str | None) -> None:
@@ -115,6 +116,8 @@ class LiveDisplay:
             return grid
         now = self._snapshot
         left = now.seconds_left
+        if now.counts.trained >= now.budget:
+            left = None
         if left is not None:
             left = max(0.0, left - (time.monotonic() - self._since))
         bar = ProgressBar(total=now.budget, completed=now.counts.trained, width=40)
@@ -128,9 +131,9 @@ class LiveDisplay:
         return grid
 
 
-def display_for(console: Console, title: str) -> Display:
+def display_for(console: Console) -> Display:
     """The live display on a terminal, plain lines elsewhere."""
-    return LiveDisplay(console, title) if console.is_terminal else PlainDisplay(console)
+    return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
 
 
 @dataclass

@@ -131,7 +131,7 @@ def _run(file: StudyFile, ledger: Ledger, url: str, pipeline: str, plan: Any, di
     workers = min(file.search.worker_count(), file.search.trials)
     threads = max(1, (os.cpu_count() or 1) // workers)
     monitor = Monitor(ledger, list(file.objectives), file.limits, file.task.metric, display)
-    display.start()
+    display.start(file.name)
     try:
         with local_ray(workers, threads) as folder:
             from search.searcher import StudySearcher

@@ -107,7 +107,7 @@ def search(
                 overrides=overrides,
                 resume=resume,
                 storage=storage,
-                display=display_for(console, name or Path(study).stem),
+                display=display_for(console),
             )
     except KeyboardInterrupt:
         typer.echo(f"Stopped; what has finished is kept. Resume with: {' '.join(again)}", err=True)
@@ -213,19 +213,19 @@ def emulator_install() -> None:
     """Set the emulator up, without root."""
     from runners.emulator import install
 
-    typer.echo(f"Ready: {install(lambda line: typer.echo(line, err=True))}")
+    typer.echo(f"Ready in {install(_report).folder}")
 
 
 @emulator_app.command("check")
 def emulator_check() -> None:
-    """Say whether the emulator is set up."""
-    from runners.emulator import find_installation
+    """Say whether the emulator is set up, and time a small model on it."""
+    from runners.emulator import check
 
-    installation = find_installation()
-    if installation is None:
-        typer.echo("Not installed. Set it up with: shoebox emulator install", err=True)
-        raise typer.Exit(1)
-    typer.echo(f"Ready: {installation}")
+    check(typer.echo)
+
+
+def _report(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _print_front(study: Study) -> None:

@@ -10,11 +10,12 @@ from search.study import load_study
 from space import InputError
 
 EngineMaker = Callable[..., Any]
+ROOMY = {"deployed_bytes": 20_000_000}  # nothing is infeasible, so that every trial is trained
 
 
 def test_failures_count_and_do_not_end_the_study(make_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOEBOX_TOY_FAIL", "1,2")
-    engine = make_engine(trials=6)
+    engine = make_engine(trials=6, limits=ROOMY)
     engine.run()
     study = load_study("toy")
     assert [trial.number for trial in study.trials("failed")] == [1, 2]
@@ -24,7 +25,7 @@ def test_failures_count_and_do_not_end_the_study(make_engine: EngineMaker, monke
 
 def test_quality_that_is_no_number_is_a_failure(make_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOEBOX_TOY_NAN", "0")
-    engine = make_engine(trials=2)
+    engine = make_engine(trials=2, limits=ROOMY)
     engine.run()
     study = load_study("toy")
     assert [trial.state for trial in study.trials() if trial.number == 0] == ["failed"]

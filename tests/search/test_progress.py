@@ -27,9 +27,9 @@ def test_plain_lines(make_engine: Callable[..., Any], monkeypatch: pytest.Monkey
     monkeypatch.setenv("SHOEBOX_TOY_FAIL", "1")
     text = io.StringIO()
     console = Console(file=text)
-    display = display_for(console, "toy")
+    display = display_for(console)
     assert isinstance(display, PlainDisplay)
-    engine = make_engine(trials=4)
+    engine = make_engine(trials=4, limits={"deployed_bytes": 20_000_000})
     watch(engine, display)
     lines = text.getvalue().splitlines()
     assert len(lines) == 4
@@ -56,9 +56,9 @@ def test_figures_are_those_of_the_study_and_survive_a_resume(make_engine: Callab
 def test_live_display_draws(make_engine: Callable[..., Any]) -> None:
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=120)
-    display = display_for(console, "toy")
+    display = display_for(console)
     assert isinstance(display, LiveDisplay)
-    display.start()
+    display.start("toy")
     watch(make_engine(trials=2), display)
     display.stop()
     drawn = Console(file=io.StringIO(), width=120, record=True)

@@ -75,6 +75,8 @@ def states(name: str = "toy") -> list[str]:
 def test_a_study_from_start_to_front(
     shoebox_command: list[str], shoebox: Shoebox, toy_file: Path, tmp_path: Path
 ) -> None:
+    # Nothing is infeasible, so that every trial is trained.
+    toy_file.write_text(toy_file.read_text().replace("deployed_bytes: 600000", "deployed_bytes: 20000000"))
     environment = {"SHOEBOX_TOY_FAIL": "1", "SHOEBOX_TOY_NAN": "2", "SHOEBOX_TOY_CRASH": "3"}
     command = [*shoebox_command, "search", str(toy_file)]
     done = run([*command, "--trials", "8"], **environment)
@@ -190,7 +192,7 @@ def test_two_drivers_do_not_share_a_study(shoebox_command: list[str], shoebox: S
 
 
 def test_every_trial_failed(shoebox_command: list[str], toy_file: Path) -> None:
-    done = run([*shoebox_command, "search", str(toy_file), "--trials", "2"], SHOEBOX_TOY_FAIL="0,1,2,3,4")
+    done = run([*shoebox_command, "search", str(toy_file), "--trials", "2"], SHOEBOX_TOY_FAIL=",".join(map(str, range(50))))
     assert done.returncode == 1
     assert "all 2 trials failed; trial" in done.stderr.splitlines()[-1]
     assert done.stderr.endswith("RuntimeError: the toy was told to fail\n")
