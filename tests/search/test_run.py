@@ -192,7 +192,8 @@ def test_two_drivers_do_not_share_a_study(shoebox_command: list[str], shoebox: S
 
 
 def test_every_trial_failed(shoebox_command: list[str], toy_file: Path) -> None:
-    done = run([*shoebox_command, "search", str(toy_file), "--trials", "2"], SHOEBOX_TOY_FAIL=",".join(map(str, range(50))))
+    every = ",".join(map(str, range(50)))
+    done = run([*shoebox_command, "search", str(toy_file), "--trials", "2"], SHOEBOX_TOY_FAIL=every)
     assert done.returncode == 1
     assert "all 2 trials failed; trial" in done.stderr.splitlines()[-1]
     assert done.stderr.endswith("RuntimeError: the toy was told to fail\n")
