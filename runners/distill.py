@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from runners.batches import Encoded, collate, shuffled_batches
 from runners.plan import FidelitySpec
 from runners.precision import autocast
+from runners.progress import ProgressLines
 from runners.teacher import TeacherOutputs
-from runners.teacher.batches import Encoded, collate, shuffled_batches
-from runners.teacher.progress import ProgressLines
 from space.config import Recipe
 from space.families import Student
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from runners.teacher.batches import Encoded, collate, sorted_batches
+from runners.batches import Encoded, collate, sorted_batches
 
 # Before the library is loaded: its telemetry is on by default.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -8,7 +8,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from runners.teacher.batches import Encoded
+from runners.batches import Encoded
 from space.vocabulary import CLS_ID, PAD_ID, SEP_ID
 
 _CHUNK = 4096  # texts per call of the tokenizer: bounds its memory

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from runners.batches import Encoded, collate, shuffled_batches
 from runners.precision import autocast
-from runners.teacher.batches import Encoded, collate, shuffled_batches
+from runners.progress import ProgressLines
 from runners.teacher.model import Teacher
-from runners.teacher.progress import ProgressLines
 from runners.teacher.spec import TeacherSpec
 from space.errors import InputError
 

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from runners.batches import Encoded, collate, sorted_batches
 from runners.precision import autocast
-from runners.teacher.batches import Encoded, collate, sorted_batches
+from runners.progress import ProgressLines
 from runners.teacher.model import Teacher
-from runners.teacher.progress import ProgressLines
 
 _log = logging.getLogger("shoebox.runners.teacher")
 _MAX_TOKENS = 4096

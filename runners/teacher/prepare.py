@@ -18,9 +18,10 @@ import filelock
 import numpy as np
 import torch
 
+from runners.batches import encode
 from runners.precision import has_fast_bfloat16, training_device
+from runners.progress import duration
 from runners.task import Task
-from runners.teacher.batches import encode
 from runners.teacher.finetune import fine_tune
 from runners.teacher.infer import infer
 from runners.teacher.model import (
@@ -32,7 +33,6 @@ from runners.teacher.model import (
     restore_teacher,
     save_teacher,
 )
-from runners.teacher.progress import duration
 from runners.teacher.spec import TeacherSpec
 from runners.teacher.store import TeacherOutputs, open_outputs, write_record
 from space.errors import InputError

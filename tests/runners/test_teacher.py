@@ -12,39 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel, BertTokenizer, DistilBertConfig, DistilBertModel
+from transformers import BertModel, DistilBertConfig, DistilBertModel
 
+from runners.batches import collate, encode, shuffled_batches, sorted_batches
 from runners.grammar import sentiment
 from runners.task import Examples, Task, TaskSpec, load_task
 from runners.teacher import TeacherOutputs, TeacherSpec, load_teacher, prepare, prepare_teacher
-from runners.teacher.batches import collate, encode, shuffled_batches, sorted_batches
 from runners.teacher.model import find_model, load_tokenizer
 from space.errors import InputError
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WIDTH = 32
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small BERT with the words of the grammar, saved the way Hugging Face saves models."""
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    rows, _ = sentiment(3000, 2, seed=0)
-    words = [*SPECIAL, *sorted({word for text, _ in rows for word in text.split()})]
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
-    BertTokenizer.from_pretrained(folder, do_lower_case=True).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=40,
-    )
-    BertModel(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(autouse=True)

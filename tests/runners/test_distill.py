@@ -1,0 +1,126 @@
+"""The losses against values computed by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from runners.distill import CrossDistillation
+from space import Recipe
+
+WIDTH, TEACHER_WIDTH, OUTPUTS, BATCH = 3, 4, 2, 5
+
+
+def recipe(**changes) -> Recipe:
+    fields = {
+        "learning_rate": 1e-3,
+        "label_weight": 0.0,
+        "logit_weight": 0.0,
+        "hidden_weight": 0.0,
+        "temperature": 1.0,
+        "teacher_learning_rate": 0.0,
+        "initialization": "random",
+    }
+    return Recipe(**{**fields, **changes})
+
+
+@pytest.fixture
+def teacher():
+    generator = np.random.default_rng(0)
+    return SimpleNamespace(
+        width=TEACHER_WIDTH,
+        train_hidden=generator.normal(size=(50, TEACHER_WIDTH)).astype(np.float16),
+        train_logits=generator.normal(size=(50, OUTPUTS)).astype(np.float32),
+        head_weight=generator.normal(size=(OUTPUTS, TEACHER_WIDTH)).astype(np.float32),
+        head_bias=generator.normal(size=OUTPUTS).astype(np.float32),
+    )
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    return (
+        torch.randn(BATCH, WIDTH, generator=generator),
+        torch.randn(BATCH, TEACHER_WIDTH, generator=generator),
+        torch.randn(BATCH, OUTPUTS, generator=generator),
+        torch.tensor([0, 1, 1, 0, 1]),
+    )
+
+
+def logits_by_hand(objective: CrossDistillation, pooled: torch.Tensor) -> np.ndarray:
+    projected = pooled.numpy() @ objective.projection.weight.detach().numpy().T
+    projected = projected + objective.projection.bias.detach().numpy()
+    return projected @ objective.task_layer.weight.detach().numpy().T + objective.task_layer.bias.detach().numpy()
+
+
+def log_softmax(values: np.ndarray) -> np.ndarray:
+    return values - np.log(np.exp(values).sum(-1, keepdims=True))
+
+
+def test_label_loss_is_cross_entropy(teacher, batch):
+    objective = CrossDistillation(WIDTH, teacher, recipe(label_weight=0.7), regression=False)
+    expected = -log_softmax(logits_by_hand(objective, batch[0]))[np.arange(BATCH), batch[3].numpy()].mean()
+    assert objective(*batch).item() == pytest.approx(0.7 * expected, rel=1e-5)
+
+
+def test_logit_loss_is_tau_squared_times_the_divergence_from_the_teacher(teacher, batch):
+    objective = CrossDistillation(WIDTH, teacher, recipe(logit_weight=1.5, temperature=3.0), regression=False)
+    student = log_softmax(logits_by_hand(objective, batch[0]) / 3)
+    other = log_softmax(batch[2].numpy() / 3)
+    expected = 1.5 * 9 * (np.exp(other) * (other - student)).sum(-1).mean()
+    assert objective(*batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_hidden_loss_is_measured_in_deviations_of_the_teacher(teacher, batch):
+    objective = CrossDistillation(WIDTH, teacher, recipe(hidden_weight=2.0), regression=False)
+    with torch.no_grad():
+        error = ((objective.projection(batch[0]) - batch[1]) ** 2).mean().item()
+    variance = teacher.train_hidden.astype(np.float32).var(0).mean()
+    assert objective(*batch).item() == pytest.approx(2 * error / variance, rel=1e-4)
+
+
+def test_regression_uses_squared_errors(teacher, batch):
+    teacher.head_weight, teacher.head_bias = teacher.head_weight[:1], teacher.head_bias[:1]
+    teacher.train_logits = teacher.train_logits[:, :1]
+    objective = CrossDistillation(WIDTH, teacher, recipe(label_weight=1.0, logit_weight=0.5), regression=True)
+    labels = batch[3].float()
+    answers = logits_by_hand(objective, batch[0])[:, 0]
+    expected = ((answers - labels.numpy()) ** 2).mean() + 0.5 * ((answers - batch[2][:, 0].numpy()) ** 2).mean()
+    found = objective(batch[0], batch[1], batch[2][:, :1], labels).item()
+    assert found == pytest.approx(expected / teacher.train_logits.var(), rel=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-4])
+def test_gradients_reach_the_task_layer_only_under_the_mutual_loss(teacher, batch, rate):
+    weights = {"label_weight": 1.0, "logit_weight": 1.0, "hidden_weight": 1.0, "teacher_learning_rate": rate}
+    objective = CrossDistillation(WIDTH, teacher, recipe(**weights), regression=False)
+    objective(*batch).backward()
+    assert objective.projection.weight.grad.abs().sum() > 0
+    assert (objective.task_layer.weight.grad is not None) == (rate > 0)
+
+
+def test_mutual_loss_adds_the_teachers_own(teacher, batch):
+    weights = {"label_weight": 0.5, "logit_weight": 1.0, "temperature": 2.0, "teacher_learning_rate": 1e-4}
+    objective = CrossDistillation(WIDTH, teacher, recipe(**weights), regression=False)
+    student = logits_by_hand(objective, batch[0])
+    taught = batch[1].numpy() @ teacher.head_weight.T + teacher.head_bias
+    rows, labels = np.arange(BATCH), batch[3].numpy()
+
+    def loss(learner: np.ndarray, other: np.ndarray) -> float:
+        cross_entropy = -log_softmax(learner)[rows, labels].mean()
+        soft_learner, soft_other = log_softmax(learner / 2), log_softmax(other / 2)
+        return 0.5 * cross_entropy + 4 * (np.exp(soft_other) * (soft_other - soft_learner)).sum(-1).mean()
+
+    assert objective(*batch).item() == pytest.approx(loss(student, taught) + loss(taught, student), rel=1e-5)
+
+
+def test_folded_head_answers_like_projection_and_task_layer(teacher, batch):
+    objective = CrossDistillation(WIDTH, teacher, recipe(label_weight=1.0), regression=False)
+    head = torch.nn.Linear(WIDTH, OUTPUTS)
+    objective.fold_into(head)
+    with torch.no_grad():
+        found = head(batch[0]).numpy()
+    np.testing.assert_allclose(found, logits_by_hand(objective, batch[0]), atol=1e-5)

@@ -1,0 +1,225 @@
+"""Whole trials on a small teacher: real training, real files, real latency."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from objectives.limits import Limits
+from objectives.quality import score
+from runners import bundle as bundle_module
+from runners.batches import collate
+from runners.evaluate import open_session, run_model
+from runners.plan import FidelitySpec, TrialPlan
+from runners.predict import load_bundle
+from runners.trial import InfeasibleTrial, Prepared, measure_latency, prepare, run_trial
+from runners.wordpiece import encode_texts, wordpiece
+from space import InputError, JointSpace, SpaceSpec, deployed_bytes
+
+SPACE = SpaceSpec(
+    vocabulary_keep=[0.5, 1.0],
+    embedding_width=[32],
+    accuracy_level=0,
+    transformer={"depth": [1, 2], "width": [32, 64], "heads": 2, "ffn_width": [32, 64]},
+    recipe={"learning_rate": 2e-3},
+)
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Single sentences, pairs and a regression as CSV files."""
+    from runners.grammar import sentiment
+
+    folder = tmp_path_factory.mktemp("data")
+    train, validation = sentiment(600, 80, seed=0)
+    for split, rows in (("train", train), ("validation", validation)):
+        lines = [json.dumps({"a": text, "b": rows[i - 1][0], "label": label}) for i, (text, label) in enumerate(rows)]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def make_plan(model: Path, files: Path, cache: Path, **changes: Any) -> TrialPlan:
+    os.environ["SHOEBOX_CACHE"] = str(cache)
+    task = {"data": {"path": str(files)}, "text": "a", "max_length": 32, **changes.pop("task", {})}
+    return TrialPlan(
+        study="small",
+        task=task,
+        teacher={"model": str(model), "learning_rate": 1e-3},
+        device={"tokens": 8, "latency": "estimated"},
+        limits=changes.pop("limits", Limits()),
+        fidelity=FidelitySpec(epochs=1, batch_size=32),
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module", params=["sentences", "pairs", "regression"])
+def prepared_plan(request, model: Path, files: Path, tmp_path_factory) -> tuple[TrialPlan, Prepared]:
+    task = {
+        "sentences": {},
+        "pairs": {"text": ("a", "b")},
+        "regression": {"text": ("a", "b"), "kind": "regression", "metric": "spearman"},
+    }[request.param]
+    before = os.environ.get("SHOEBOX_CACHE")
+    plan = make_plan(model, files, tmp_path_factory.mktemp("cache"), task=task)
+    yield plan, prepare(plan)
+    if before is None:
+        os.environ.pop("SHOEBOX_CACHE", None)
+    else:
+        os.environ["SHOEBOX_CACHE"] = before
+
+
+def draw(seed: int):
+    return JointSpace(SPACE).draw(np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_trained_file_answers_like_the_torch_student_on_the_whole_validation_set(prepared_plan, tmp_path, seed):
+    plan, prepared = prepared_plan
+    config, recipe = draw(seed)
+    record = run_trial(plan, prepared, seed, config, recipe, seed, tmp_path / "bundle")
+    bundle = load_bundle(tmp_path / "bundle")
+    examples = prepared.task.validation
+    tokenizer = wordpiece(bundle.tokens, True, prepared.shape.max_length)
+    encoded = encode_texts(tokenizer, examples.texts, examples.pairs)
+    logits = run_model(open_session(tmp_path / "bundle" / "model.onnx"), encoded)
+    with torch.no_grad():
+        feed = collate(encoded, np.arange(len(encoded)), torch.device("cpu"))
+        expected = bundle.student()(**feed).numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-3)
+    assert record.quality == score(prepared.task.metric, examples.labels, logits, prepared.task.regression)
+    on_disk = sum((tmp_path / "bundle" / name).stat().st_size for name in ("model.onnx", "vocab.txt"))
+    assert record.deployed_bytes == on_disk == deployed_bytes(config, prepared.shape, prepared.vocabulary)
+
+
+def test_record_and_bundle_say_the_same(prepared_plan, tmp_path):
+    plan, prepared = prepared_plan
+    config, recipe = draw(1)
+    record = run_trial(plan, prepared, 3, config, recipe, 0, tmp_path / "bundle")
+    assert json.loads((tmp_path / "bundle" / "metrics.json").read_text()) == record.model_dump(mode="json")
+    assert record.latency.backend == "estimated"
+    card = (tmp_path / "bundle" / "README.md").read_text()
+    assert f"{record.quality:.4f}" in card
+    assert "estimated, uncalibrated" in card
+    loaded = load_bundle(tmp_path / "bundle")
+    assert loaded.config.student == config
+    pairs = ["the film was dull ."] if prepared.shape.segments == 2 else None
+    prediction = loaded.predict(["the film was great ."], pairs)[0]
+    if prepared.task.regression:
+        assert prediction.label is None
+    else:
+        assert prediction.label in prepared.task.label_names
+        assert sum(prediction.probabilities.values()) == pytest.approx(1)
+    assert loaded.predict([], None if pairs is None else []) == []
+
+
+@pytest.fixture
+def sentences(model: Path, files: Path, tmp_path: Path, monkeypatch) -> tuple[TrialPlan, Prepared]:
+    monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path / "cache"))
+    plan = make_plan(model, files, tmp_path / "cache")
+    return plan, prepare(plan)
+
+
+def test_same_seed_gives_the_same_bytes(sentences, tmp_path):
+    plan, prepared = sentences
+    config, recipe = draw(2)
+    for name in ("one", "two"):
+        run_trial(plan, prepared, 0, config, recipe, 7, tmp_path / name)
+    for file in ("model.onnx", "vocab.txt", "student.safetensors", "config.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+    run_trial(plan, prepared, 0, config, recipe, 8, tmp_path / "three")
+    assert (tmp_path / "one" / "model.onnx").read_bytes() != (tmp_path / "three" / "model.onnx").read_bytes()
+
+
+def test_training_learns_the_labels(sentences, tmp_path):
+    plan, prepared = sentences
+    plain = {"depth": 1, "width": 64, "heads": 2, "token_keep": 1.0, "attention_bits": 8, "ffn_bits": 8}
+    losses = {"label_weight": 1.0, "logit_weight": 0.0, "hidden_weight": 0.0, "learning_rate": 3e-3}
+    spec = SpaceSpec(vocabulary_keep=1.0, embedding_bits=8, transformer=plain, recipe=losses)
+    config, recipe = JointSpace(spec).draw(np.random.default_rng(0))
+    plan = plan.model_copy(update={"fidelity": FidelitySpec(epochs=30, batch_size=16)})
+    record = run_trial(plan, prepared, 0, config, recipe, 0, tmp_path / "bundle")
+    assert record.metrics["final_loss"] < 0.3  # 0.69 is chance
+
+
+def test_latency_limit_is_checked_before_training(sentences, tmp_path):
+    plan, prepared = sentences
+    config, recipe = draw(3)
+    milliseconds = measure_latency(plan, prepared, config).milliseconds
+    strict = plan.model_copy(update={"limits": Limits(latency_ms=milliseconds / 2)})
+    with pytest.raises(InfeasibleTrial) as caught:
+        run_trial(strict, prepared, 0, config, recipe, 0, tmp_path / "bundle")
+    assert caught.value.constraints["latency_ms"] == pytest.approx(1.0)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_full_disk_leaves_nothing_behind(sentences, tmp_path, monkeypatch):
+    plan, prepared = sentences
+    config, recipe = draw(4)
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(bundle_module, "save_file", full)
+    with pytest.raises(InputError, match="No space left on the disk"):
+        run_trial(plan, prepared, 0, config, recipe, 0, tmp_path / "out" / "bundle")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_existing_folder_is_refused(sentences, tmp_path):
+    plan, prepared = sentences
+    config, recipe = draw(4)
+    (tmp_path / "bundle").mkdir()
+    with pytest.raises(InputError, match="already exists"):
+        run_trial(plan, prepared, 0, config, recipe, 0, tmp_path / "bundle")
+
+
+def test_damaged_bundles_are_refused(sentences, tmp_path):
+    plan, prepared = sentences
+    config, recipe = draw(5)
+    good = tmp_path / "bundle"
+    run_trial(plan, prepared, 0, config, recipe, 0, good)
+    with pytest.raises(InputError, match="There is no bundle folder"):
+        load_bundle(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"is no bundle: config.json, model.onnx, vocab.txt missing"):
+        load_bundle(tmp_path)
+    cut = shutil.copytree(good, tmp_path / "cut")
+    (cut / "model.onnx").write_bytes((cut / "model.onnx").read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"model.onnx cannot be opened"):
+        load_bundle(cut)
+    changed = shutil.copytree(good, tmp_path / "changed")
+    (changed / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config.json is damaged"):
+        load_bundle(changed)
+    loaded = load_bundle(good)
+    with pytest.raises(InputError, match="judges single texts"):
+        loaded.predict(["a"], ["b"])
+
+
+def test_vocabulary_comes_from_the_teachers_attention(sentences):
+    _, prepared = sentences
+    size = prepared.vocabulary.size(0.5)
+    kept = set(prepared.vocabulary.tokens(size)[5:])
+    score_of = dict(zip(prepared.teacher.vocabulary, prepared.teacher.vocabulary_attention, strict=True))
+    least = min(score_of[token] for token in kept if len(token.removeprefix("##")) > 1)
+    pruned = [token for token in prepared.teacher.vocabulary[5:] if token not in kept]
+    assert max(score_of[token] for token in pruned) <= least
+
+
+def test_a_plan_and_what_it_prepared_survive_json(sentences):
+    plan, prepared = sentences
+    assert TrialPlan.model_validate_json(plan.model_dump_json()) == plan
+    assert dataclasses.is_dataclass(prepared)
