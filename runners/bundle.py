@@ -22,6 +22,7 @@ from space.families import AnyStudentConfig, Student, export_model
 from space.shape import TaskShape
 
 MODEL, VOCABULARY, CHECKPOINT = "model.onnx", "vocab.txt", "student.safetensors"
+_NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 CONFIG, METRICS, CARD = "config.json", "metrics.json", "README.md"
 
 
@@ -55,10 +56,10 @@ def new_folder(target: Path) -> Iterator[Path]:
     """A folder that appears under its name only when it is complete.
 
     Raises:
-        InputError: the name is taken, or the disk is full; nothing is left behind.
+        InputError: the name is taken, or the folder cannot be written (disk full); nothing is left behind.
     """
-    if target.exists():
-        raise InputError(f"The output folder {target} already exists.", "Choose another name or remove it first.")
+    if target.exists() or target.is_symlink():
+        raise InputError(f"Folder {target} exists already.", "Choose a new one, or remove that one.")
     part: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -67,11 +68,11 @@ def new_folder(target: Path) -> Iterator[Path]:
         part.chmod(0o755)
         os.rename(part, target)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f"No space left on the disk for {target}.", "Free some and try again.") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR):
-            raise InputError(f"Folder {target} cannot be written ({error.strerror}).") from error
-        raise
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if full else error.strerror or error
+        raise InputError(f"Folder {target} cannot be written: {reason}.") from error
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
@@ -93,10 +94,21 @@ def deployed_size(folder: Path) -> int:
 
 
 def write_results(folder: Path, config: BundleConfig, record: TrialRecord) -> None:
-    """Write `metrics.json` and the model card."""
-    text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    """Write `metrics.json` (the record without the bundle's own place, since bundles are copied) and the card."""
+    text = json.dumps(record.model_dump(mode="json", exclude={"bundle"}), indent=2, ensure_ascii=False)
     (folder / METRICS).write_text(text + "\n")
     (folder / CARD).write_text(_card(config, record))
+
+
+def copy_bundle(source: Path, target: Path) -> None:
+    """Copy a bundle into a new folder; all of it or nothing.
+
+    Raises:
+        InputError: the target exists or cannot be written.
+    """
+    with new_folder(target) as folder:
+        for file in source.iterdir():
+            shutil.copyfile(file, folder / file.name)
 
 
 def read_config(folder: Path) -> BundleConfig:
@@ -115,8 +127,15 @@ def read_config(folder: Path) -> BundleConfig:
 
 
 def read_vocabulary(folder: Path) -> list[str]:
-    """The tokens of a bundle in the order of their ids."""
-    return (folder / VOCABULARY).read_text(encoding="utf-8").split("\n")[:-1]
+    """The tokens of a bundle in the order of their ids.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        return (folder / VOCABULARY).read_text(encoding="utf-8").split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{folder / VOCABULARY} is damaged: {error}.") from error
 
 
 def _card(config: BundleConfig, record: TrialRecord) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 
@@ -76,8 +75,7 @@ class Bundle:
         """The torch student with its trained weights, in evaluation mode."""
         student = build_student(self.config.student, self.config.shape, len(self.tokens))
         student.load_state_dict(load_file(self.folder / CHECKPOINT))
-        with torch.no_grad():
-            student.eval()
+        student.eval()
         return student
 
 

@@ -6,17 +6,19 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 import torch
 
 from objectives.latency import LatencyReading
 from objectives.limits import broken, constraint_values
 from objectives.quality import score
+from runners.batches import Encoded
 from runners.bundle import MODEL, BundleConfig, new_folder, write_model, write_results
-from runners.distill import distil
+from runners.distill import TrainingLog, distil
 from runners.evaluate import open_session, run_model
 from runners.latency import LatencyMeter
 from runners.plan import TrialPlan
@@ -41,6 +43,18 @@ class Prepared:
     teacher: TeacherOutputs
     shape: TaskShape
     vocabulary: Vocabulary
+    _encoded: dict[int, Encoded] = field(default_factory=dict, repr=False)
+
+    def tokenizer(self, size: int) -> tokenizers.Tokenizer:
+        """WordPiece over the first `size` entries of the vocabulary."""
+        return wordpiece(self.vocabulary.tokens(size), self.vocabulary.lower_case, self.shape.max_length)
+
+    def encoded_train(self, size: int) -> Encoded:
+        """The train split in the word pieces of a vocabulary of that size; made once per size."""
+        if size not in self._encoded:
+            examples = self.task.train
+            self._encoded[size] = encode_texts(self.tokenizer(size), examples.texts, examples.pairs)
+        return self._encoded[size]
 
 
 class InfeasibleTrial(Exception):
@@ -107,36 +121,36 @@ def run_trial(
     constraints = constraint_values(plan.limits, size, latency.milliseconds)
     if broken(constraints):
         raise InfeasibleTrial(constraints)
-    tokens = prepared.vocabulary.tokens(prepared.vocabulary.size(config.vocabulary_keep))
-    tokenizer = wordpiece(tokens, teacher.lower_case, prepared.shape.max_length)
-    with clock("tokenize"):
-        encoded = encode_texts(tokenizer, task.train.texts, task.train.pairs)
-    with clock("train"):
-        torch.manual_seed(seed)
-        student = build_student(config, prepared.shape, len(tokens))
-        if recipe.initialization == "teacher":
-            _start_from_teacher(student, prepared, config)
-        labels = task.train.labels
-        device = training_device()
-        log = distil(student, encoded, labels, teacher, recipe, plan.fidelity, task.regression, seed, device)
+    entries = prepared.vocabulary.size(config.vocabulary_keep)
     bundle_config = BundleConfig(
         study=plan.study,
         teacher=plan.teacher.model,
         label_names=task.label_names,
-        lower_case=teacher.lower_case,
+        lower_case=prepared.vocabulary.lower_case,
         shape=prepared.shape,
         student=config,
         recipe=recipe,
     )
+    # Opened before training, so that a folder which cannot be written is found before minutes are spent.
     with new_folder(bundle) as folder:
+        with clock("tokenize"):
+            encoded = prepared.encoded_train(entries)
+        with clock("train"):
+            torch.manual_seed(seed)
+            student = build_student(config, prepared.shape, entries)
+            if recipe.initialization == "teacher":
+                _start_from_teacher(student, prepared, config)
+            labels, device = task.train.labels, training_device()
+            log = distil(student, encoded, labels, teacher, recipe, plan.fidelity, task.regression, seed, device)
         with clock("export"):
-            written = write_model(folder, student, bundle_config, tokens)
+            written = write_model(folder, student, bundle_config, prepared.vocabulary.tokens(entries))
         if written != size:
             raise AssertionError(f"the bundle takes {written} bytes, {size} were predicted")
         with clock("evaluate"):
-            examples = task.validation
-            logits = run_model(open_session(folder / MODEL), encode_texts(tokenizer, examples.texts, examples.pairs))
-            quality = score(task.metric, examples.labels, logits, task.regression)
+            validation = task.validation
+            inputs = encode_texts(prepared.tokenizer(entries), validation.texts, validation.pairs)
+            logits = run_model(open_session(folder / MODEL), inputs)
+            quality = score(task.metric, validation.labels, logits, task.regression)
         record = TrialRecord(
             trial=number,
             config=config,
@@ -144,7 +158,7 @@ def run_trial(
             seed=seed,
             metric=task.metric,
             quality=quality,
-            metrics=_further_metrics(quality, teacher, log.losses[-1], log.examples),
+            metrics=_further_metrics(quality, teacher, log),
             deployed_bytes=written,
             latency=latency,
             seconds=clock.seconds,
@@ -155,8 +169,12 @@ def run_trial(
     return record
 
 
-def _further_metrics(quality: float, teacher: TeacherOutputs, loss: float, examples: int) -> dict[str, float]:
-    found = {"teacher_quality": teacher.validation_quality, "final_loss": loss, "examples_seen": float(examples)}
+def _further_metrics(quality: float, teacher: TeacherOutputs, log: TrainingLog) -> dict[str, float]:
+    found = {
+        "teacher_quality": teacher.validation_quality,
+        "final_loss": log.losses[-1],
+        "examples_seen": float(log.examples),
+    }
     if teacher.validation_quality > 0:
         found["retention"] = 100 * quality / teacher.validation_quality
     return found
@@ -172,9 +190,10 @@ def _start_from_teacher(student: Student, prepared: Prepared, config: StudentCon
     ids = prepared.vocabulary.teacher_ids(prepared.vocabulary.size(config.vocabulary_keep))
     words = torch.from_numpy(np.array(teacher.word_embeddings[ids], np.float32))
     mean = words.mean(0)
-    _, _, components = torch.linalg.svd(words - mean, full_matrices=False)
-    basis = components[: config.embedding_width].T
-    projected = (words - mean) @ basis
+    centred = words - mean
+    _, components = torch.linalg.eigh(centred.T @ centred)  # by rising variance
+    basis = components.flip(1)[:, : config.embedding_width]
+    projected = centred @ basis
     scale = 0.02 / projected.std()
     table = torch.randn(len(words), config.embedding_width) * 0.02
     table[:, : projected.shape[1]] = projected * scale

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Protocol, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from space.errors import InputError
 
@@ -152,7 +152,7 @@ def extremes(larger: frozenset[str]) -> Chooser:
     """Choose the smallest value everywhere, the largest for the dimensions named (by their last part)."""
 
     def choose(name: str, dimension: Choices | Range) -> Any:
-        values = dimension.values if isinstance(dimension, Choices) else (dimension.low, dimension.high)
+        values = ends(dimension)
         if any(isinstance(value, str) for value in values):
             return values[0]
         return max(values) if name.rpartition(".")[2] in larger else min(values)
@@ -170,6 +170,28 @@ def contains(dimension: Choices | Range, value: Any) -> bool:
         return False
     steps = 0.0 if dimension.step is None else (value - dimension.low) / dimension.step
     return abs(steps - round(steps)) < 1e-6
+
+
+def ends(dimension: Choices | Range) -> tuple[Scalar, ...]:
+    """All choices, or both ends of a range."""
+    return dimension.values if isinstance(dimension, Choices) else (dimension.low, dimension.high)
+
+
+def check_values(name: str, dimension: Choices | Range, model: type[BaseModel]) -> None:
+    """Check that a model's field of that name accepts what the dimension can take.
+
+    Raises:
+        ValueError: it does not; says which value and why.
+    """
+    field = model.model_fields[name]
+    kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    adapter = TypeAdapter(kind)
+    for value in ends(dimension):
+        try:
+            adapter.validate_python(value)
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            raise ValueError(f"{name} cannot be {value!r}: {message[0].lower()}{message[1:]}") from None
 
 
 def describe(dimension: Choices | Range) -> str:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
-from space.config import Recipe, StudentConfig
+from space.config import BlockSize, Recipe, StudentConfig
 from space.dimensions import (
     Choices,
     Chooser,
     Dimension,
     OptunaTrial,
     Range,
+    check_values,
+    contains,
     draw_from,
     extremes,
     is_fixed,
     suggest_from,
     take_from,
 )
+from space.errors import InputError
 from space.families import FAMILIES, deployed_bytes, get_family
 from space.shape import TaskShape
 from space.vocabulary import Vocabulary
@@ -41,6 +44,12 @@ class RecipeDimensions(BaseModel):
     teacher_learning_rate: Dimension = Choices(values=(0.0, 1e-5, 1e-4))
     initialization: Dimension = Choices(values=("random", "teacher"))
 
+    @model_validator(mode="after")
+    def _fits(self) -> RecipeDimensions:
+        for name in type(self).model_fields:
+            check_values(name, getattr(self, name), Recipe)
+        return self
+
 
 class _SharedDimensions(BaseModel):
     """Section `space:` of a study file.
@@ -58,6 +67,12 @@ class _SharedDimensions(BaseModel):
     block_size: Dimension = Choices(values=(32, 64))
     accuracy_level: Dimension = Choices(values=(4,))
     recipe: RecipeDimensions = RecipeDimensions()
+
+    @model_validator(mode="after")
+    def _fits(self) -> _SharedDimensions:
+        for name in _SHARED:
+            check_values(name, getattr(self, name), StudentConfig)
+        return self
 
     @field_validator("families")
     @classmethod
@@ -121,21 +136,37 @@ class JointSpace:
 
     def smallest_bytes(self, shape: TaskShape, vocabulary: Vocabulary) -> int:
         """Bytes of the smallest student in the space."""
+        # Large blocks have fewer scales, but fill up rows that are no multiple of them: neither end is smallest.
+        blocks = [size for size in get_args(BlockSize) if contains(self.spec.block_size, size)]
         sizes = []
         for name in self.spec.families:
-            chooser = extremes(get_family(name).larger_is_smaller | {"block_size"})
+            chooser = extremes(get_family(name).larger_is_smaller)
             config = self._config(name, chooser)
-            sizes.append(deployed_bytes(config, shape, vocabulary))
+            for block in blocks:
+                sized = config.model_copy(update={"block_size": block})
+                sizes.append(deployed_bytes(sized, shape, vocabulary))
         return min(sizes)
 
     def _build(self, choose: Chooser) -> tuple[StudentConfig, Recipe]:
         config = self._config(choose("family", self._family), choose)
         dimensions = self.spec.recipe
         fields = {name: choose(f"recipe.{name}", getattr(dimensions, name)) for name in RecipeDimensions.model_fields}
-        return config, Recipe(**fields)
+        try:
+            return config, Recipe(**fields)
+        except ValidationError as error:
+            raise _refused(error) from None
 
     def _config(self, family_name: str, choose: Chooser) -> StudentConfig:
         family = get_family(family_name)
         fields = {name: choose(name, getattr(self.spec, name)) for name in _SHARED}
         fields.update(family.choose(getattr(self.spec, family_name), choose))
-        return family.config(family=family_name, **fields)
+        try:
+            return family.config(family=family_name, **fields)
+        except ValidationError as error:
+            raise _refused(error) from None
+
+
+def _refused(error: ValidationError) -> InputError:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "configuration"
+    return InputError(f"The space proposes a {place} that cannot be built: {first['msg']}.", "Narrow the dimension.")

@@ -5,12 +5,22 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from space.errors import InputError
+
 
 def home() -> Path:
     """Results that are worth keeping (`SHOEBOX_HOME`, default `~/.shoebox`): studies and bundles."""
-    return Path(os.environ.get("SHOEBOX_HOME") or Path.home() / ".shoebox").expanduser()
+    return _folder("SHOEBOX_HOME", "~/.shoebox")
 
 
 def cache() -> Path:
     """What can be made again (`SHOEBOX_CACHE`, default `~/.cache/shoebox`): teachers, emulator, latencies."""
-    return Path(os.environ.get("SHOEBOX_CACHE") or Path.home() / ".cache" / "shoebox").expanduser()
+    return _folder("SHOEBOX_CACHE", "~/.cache/shoebox")
+
+
+def _folder(variable: str, default: str) -> Path:
+    # Absolute: records name bundles by their path, and the emulator runs in a folder of its own.
+    try:
+        return Path(os.environ.get(variable) or default).expanduser().absolute()
+    except RuntimeError:
+        raise InputError("This user has no home folder.", "Set SHOEBOX_HOME and SHOEBOX_CACHE.") from None

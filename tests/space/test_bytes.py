@@ -90,6 +90,23 @@ def test_no_configuration_is_smaller_than_the_smallest(vocabulary):
         assert smallest <= min(sizes)
 
 
+def test_the_smallest_is_that_of_all_configurations(vocabulary):
+    """Narrow rows and few bits: here small blocks fill up less and win."""
+    shape = TaskShape(outputs=2, segments=1, max_length=16)
+    choices = {"width": [96, 128], "heads": 2, "ffn_width": [128], "depth": 1, "activation": "relu"}
+    spec = SpaceSpec(
+        vocabulary_keep=0.05,
+        embedding_width=[32, 48],
+        embedding_bits=2,
+        block_size=[16, 32, 64, 128],
+        transformer={**choices, "token_keep": [0.5, 1.0], "attention_bits": [2, 4], "ffn_bits": 2},
+    )
+    space = JointSpace(spec)
+    generator = np.random.default_rng(0)
+    sizes = {deployed_bytes(space.draw(generator)[0], shape, vocabulary) for _ in range(1000)}
+    assert space.smallest_bytes(shape, vocabulary) == min(sizes)
+
+
 def test_architecture_key_ignores_weights_and_tells_bits_apart(vocabulary):
     shape = TaskShape(outputs=2, segments=1, max_length=32)
     config, _ = JointSpace(SpaceSpec(embedding_bits=4)).draw(np.random.default_rng(5))

@@ -59,6 +59,13 @@ def test_missing_or_foreign_parameters_are_named():
         ({"recipe": {"temperature": {"low": 0, "high": 3, "log": True}}}, "low above 0"),
         ({"families": ["lstm"]}, "no student family 'lstm'"),
         ({"embedding_bits": None}, "list of choices"),
+        ({"embedding_bits": [2, 3]}, "embedding_bits cannot be 3"),
+        ({"vocabulary_keep": {"low": 0, "high": 1}}, "vocabulary_keep cannot be 0"),
+        ({"transformer": {"ffn_bits": [4, 6]}}, "ffn_bits cannot be 6"),
+        ({"transformer": {"depth": {"low": 1, "high": 12}}}, "whole numbers from 1 to 9"),
+        ({"transformer": {"width": [128], "heads": [2, 3]}}, "width 128 is no multiple of heads 3"),
+        ({"transformer": {"width": {"low": 64, "high": 128, "step": 32}}}, "lists of choices"),
+        ({"recipe": {"initialization": ["tacher"]}}, "initialization cannot be 'tacher'"),
     ],
 )
 def test_wrong_sections_are_refused(section, message):

@@ -6,15 +6,13 @@ from typing import Any
 
 from space.dimensions import Chooser
 from space.families.base import Family
-from space.families.transformer.config import Layer, TransformerConfig, TransformerDimensions
+from space.families.transformer.config import PER_LAYER, Layer, TransformerConfig, TransformerDimensions
 from space.families.transformer.graph import describe
 from space.families.transformer.module import TransformerStudent
 from space.graph import Part
 from space.shape import TaskShape
 
 __all__ = ["Layer", "TransformerConfig", "TransformerDimensions", "TransformerFamily", "TransformerStudent"]
-
-_PER_LAYER = ("ffn_width", "token_keep", "attention_bits", "ffn_bits")
 
 
 class TransformerFamily(Family):
@@ -29,7 +27,7 @@ class TransformerFamily(Family):
         depth = choose("depth", dimensions.depth)
         fields = {name: choose(name, getattr(dimensions, name)) for name in ("width", "heads", "activation")}
         layers = [
-            {name: choose(f"layer{i}.{name}", getattr(dimensions, name)) for name in _PER_LAYER} for i in range(depth)
+            {name: choose(f"layer{i}.{name}", getattr(dimensions, name)) for name in PER_LAYER} for i in range(depth)
         ]
         return {**fields, "layers": tuple(layers)}
 
@@ -37,7 +35,7 @@ class TransformerFamily(Family):
         flat: dict[str, Any] = {"depth": len(config.layers)}
         flat.update({name: getattr(config, name) for name in ("width", "heads", "activation")})
         for i, layer in enumerate(config.layers):
-            flat.update({f"layer{i}.{name}": getattr(layer, name) for name in _PER_LAYER})
+            flat.update({f"layer{i}.{name}": getattr(layer, name) for name in PER_LAYER})
         return flat
 
     def graph(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> list[Part]:

@@ -7,9 +7,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from space.config import Bits, StudentConfig
-from space.dimensions import Choices, Dimension, Range
+from space.dimensions import Choices, Dimension, Range, check_values, describe, ends
 
 MAX_DEPTH = 9
+PER_LAYER = ("ffn_width", "token_keep", "attention_bits", "ffn_bits")
 
 
 class Layer(BaseModel):
@@ -77,3 +78,20 @@ class TransformerDimensions(BaseModel):
     token_keep: Dimension = Choices(values=(1.0, 0.75, 0.5))
     attention_bits: Dimension = Choices(values=(2, 4, 8))
     ffn_bits: Dimension = Choices(values=(2, 4, 8))
+
+    @model_validator(mode="after")
+    def _fits(self) -> TransformerDimensions:
+        for name in ("width", "heads", "activation"):
+            check_values(name, getattr(self, name), TransformerConfig)
+        for name in PER_LAYER:
+            check_values(name, getattr(self, name), Layer)
+        depths = ends(self.depth)
+        if not all(isinstance(depth, int) and 1 <= depth <= MAX_DEPTH for depth in depths):
+            raise ValueError(f"depth should be whole numbers from 1 to {MAX_DEPTH}, not {describe(self.depth)}")
+        if not (isinstance(self.width, Choices) and isinstance(self.heads, Choices)):
+            raise ValueError("width and heads should be lists of choices, so that heads divide widths")
+        for width in self.width.values:
+            for heads in self.heads.values:
+                if int(width) % int(heads):
+                    raise ValueError(f"width {width} is no multiple of heads {heads}")
+        return self
