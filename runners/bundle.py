@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from runners.record import TrialRecord
 from space.config import Recipe
-from space.errors import InputError
+from space.errors import InputError, OutputError
 from space.families import AnyStudentConfig, Student, export_model
 from space.shape import TaskShape
 
@@ -56,7 +56,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     """A folder that appears under its name only when it is complete.
 
     Raises:
-        InputError: the name is taken, or the folder cannot be written (disk full); nothing is left behind.
+        InputError: the name is taken.
+        OutputError: the folder cannot be written (disk full); nothing is left behind.
     """
     if target.exists() or target.is_symlink():
         raise InputError(f"Folder {target} exists already.", "Choose a new one, or remove that one.")
@@ -72,7 +73,7 @@ def new_folder(target: Path) -> Iterator[Path]:
             raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "the disk is full" if full else error.strerror or error
-        raise InputError(f"Folder {target} cannot be written: {reason}.") from error
+        raise OutputError(f"Folder {target} cannot be written: {reason}.") from error
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
