@@ -17,3 +17,7 @@ class InputError(ValueError):
         self.message = message
         self.hint = hint
         super().__init__(message if hint is None else f"{message} {hint}")
+
+
+class OutputError(InputError):
+    """A result cannot be written (disk full, no permission): no fault of the trial, the next one would fail too."""
