@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import math
+import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +24,15 @@ from objectives.limits import Limits, broken, constraint_values
 from search.samplers import PLACE, RETRY_OF, place, seeds
 from search.storage import set_constraints
 from space.config import Recipe, StudentConfig
-from space.errors import InputError
+from space.errors import InputError, OutputError
 
 logger = logging.getLogger("shoebox.search.ledger")
 
 # Attributes of a trial in storage.
 RECORD = "record"  # the TrialRecord of a trained trial (JSON)
 ERROR = "error"  # why a trial failed, one line of text
+TRACEBACK = "traceback"  # where it failed, the last lines
+STOPPED = "stopped"  # why no result can be written (disk full): the search ends, the trial is repeated
 INFEASIBLE = "infeasible"  # constraint values of a trial that breaks a limit
 BYTES = "deployed_bytes"  # known before training; a trial that has it was handed to a worker
 ORPHANED = "orphaned"  # a trial whose driver or worker went away; another one repeats it
@@ -147,11 +151,14 @@ class Ledger:
         """Whether the budget allows another trial beside those that are running."""
         return self.counts.trained + self.counts.running < self.budget
 
-    def next(self) -> Assignment:
+    def next(self, on_rejected: Callable[[], None] = lambda: None) -> Assignment:
         """Ask until a proposal keeps every limit that is known before training.
 
         Rejected proposals are told to Optuna as pruned, with their constraint values, so that samplers
         learn from them; they cost no worker's time and do not count in the budget.
+
+        Args:
+            on_rejected: called after every rejected proposal.
 
         Raises:
             InputError: `most_rejections` proposals in a row broke a limit.
@@ -170,6 +177,7 @@ class Ledger:
             if broken(constraints):
                 trial.set_user_attr(INFEASIBLE, constraints)
                 self.settle(trial.number)
+                on_rejected()
                 continue
             if self.limits.latency_ms is None:
                 for key, value in constraints.items():
@@ -194,11 +202,14 @@ class Ledger:
 
         Raises:
             InputError: too many infeasible proposals in a row.
+            OutputError: the worker could not write the result; the trial is left to `recover`.
         """
         trial_id = self.study._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
         trial = self.study._storage.get_trial(trial_id)
         if trial.state.is_finished():
             return state_of(trial)
+        if STOPPED in trial.user_attrs:
+            raise OutputError(trial.user_attrs[STOPPED], "What has finished is kept: go on with --resume.")
         state = self._tell(trial, lost or "the worker ended without a result")
         self._count("running", -1)
         self._count(state)
@@ -234,7 +245,7 @@ class Ledger:
         return "failed"
 
     def recover(self) -> int:
-        """Settle or queue again the trials that a driver which went away left running.
+        """Settle or queue again the trials that a driver which went away left running; remove what they left on disk.
 
         Only for a study that no other driver works on.
 
@@ -259,7 +270,20 @@ class Ledger:
             self._count("running", -1)
             self._count("orphaned")
             count += 1
+        self._remove_leftovers()
         return count
+
+    def _remove_leftovers(self) -> None:
+        """Remove half-written bundles, and complete ones whose trial was killed before its record was written."""
+        if not self.bundles.is_dir():
+            return
+        trials = {trial.number: trial for trial in self.study.get_trials(deepcopy=False)}
+        for folder in self.bundles.iterdir():
+            whole = re.fullmatch(r"\d{5,}", folder.name)
+            trial = trials.get(int(folder.name)) if whole else None
+            unrecorded = trial is not None and trial.state.is_finished() and RECORD not in trial.user_attrs
+            if unrecorded or re.match(r"\.\d{5,}\.", folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _repeat(self, trial: FrozenTrial) -> None:
         # Without its byte count a trial was killed while being asked for: some of its parameters may be

@@ -27,6 +27,8 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the storage is the checkpoint
     "TUNE_WARN_THRESHOLD_S": "1000000000",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # GPUs stay visible to workers that reserve none
+    "RAY_worker_niceness": "0",  # workers are the search: at Ray's 15 they starve beside any other job
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads steal from the other workers
     "ORT_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",

@@ -92,12 +92,12 @@ class LiveDisplay:
         self._title = ""
         self._snapshot: Snapshot | None = None
         self._event: str | None = None
-        self._since = time.monotonic()
-        self._started = time.monotonic()
+        self._since = self._started = 0.0
         self._live = Live(self, console=console, refresh_per_second=2, transient=True)
 
     def start(self, title: str) -> None:
         self._title = title
+        self._started = time.monotonic()
         self._live.start()
 
     def show(self, snapshot: Snapshot, event: str | None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,13 +11,16 @@ from typing import Any
 
 import filelock
 import optuna
+import torch
 
 from runners.latency import LatencyMeter
+from runners.task import load_task
+from search.cores import usable_cores
 from search.ledger import Ledger, Proposal
 from search.progress import Display, Monitor, NoDisplay
 from search.samplers import PerTrialSampler
 from search.storage import create_study, default_url, find_study, masked, open_storage
-from search.study import OVERRIDES, SOURCE, STUDY_FILE, Study, directions, study_folder
+from search.study import OVERRIDES, SOURCE, STUDY_FILE, Study, directions, half_made, read_file, study_folder
 from search.study_file import StudyFile, load_study_file
 from search.worker import load_pipeline
 from space.errors import InputError
@@ -52,17 +54,18 @@ def run_study(
 
     Raises:
         InputError: a wrong study file or option; the study exists (without `resume`), does not exist (with
-            it), is being searched by another process, or was changed; the limit is below the smallest
-            student.
+            it), is being searched by another process, or was changed; wrong data; an unknown device; the
+            limit is below the smallest student.
+        OutputError: a bundle could not be written; what finished is kept, and `resume` goes on.
         KeyboardInterrupt: stopped by the user; what finished is kept, what ran is queued again.
     """
     pipeline = pipeline or PIPELINE
     url = storage or default_url()
-    opened = open_storage(url)
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     source = "" if isinstance(study, StudyFile) else str(study)
     file = study if isinstance(study, StudyFile) else load_study_file(study, given)
-    existing = find_study(opened, file.name)
+    opened = open_storage(url)
+    existing = _find_whole(opened, file.name)
     if existing is not None and not resume:
         raise InputError(
             f"There is a study {file.name!r} in {masked(url)} already.",
@@ -78,9 +81,14 @@ def run_study(
         _check_unchanged(existing, file)
     with _only_driver(file.name):
         plan = file.plan()
-        # Here, not in the workers: an unknown device is said at once, and the emulator is set up once.
-        LatencyMeter(file.device).prepare()
-        prepared = load_pipeline(pipeline).prepare(plan)
+        # What can be wrong is said before anything slow begins: an unknown device, data that does not fit.
+        if existing is None:
+            _check_no_bundles(file.name)
+        meter = LatencyMeter(file.device)
+        load_task(file.task)
+        meter.prepare()  # here, not in the workers, so that the emulator is set up once
+        with _all_cores():
+            prepared = load_pipeline(pipeline).prepare(plan)
         space = JointSpace(file.space)
         smallest = space.smallest_bytes(prepared.shape, prepared.vocabulary)
         if smallest > file.limits.deployed_bytes:
@@ -95,7 +103,9 @@ def run_study(
             SOURCE: source or file.name,
         }
         if existing is None:
-            _check_no_bundles(file.name)
+            left = find_study(opened, file.name)
+            if left is not None and half_made(left):
+                optuna.delete_study(study_name=file.name, storage=opened)
             existing = create_study(opened, file.name, directions(list(file.objectives)), attributes)
         else:
             for key, value in attributes.items():
@@ -129,7 +139,7 @@ def _run(file: StudyFile, ledger: Ledger, url: str, pipeline: str, plan: Any, di
     from search.local_ray import local_ray
 
     workers = min(file.search.worker_count(), file.search.trials)
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, usable_cores() // workers)
     monitor = Monitor(ledger, list(file.objectives), file.limits, file.task.metric, display)
     display.start(file.name)
     try:
@@ -147,6 +157,7 @@ def _run(file: StudyFile, ledger: Ledger, url: str, pipeline: str, plan: Any, di
     finally:
         display.stop()
     if searcher.failure is not None:
+        ledger.recover()
         raise searcher.failure
     if not ledger.exhausted:
         raise RuntimeError("Ray Tune stopped before the budget of the study was spent")
@@ -189,6 +200,23 @@ def _only_driver(name: str) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def _all_cores() -> Iterator[None]:
+    """Let torch use every core while the driver works alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(usable_cores())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _find_whole(storage: Any, name: str) -> optuna.Study | None:
+    """The study of that name; one that a search was killed in making counts as none."""
+    found = find_study(storage, name)
+    return None if found is None or half_made(found) else found
+
+
 def _check_no_bundles(name: str) -> None:
     """A new study must not write over the bundles of another one, in another storage or deleted."""
     folder = study_folder(name) / "trials"
@@ -205,7 +233,7 @@ def _check_unchanged(existing: optuna.Study, file: StudyFile) -> None:
     if before is None:
         raise InputError(f"{existing.study_name!r} is an Optuna study that Shoebox did not make.")
     # Through the model, so that a default which a newer Shoebox added is no difference.
-    before = StudyFile.model_validate(before).model_dump(mode="json")
+    before = read_file(existing.study_name, before).model_dump(mode="json")
     changed = [
         path
         for path in _differences(before, file.model_dump(mode="json"))

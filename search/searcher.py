@@ -25,7 +25,7 @@ class StudySearcher(Searcher):
         ledger: of the study.
         url: of the study's storage.
         workers: most trials at a time.
-        on_change: called after every trial handed out or settled.
+        on_change: called after every trial handed out, rejected or settled.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class StudySearcher(Searcher):
         if len(self._numbers) >= self.workers or not self.ledger.has_room:
             return None
         try:
-            assignment = self.ledger.next()
+            assignment = self.ledger.next(on_rejected=lambda: self._on_change(None, None))
         except Exception as error:  # let running trials end, then `run_study` raises it
             self.failure = error
             return self.FINISHED

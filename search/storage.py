@@ -77,6 +77,17 @@ def open_storage(url: str) -> RDBStorage:
         raise InputError(message, hint) from None
 
 
+def storage_exists(url: str) -> bool:
+    """False for a SQLite file that is not there, which opening would make; True for all that only opening can tell."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return True
+    if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
+        return True
+    return Path(str(parsed.database)).exists()
+
+
 def _prepare_sqlite(database: str | None) -> None:
     """Switch a SQLite file to the write-ahead log: readers and the one writer no longer block each other."""
     if database in (None, "", ":memory:"):

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from pydantic import ValidationError
 
 from objectives.pareto import Direction, hypervolume, non_dominated
 from search.ledger import COST_OBJECTIVES, ERROR, RECORD, Objective, State, objective_values, state_of
-from search.storage import default_url, find_study, masked, open_storage, study_names
+from search.storage import default_url, find_study, masked, open_storage, storage_exists, study_names
 from search.validation import closest
 from space.errors import InputError
 from space.paths import home
@@ -47,6 +48,35 @@ def reference_point(objectives: list[Objective], limits: Limits) -> list[float]:
 def study_folder(name: str) -> Path:
     """Where a study's bundles and lock are."""
     return home() / "studies" / name
+
+
+def half_made(study: optuna.Study) -> bool:
+    """Whether a search was killed while it made the study: it counts as none."""
+    return STUDY_FILE not in study.user_attrs and not study.get_trials(deepcopy=False)
+
+
+def read_file(name: str, data: Any) -> StudyFile:
+    """The study file of a study in storage.
+
+    Raises:
+        InputError: another version of Shoebox made it, and this one cannot read it.
+    """
+    from search.study_file import StudyFile
+
+    try:
+        return StudyFile.model_validate(data)
+    except ValidationError as error:
+        raise unreadable(name, error) from None
+
+
+def unreadable(name: str, error: ValidationError) -> InputError:
+    """What to say of a study that this version of Shoebox cannot read."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the study file"
+    return InputError(
+        f"Study {name!r} was made by another version of Shoebox ({where}: {first['msg']}).",
+        "Use that version, or start another study by --name NAME.",
+    )
 
 
 @dataclass(frozen=True)
@@ -95,10 +125,12 @@ class Study:
 
     @cached_property
     def file(self) -> StudyFile:
-        """The study file that the study was made from, options of the command line included."""
-        from search.study_file import StudyFile
+        """The study file that the study was made from, options of the command line included.
 
-        return StudyFile.model_validate(self._file)
+        Raises:
+            InputError: another version of Shoebox made it, and this one cannot read it.
+        """
+        return read_file(self.name, self._file)
 
     @property
     def objectives(self) -> list[Objective]:
@@ -112,6 +144,12 @@ class Study:
 
     @cached_property
     def _trials(self) -> list[StudyTrial]:
+        try:
+            return self._read_trials()
+        except ValidationError as error:
+            raise unreadable(self.name, error) from None
+
+    def _read_trials(self) -> list[StudyTrial]:
         from runners.record import TrialRecord
 
         found = []
@@ -186,10 +224,13 @@ def load_study(name: str, storage: str | None = None) -> Study:
         InputError: there is none; lists those there are.
     """
     url = storage or default_url()
-    opened = open_storage(url)
-    found = find_study(opened, name)
-    if found is None:
-        names = study_names(opened)
+    found: optuna.Study | None = None
+    names: list[str] = []
+    if storage_exists(url):
+        opened = open_storage(url)
+        found, names = find_study(opened, name), study_names(opened)
+    if found is None or half_made(found):
+        names = [other for other in names if other != name]
         hint = closest(name, names) if names else "There are none yet: start one with `shoebox search STUDY`."
         raise InputError(f"There is no study {name!r} in {masked(url)}.", hint)
     return Study(found, url)
@@ -198,6 +239,8 @@ def load_study(name: str, storage: str | None = None) -> Study:
 def list_studies(storage: str | None = None) -> list[Study]:
     """All studies of a storage that Shoebox made, by name."""
     url = storage or default_url()
+    if not storage_exists(url):
+        return []
     opened = open_storage(url)
     found = [find_study(opened, name) for name in study_names(opened)]
     return [Study(study, url) for study in found if study is not None and STUDY_FILE in study.user_attrs]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from objectives.limits import Limits
 from runners.latency import DeviceSpec
 from runners.plan import FidelitySpec, TrialPlan
 from runners.task import TaskSpec
 from runners.teacher import TeacherSpec
+from search.cores import usable_cores
 from search.ledger import Objective
 from search.samplers import SamplerName
 from search.validation import closest, explain, parse_yaml
@@ -43,7 +43,7 @@ class SearchSpec(BaseModel):
 
     def worker_count(self) -> int:
         """`workers`, or what this machine suggests."""
-        return self.workers or min(4, os.cpu_count() or 1)
+        return self.workers or min(4, usable_cores())
 
 
 class StudyFile(BaseModel):
@@ -81,6 +81,15 @@ class StudyFile(BaseModel):
         if "quality" not in objectives or len(set(objectives)) != len(objectives):
             raise ValueError("should hold quality and, each at most once, latency_ms and deployed_bytes")
         return objectives
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> StudyFile:
+        if self.device.tokens > self.task.max_length:
+            raise ValueError(
+                f"device.tokens {self.device.tokens} is above task.max_length {self.task.max_length}: students "
+                "have no positions for longer texts"
+            )
+        return self
 
     def plan(self) -> TrialPlan:
         """What the trial pipeline needs to know."""
@@ -121,8 +130,8 @@ def load_study_file(name_or_path: str | Path, overrides: Mapping[str, Any] | Non
     """Read and check a study file.
 
     Args:
-        name_or_path: a shipped study's name, or a path. Relative data paths in the file are taken from the
-            file's folder.
+        name_or_path: a shipped study's name, or a path. Relative paths in the file (data, a teacher's
+            folder, a device profile) are taken from the file's folder.
         overrides: values by option (keys of `OVERRIDES`); None means not given. `data` is a folder,
             `text` one column or two with a comma between.
 
@@ -159,7 +168,13 @@ def _read(name_or_path: str) -> tuple[str, str, Path | None]:
 
 
 def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
-    """Make relative data paths of a study file absolute: workers may run elsewhere."""
+    """Make relative paths of a study file absolute: workers may run elsewhere."""
+    device, teacher = data.get("device"), data.get("teacher")
+    if isinstance(device, dict) and str(device.get("profile")).endswith((".yaml", ".yml")):
+        device["profile"] = str(folder / Path(str(device["profile"])).expanduser())
+    if isinstance(teacher, dict) and isinstance(teacher.get("model"), str):
+        model = folder / Path(teacher["model"]).expanduser()
+        teacher["model"] = str(model) if model.is_dir() else teacher["model"]
     task = data.get("task")
     source = task.get("data") if isinstance(task, dict) else None
     if not isinstance(source, dict) or "hub" in source or "grammar" in source:
@@ -180,6 +195,8 @@ def _apply(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, str]
             if not folder.is_dir():
                 raise InputError(f"--data: there is no folder {value}.", "It holds train.* and validation.*.")
             value = {"path": str(folder.resolve())}
+        if option == "device" and str(value).endswith((".yaml", ".yml")):
+            value = str(Path(str(value)).expanduser().absolute())
         if option == "text" and isinstance(value, str) and "," in value:
             value = [column.strip() for column in value.split(",")]
         *parents, last = OVERRIDES[option]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import math
 import sys
+import time
+import traceback
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from optuna.exceptions import StorageInternalError
 from pydantic import BaseModel
 from ray.tune import Trainable
+from sqlalchemy.exc import SQLAlchemyError
 
-from search.ledger import ERROR, INFEASIBLE, RECORD, Assignment
+from search.ledger import ERROR, INFEASIBLE, RECORD, STOPPED, TRACEBACK, Assignment
 from search.storage import open_storage
-from space.errors import InputError
+from space.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from runners.record import TrialRecord
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("shoebox.search.worker")
 
 LONGEST_ERROR = 2000  # characters of an error kept in storage
+TRACEBACK_LINES = 12
+WRITE_PAUSES = (0.5, 2.0, 8.0)  # seconds between attempts to write an outcome
 
 
 class Pipeline(Protocol):
@@ -91,8 +98,20 @@ class TrialWorker(Trainable):
         """Run the assigned trial and write what became of it; errors become results, not dead actors."""
         assert self._assignment is not None
         key, value = self._outcome(self._assignment)
-        self._study_storage.set_trial_user_attr(self._assignment.trial_id, key, value)
+        self._write(key, value)
         return {"outcome": key, "done": True}
+
+    def _write(self, key: str, value: Any) -> None:
+        """Write an attribute of the trial; a storage that is locked for a moment costs no minutes of training."""
+        assert self._assignment is not None
+        for pause in WRITE_PAUSES:
+            try:
+                self._study_storage.set_trial_user_attr(self._assignment.trial_id, key, value)
+                return
+            except (StorageInternalError, SQLAlchemyError):
+                logger.warning("The storage did not take the outcome of trial %d.", self._assignment.number)
+                time.sleep(pause)
+        self._study_storage.set_trial_user_attr(self._assignment.trial_id, key, value)
 
     def _outcome(self, assignment: Assignment) -> tuple[str, Any]:
         from runners.trial import InfeasibleTrial
@@ -111,8 +130,13 @@ class TrialWorker(Trainable):
             if isinstance(error, InfeasibleTrial):
                 return INFEASIBLE, error.constraints
             logger.exception("Trial %d failed.", assignment.number)
+            text = " ".join(str(error).split())
+            if isinstance(error, OutputError) or _disk_is_full(error):
+                return STOPPED, text[:LONGEST_ERROR]
+            lines = "".join(traceback.format_exception(error)).splitlines()
+            self._write(TRACEBACK, "\n".join(lines[-TRACEBACK_LINES:])[-LONGEST_ERROR:])
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-            return ERROR, f"{kind}{error}"[:LONGEST_ERROR]
+            return ERROR, f"{kind}{text}"[:LONGEST_ERROR]
         if not math.isfinite(record.quality):
             return ERROR, f"the measured quality is {record.quality}, not a number"
         return RECORD, record.model_dump(mode="json")
@@ -122,3 +146,7 @@ class TrialWorker(Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing to load."""
+
+
+def _disk_is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

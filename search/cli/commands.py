@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from runners.record import TrialRecord
     from search.study import Study
 
 app = typer.Typer(
@@ -93,14 +95,12 @@ def search(
         "latency": latency,
         "device": device,
     }
-    again = ["shoebox search", study, *(["--name", name] if name else [])]
-    again += [*(["--storage", _masked(storage)] if storage else []), "--resume"]
-    with console.status("Loading ...") if console.is_terminal else contextlib.nullcontext():
-        from search.progress import display_for
-        from search.run import run_study
     # A terminated search ends as cleanly as one stopped by Ctrl-C.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        with console.status("Loading ...") if console.is_terminal else contextlib.nullcontext():
+            from search.progress import display_for
+            from search.run import run_study
         with _messages_on(console):
             found = run_study(
                 study,
@@ -110,7 +110,7 @@ def search(
                 display=display_for(console),
             )
     except KeyboardInterrupt:
-        typer.echo(f"Stopped; what has finished is kept. Resume with: {' '.join(again)}", err=True)
+        typer.echo(_how_to_go_on(study, overrides, storage), err=True)
         raise typer.Exit(130) from None
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -122,7 +122,8 @@ def search(
     _print_front(found)
     best = found.best()
     typer.echo(f"Best bundle: trial {best.trial}, {best.bundle}")
-    typer.echo(f"Copy it with: shoebox export {found.name} --best -o DIR")
+    copy = ["shoebox", "export", found.name, *_storage_option(storage), "--best", "-o", "DIR"]
+    typer.echo(f"Copy it with: {shlex.join(copy)}")
 
 
 @app.command()
@@ -139,7 +140,7 @@ def pareto(
     if format is Format.table:
         _print_front(found)
     else:
-        front = found.pareto()
+        front = _front(found)
         typer.echo(as_json(found, front) if format is Format.json else as_csv(front))
 
 
@@ -213,29 +214,30 @@ def emulator_install() -> None:
     """Set the emulator up, without root."""
     from runners.emulator import install
 
-    typer.echo(f"Ready in {install(_report).folder}")
+    typer.echo(f"Ready in {install(lambda line: typer.echo(line, err=True)).folder}")
 
 
 @emulator_app.command("check")
 def emulator_check() -> None:
-    """Say whether the emulator is set up, and time a small model on it."""
+    """Say what is installed, and time a small model with it."""
     from runners.emulator import check
 
     check(typer.echo)
 
 
-def _report(line: str) -> None:
-    typer.echo(line, err=True)
-
-
-def _print_front(study: Study) -> None:
-    from search.cli.tables import front_table, output_console
-
+def _front(study: Study) -> list[TrialRecord]:
     front = study.pareto()
     if not front:
         from space.errors import InputError
 
         raise InputError(f"Study {study.name!r} has no finished trial that keeps its limits yet.")
+    return front
+
+
+def _print_front(study: Study) -> None:
+    from search.cli.tables import front_table, output_console
+
+    front = _front(study)
     console = output_console()
     table, remarks = front_table(study, front)
     console.print(table)
@@ -265,7 +267,24 @@ def _messages_on(console: Console) -> Iterator[None]:
         log.propagate = propagate
 
 
-def _masked(storage: str) -> str:
+def _how_to_go_on(study: str, overrides: dict[str, Any], storage: str | None) -> str:
+    """What to do after a stopped search: resume it if it is in the storage, else start it again."""
+    from search.study import load_study
+    from search.study_file import load_study_file
+    from space.errors import InputError
+
+    try:
+        load_study(load_study_file(study, overrides).name, storage)
+    except InputError:
+        return "Stopped before the first trial; run the same command again (a finished teacher is kept)."
+    name = ["--name", overrides["name"]] if overrides["name"] else []
+    again = shlex.join(["shoebox", "search", study, *name, *_storage_option(storage), "--resume"])
+    return f"Stopped; what has finished is kept. Resume with: {again}"
+
+
+def _storage_option(storage: str | None) -> list[str]:
+    if storage is None:
+        return []
     from search.storage import masked
 
-    return masked(storage)
+    return ["--storage", masked(storage)]

@@ -26,7 +26,7 @@ def output_console(*, stderr: bool = False) -> Console:
 def front_table(study: Study, records: list[TrialRecord]) -> tuple[Table, list[str]]:
     """A table of trials, and the remarks that belong under it."""
     metric = study.file.task.metric
-    labels = sorted({f"{r.latency.device}, {r.latency.backend}" for r in records})
+    labels = sorted({_conditions(record) for record in records})
     table = Table(title=f"{study.name}: {len(records)} trials on the front", title_justify="left")
     table.add_column("trial", justify="right")
     table.add_column(f"{metric} (validation)", justify="right")
@@ -36,7 +36,7 @@ def front_table(study: Study, records: list[TrialRecord]) -> tuple[Table, list[s
     for record in records:
         latency = f"{record.latency.milliseconds:.2f}"
         if len(labels) > 1:
-            latency += f" ({record.latency.device}, {record.latency.backend})"
+            latency += f" ({_conditions(record)})"
         table.add_row(
             str(record.trial),
             f"{record.quality:.4f}",
@@ -52,6 +52,11 @@ def front_table(study: Study, records: list[TrialRecord]) -> tuple[Table, list[s
     return table, remarks
 
 
+def _conditions(record: TrialRecord) -> str:
+    latency = record.latency
+    return f"{latency.device}, {latency.tokens} tokens, {latency.backend}"
+
+
 def front_rows(records: list[TrialRecord]) -> list[dict[str, Any]]:
     """One flat row per trial, the same keys for JSON and CSV."""
     return [
@@ -61,6 +66,7 @@ def front_rows(records: list[TrialRecord]) -> list[dict[str, Any]]:
             "metric": record.metric,
             "latency_ms": record.latency.milliseconds,
             "device": record.latency.device,
+            "tokens": record.latency.tokens,
             "backend": record.latency.backend,
             "calibrated": record.latency.calibrated,
             "deployed_bytes": record.deployed_bytes,
@@ -84,32 +90,38 @@ def as_json(study: Study, records: list[TrialRecord]) -> str:
 
 
 def as_csv(records: list[TrialRecord]) -> str:
-    """The front as CSV with a header line."""
+    """A front that is not empty as CSV with a header line."""
     text = io.StringIO()
     rows = front_rows(records)
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue().rstrip("\n")
 
 
 def studies_table(studies: list[Study]) -> Table:
     """One line per study."""
+    from space.errors import InputError
+
     table = Table()
     for name in ("study", "trained", "infeasible", "failed", "best quality", "description"):
         table.add_column(name, justify="left" if name in ("study", "description") else "right")
     for study in studies:
-        trials = study.trials()
-        states = [trial.state for trial in trials]
-        best = max((record.quality for record in study.records()), default=None)
-        failed = states.count("failed")
-        table.add_row(
-            study.name,
-            f"{states.count('finished') + failed} of {study.file.search.trials}",
-            str(states.count("infeasible")),
-            str(failed),
-            "" if best is None else f"{study.file.task.metric} {best:.4f}",
-            study.file.description,
-        )
+        try:
+            table.add_row(study.name, *_study_cells(study))
+        except InputError:
+            table.add_row(study.name, "", "", "", "", "(made by another version of Shoebox, cannot be read)")
     return table
+
+
+def _study_cells(study: Study) -> list[str]:
+    states = [trial.state for trial in study.trials()]
+    best = max((record.quality for record in study.records()), default=None)
+    failed = states.count("failed")
+    return [
+        f"{states.count('finished') + failed} of {study.file.search.trials}",
+        str(states.count("infeasible")),
+        str(failed),
+        "" if best is None else f"{study.file.task.metric} {best:.4f}",
+        study.file.description,
+    ]

@@ -12,12 +12,13 @@ import pytest
 import toy_pipeline
 
 from search.cli import main
-from search.ledger import ERROR, INFEASIBLE, RECORD, Assignment, Ledger, Proposal
+from search.ledger import ERROR, INFEASIBLE, RECORD, STOPPED, Assignment, Ledger, Proposal
 from search.samplers import PerTrialSampler
 from search.storage import create_study, default_url, find_study, open_storage
 from search.study import OVERRIDES, SOURCE, STUDY_FILE, directions, study_folder
 from search.study_file import StudyFile, load_study_file
 from space import JointSpace, deployed_bytes
+from space.errors import OutputError
 
 HERE = Path(__file__).parent
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
@@ -79,6 +80,8 @@ class Engine:
             outcome: tuple[str, Any] = RECORD, record.model_dump(mode="json")
         except toy_pipeline.InfeasibleTrial as error:
             outcome = INFEASIBLE, error.constraints
+        except OutputError as error:
+            outcome = STOPPED, str(error)
         except RuntimeError as error:
             outcome = ERROR, str(error)
         self.study._storage.set_trial_user_attr(assignment.trial_id, *outcome)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -8,14 +9,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
+import toy_pipeline
+from optuna.exceptions import StorageInternalError
 from typer.testing import CliRunner
 
 from search.cli import app
 from search.export import export_bundle
-from search.study import load_study
+from search.storage import default_url, open_storage
+from search.study import STUDY_FILE, load_study
 from space import InputError
 
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
@@ -105,7 +111,8 @@ def test_bundles_of_another_study_are_not_written_over(shoebox: Shoebox, toy_fil
 
 def test_study_without_a_feasible_trial(shoebox: Shoebox, make_engine: Callable[..., Any]) -> None:
     make_engine()
-    check_refused(shoebox("pareto", "toy"), "has no finished trial that keeps its limits")
+    for form in ("table", "json", "csv"):
+        check_refused(shoebox("pareto", "toy", "--format", form), "has no finished trial that keeps its limits")
     check_refused(shoebox("export", "toy", "--best", "-o", "x"), "has no finished trial that keeps its limits")
     check_refused(shoebox("export", "toy", "--trial", "3", "-o", "x"), "has no trial 3; it has 0")
 
@@ -151,6 +158,114 @@ def test_full_disk_leaves_nothing(finished: Any, tmp_path: Path, monkeypatch: py
     with pytest.raises(InputError, match="out cannot be written: the disk is full"):
         export_bundle(finished.best(), target / "out")
     assert not list(target.iterdir())
+
+
+def test_conditions_of_a_latency_are_shown(shoebox: Shoebox, finished: Any) -> None:
+    assert "latency ms (cortex-a53, 32 tokens, estimated)" in shoebox("pareto", "toy").stdout
+    rows = json.loads(shoebox("pareto", "toy", "--format", "json").stdout)["trials"]
+    assert len(rows) == len(finished.pareto())
+    assert {row["tokens"] for row in rows} == {32}
+    header = shoebox("pareto", "toy", "--format", "csv").stdout.splitlines()[0]
+    assert header == ",".join(rows[0])
+
+
+def test_asking_makes_nothing(shoebox: Shoebox, home: Path) -> None:
+    listed = shoebox("studies")
+    assert listed.returncode == 0
+    assert "quickstart" in listed.stdout
+    assert "None in the storage yet." in listed.stdout
+    check_refused(shoebox("pareto", "toy"), "There is no study 'toy'")
+    check_refused(shoebox("export", "toy", "--best", "-o", "x"), "There are none yet")
+    assert not home.exists()
+
+
+@pytest.mark.usefixtures("finished", "toy")
+def test_a_study_of_another_version(shoebox: Shoebox, make_engine: Callable[..., Any], toy_file: Path) -> None:
+    old = make_engine(name="old", trials=1)
+    old.study.set_user_attr(STUDY_FILE, {**old.file.model_dump(mode="json"), "colour": "red"})
+    sentence = "Study 'old' was made by another version of Shoebox (colour: "
+    check_refused(shoebox("search", str(toy_file), "--name", "old", "--resume"), sentence)
+    old.run(1)
+    check_refused(shoebox("pareto", "old"), sentence)
+    listed = shoebox("studies")
+    assert listed.returncode == 0
+    assert "made by another version" in listed.stdout
+    assert "5 of 5" in listed.stdout
+
+
+@pytest.mark.usefixtures("toy")
+def test_stopped_before_the_study_exists(shoebox: Shoebox, toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(plan: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(toy_pipeline, "prepare", stopped)
+    done = shoebox("search", str(toy_file))
+    assert done.returncode == 130
+    sentence = "Stopped before the first trial; run the same command again (a finished teacher is kept)."
+    assert done.stderr.splitlines() == [sentence]
+
+
+@pytest.mark.usefixtures("toy")
+def test_the_line_to_resume_by_is_a_shells(
+    shoebox: Shoebox, toy_file: Path, make_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("search.run._run", stopped)
+    file = toy_file.rename(toy_file.with_name("my study.yaml"))
+    done = shoebox("search", str(file), "--name", "mine")
+    assert done.returncode == 130
+    line = f"Resume with: shoebox search '{file}' --name mine --resume"
+    assert line in done.stderr
+    assert shoebox("search", str(file), "--name", "mine", "--resume").stderr.count(line) == 1
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_study_half_made_counts_as_none(shoebox: Shoebox, toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    optuna.create_study(study_name="toy", storage=open_storage(default_url()))
+    check_refused(shoebox("pareto", "toy"), "There is no study 'toy'")
+    check_refused(shoebox("search", str(toy_file), "--resume"), "There is no study 'toy'")
+    monkeypatch.setattr("search.run._run", lambda *_: None)
+    done = shoebox("search", str(toy_file))  # made anew; without trials there is no front to print
+    check_refused(done, "has no finished trial")
+    assert load_study("toy").objectives == ["quality", "latency_ms"]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), "No space left on device /x."),
+        (StorageInternalError("commit"), "The storage of the study does not work: "),
+    ],
+)
+def test_what_the_machine_refuses_is_one_sentence(
+    shoebox: Shoebox, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error from (OSError("database or disk is full") if isinstance(error, StorageInternalError) else None)
+
+    monkeypatch.setattr("search.study.load_study", fail)
+    check_refused(shoebox("pareto", "toy"), message)
+
+
+def test_emulator_install(shoebox: Shoebox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def install(report: Callable[[str], None]) -> SimpleNamespace:
+        report("Downloading the parts")
+        return SimpleNamespace(folder=tmp_path)
+
+    monkeypatch.setattr("runners.emulator.install", install)
+    done = shoebox("emulator", "install")
+    assert (done.returncode, done.stdout) == (0, f"Ready in {tmp_path}\n")
+    assert done.stderr == "Downloading the parts\n"
+
+
+def test_emulator_check(shoebox: Shoebox, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = shoebox("emulator", "check")  # an empty cache
+    check_refused(done, "Run `shoebox emulator install`.")
+    monkeypatch.setattr("runners.emulator.check", lambda report: report("cortex-a53: 12 instructions"))
+    done = shoebox("emulator", "check")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cortex-a53: 12 instructions\n", "")
 
 
 def test_facade() -> None:

@@ -8,6 +8,7 @@ import pytest
 from search.ledger import ERROR, RECORD
 from search.study import load_study
 from space import InputError
+from space.errors import OutputError
 
 EngineMaker = Callable[..., Any]
 ROOMY = {"deployed_bytes": 20_000_000}  # nothing is infeasible, so that every trial is trained
@@ -110,3 +111,35 @@ def test_record_of_a_dead_drivers_worker_cannot_be_entered_twice(make_engine: En
     with pytest.raises(Exception, match="already finished"):
         engine.work(lost)  # a worker that outlived its driver
     assert RECORD not in again.study.get_trials()[lost.number].user_attrs
+
+
+def test_rejections_are_reported_one_by_one(make_engine: EngineMaker) -> None:
+    engine = make_engine(limits={"deployed_bytes": 1000})
+    engine.ledger.most_rejections = 4
+    seen: list[int] = []
+    with pytest.raises(InputError):
+        engine.ledger.next(on_rejected=lambda: seen.append(engine.ledger.counts.infeasible))
+    assert seen == [1, 2, 3]
+
+
+def test_a_full_disk_is_no_fault_of_the_trial(make_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(trials=2, limits=ROOMY)
+    monkeypatch.setenv("SHOEBOX_TOY_FULL", "0")
+    with pytest.raises(OutputError, match=r"the disk is full\. What has finished is kept: go on with --resume\."):
+        engine.run()
+    assert engine.ledger.recover() == 1
+    counts = engine.ledger.counts
+    assert (counts.failed, counts.running, counts.orphaned, counts.waiting) == (0, 0, 1, 1)
+    engine.run()
+    assert len(load_study("toy").trials("finished")) == 2
+
+
+def test_recovery_removes_what_a_killed_search_left(make_engine: EngineMaker) -> None:
+    engine = make_engine(trials=3, limits=ROOMY)
+    engine.run(1)
+    lost = engine.ledger.next()
+    lost.bundle.mkdir()  # complete, but the worker was killed before it wrote the record
+    (engine.ledger.bundles / ".00002.abcd").mkdir()  # killed while it was written
+    (engine.ledger.bundles / "notes").mkdir()  # of the user
+    make_engine(trials=3, limits=ROOMY).ledger.recover()
+    assert sorted(path.name for path in engine.ledger.bundles.iterdir()) == ["00000", "notes"]

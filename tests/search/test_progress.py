@@ -68,6 +68,19 @@ def test_live_display_draws(make_engine: Callable[..., Any]) -> None:
     assert "rejected as infeasible, 0 failed, best accuracy 0." in shown
 
 
+def test_live_display_counts_time_from_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("search.progress.time.monotonic", lambda: now)
+    display = LiveDisplay(Console(file=io.StringIO(), force_terminal=True, width=120))
+    now = 400.0  # the teacher was fine-tuned meanwhile
+    display.start("toy")
+    now = 405.0
+    drawn = Console(file=io.StringIO(), width=120, record=True)
+    drawn.print(display)
+    display.stop()
+    assert "toy: starting workers, 5 s" in drawn.export_text()
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"), [(3.2, "3 s"), (200, "3 min 20 s"), (1234, "21 min"), (7500, "2 h 5 min")]
 )

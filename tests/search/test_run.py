@@ -96,7 +96,7 @@ def test_a_study_from_start_to_front(
     assert all(Path(record.bundle).is_dir() for record in study.records())
     best = study.best()
     assert "accuracy (validation)" in done.stdout
-    assert "latency ms (cortex-a53, estimated)" in done.stdout
+    assert "latency ms (cortex-a53, 32 tokens, estimated)" in done.stdout
     assert "estimated were computed" in done.stdout
     assert f"Best bundle: trial {best.trial}, {best.bundle}" in done.stdout
 
@@ -105,7 +105,7 @@ def test_a_study_from_start_to_front(
     assert [row["trial"] for row in answer["trials"]] == [record.trial for record in study.pareto()]
     assert answer["split"] == "validation"
     table = shoebox("pareto", "toy", "--format", "csv").stdout.splitlines()
-    assert table[0].startswith("trial,quality,metric,latency_ms,device,backend")
+    assert table[0].startswith("trial,quality,metric,latency_ms,device,tokens,backend")
     assert len(table) == 1 + len(study.pareto())
     assert shoebox("export", "toy", "--best", "-o", str(tmp_path / "out")).returncode == 0
     assert (tmp_path / "out" / "model.onnx").read_bytes() == b"toy"
@@ -197,6 +197,20 @@ def test_every_trial_failed(shoebox_command: list[str], toy_file: Path) -> None:
     assert done.returncode == 1
     assert "all 2 trials failed; trial" in done.stderr.splitlines()[-1]
     assert done.stderr.endswith("RuntimeError: the toy was told to fail\n")
+
+
+def test_full_disk_ends_the_search_and_a_resume_goes_on(shoebox_command: list[str], toy_file: Path) -> None:
+    toy_file.write_text(toy_file.read_text().replace("deployed_bytes: 600000", "deployed_bytes: 20000000"))
+    command = [*shoebox_command, "search", str(toy_file), "--trials", "4"]
+    done = run(command, SHOEBOX_TOY_FULL="1")
+    assert done.returncode == 2, done.stderr
+    sentence = done.stderr.splitlines()[-1]
+    assert re.fullmatch(r"shoebox: Folder .*00001 cannot be written: the disk is full\. .* --resume\.", sentence)
+    assert set(states()) <= {"finished", "orphaned", "waiting"}
+    done = run([*command, "--resume"])
+    assert done.returncode == 0, done.stderr
+    assert states().count("finished") == 4
+    assert set(states()) == {"finished", "orphaned"}
 
 
 def test_workers_share_the_cores_and_are_reused(

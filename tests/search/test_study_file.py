@@ -41,6 +41,7 @@ def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
         ("space: {families: [lstm]}", "space.families: There is no student family 'lstm'. Known: transformer."),
         ("name: a/b", "name should be of letters, digits, dots, dashes and underscores"),
         ("name: 3", "name should be text, found 3."),
+        ("device: {tokens: 65, latency: estimated}", "device.tokens 65 is above task.max_length 64"),
     ],
 )
 def test_wrong_values_name_the_file_the_key_and_what_is_right(toy_file: Path, wrong: str, message: str) -> None:
@@ -143,6 +144,18 @@ def test_relative_data_paths_are_the_files_own(toy_file: Path) -> None:
     text = toy_file.read_text().replace("{grammar: sentiment, train: 10, validation: 10}", "{path: texts}")
     toy_file.write_text(text)
     assert load_study_file(toy_file).task.data.path == str(toy_file.parent / "texts")
+
+
+def test_relative_teachers_and_devices_are_the_files_own(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = toy_file.read_text().replace("{model: none}", "{model: models/tiny}")
+    toy_file.write_text(text.replace("profile: cortex-a53", "profile: mine.yaml"))
+    assert load_study_file(toy_file).teacher.model == "models/tiny"  # no such folder: an id of the hub
+    (toy_file.parent / "models" / "tiny").mkdir(parents=True)
+    file = load_study_file(toy_file)
+    assert file.teacher.model == str(toy_file.parent / "models" / "tiny")
+    assert file.device.profile == str(toy_file.parent / "mine.yaml")
+    monkeypatch.chdir(toy_file.parent)
+    assert load_study_file("sst2", {"device": "mine.yaml"}).device.profile == str(toy_file.parent / "mine.yaml")
 
 
 def test_round_trip_through_json() -> None:

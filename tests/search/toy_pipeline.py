@@ -1,9 +1,9 @@
 """A trial pipeline for tests of the engine: the real space and byte counts, an analytic quality, no training.
 
 Its behaviour is steered by environment variables, which Ray's workers inherit:
-SHOEBOX_TOY_SECONDS sleeps in every trial; SHOEBOX_TOY_FAIL, _NAN, _CRASH name trials (by number, with commas)
-that raise, answer NaN, or kill their process; SHOEBOX_TOY_MOST_MS is a latency above which a trial is
-infeasible.
+SHOEBOX_TOY_SECONDS sleeps in every trial; SHOEBOX_TOY_FAIL, _NAN, _CRASH, _FULL name trials (by number, with
+commas) that raise, answer NaN, kill their process, or find the disk full; SHOEBOX_TOY_MOST_MS
+is a latency above which a trial is infeasible.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from runners.plan import TrialPlan
 from runners.record import TrialRecord
 from runners.trial import InfeasibleTrial
 from space import Recipe, StudentConfig, TaskShape, Vocabulary, deployed_bytes
+from space.errors import OutputError
 from space.vocabulary import SPECIAL_TOKENS
 
 PIPELINE = "toy_pipeline"
@@ -62,6 +63,8 @@ def run_trial(
     time.sleep(float(os.environ.get("SHOEBOX_TOY_SECONDS", "0")))
     if number in numbers("SHOEBOX_TOY_FAIL"):
         raise RuntimeError("the toy was told to fail")
+    if number in numbers("SHOEBOX_TOY_FULL"):
+        raise OutputError(f"Folder {bundle} cannot be written: the disk is full.")
     if number in numbers("SHOEBOX_TOY_CRASH"):
         os._exit(1)
     quality = 1 - math.exp(-size / 4e5) - abs(math.log10(recipe.learning_rate) + 2.8) / 10

@@ -1,0 +1,73 @@
+"""What a worker writes of a trial, without Ray."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import toy_pipeline
+from optuna.exceptions import StorageInternalError
+
+from search import worker as worker_module
+from search.ledger import ERROR, RECORD, STOPPED, TRACEBACK
+from search.storage import default_url
+from search.worker import TrialWorker, WorkerSettings
+from space.errors import OutputError
+
+
+@pytest.fixture
+def make_worker(make_engine: Callable[..., Any]) -> Callable[[], tuple[TrialWorker, Callable[[], dict[str, Any]]]]:
+    def make() -> tuple[TrialWorker, Callable[[], dict[str, Any]]]:
+        engine = make_engine(limits={"deployed_bytes": 20_000_000})
+        assignment = engine.ledger.next()
+        worker = TrialWorker.__new__(TrialWorker)  # Ray's own initialisation is not needed
+        settings = WorkerSettings("toy_pipeline", engine.plan, default_url(), 1, ())
+        worker.setup({"assignment": assignment}, settings)
+        return worker, lambda: engine.study._storage.get_trial(assignment.trial_id).user_attrs
+
+    return make
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def run_trial(*_: Any) -> None:
+        raise error
+
+    return run_trial
+
+
+def test_errors_are_one_line_with_their_traceback_beside(make_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toy_pipeline, "run_trial", raising(RuntimeError("first line\n  second line")))
+    worker, attributes = make_worker()
+    assert worker.step() == {"outcome": ERROR, "done": True}
+    assert attributes()[ERROR] == "RuntimeError: first line second line"
+    assert "in run_trial" in attributes()[TRACEBACK]
+
+
+@pytest.mark.parametrize(
+    "error", [OutputError("x cannot be written: the disk is full."), OSError(errno.ENOSPC, "full")]
+)
+def test_what_cannot_be_written_stops_the_search(
+    make_worker: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(toy_pipeline, "run_trial", raising(error))
+    worker, attributes = make_worker()
+    assert worker.step()["outcome"] == STOPPED
+    assert ERROR not in attributes()
+
+
+def test_a_locked_storage_is_asked_again(make_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "WRITE_PAUSES", (0.0, 0.0))
+    worker, attributes = make_worker()
+    write = worker._study_storage.set_trial_user_attr
+    failures = [StorageInternalError("locked"), StorageInternalError("locked")]
+
+    def locked(*arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        write(*arguments)
+
+    monkeypatch.setattr(worker._study_storage, "set_trial_user_attr", locked)
+    assert worker.step()["outcome"] == RECORD
+    assert attributes()[RECORD]["trial"] == 0
