@@ -1,0 +1,130 @@
+"""The whole job by the real command: a small teacher, real training, real files, real answers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from runners.grammar import sentiment
+from search.study import load_study
+
+Shoebox = Callable[..., subprocess.CompletedProcess[str]]
+BUNDLE = ["README.md", "config.json", "metrics.json", "model.onnx", "student.safetensors", "vocab.txt"]
+
+
+def write_study(folder: Path, name: str, model: Path, task: dict[str, object]) -> Path:
+    (folder / "teacher").symlink_to(model)
+    study = {
+        "name": name,
+        "task": {"max_length": 32, **task},
+        "teacher": {"model": "teacher", "epochs": 1, "learning_rate": 1e-3},
+        "space": {
+            "vocabulary_keep": [0.5, 1.0],
+            "embedding_width": [32],
+            "transformer": {"depth": [1, 2], "width": [32, 64], "heads": 2, "ffn_width": [32, 64]},
+            "recipe": {"learning_rate": 2e-3},
+        },
+        "device": {"latency": "estimated", "tokens": 8},
+        "search": {"trials": 3, "workers": 2},
+        "fidelity": {"epochs": 1},
+    }
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(study))
+    return file
+
+
+def search(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "search.cli", "search", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=dict(os.environ))
+
+
+def check_search(done: subprocess.CompletedProcess[str], name: str, metric: str) -> None:
+    assert done.returncode == 0, done.stderr
+    study = load_study(name)
+    assert [trial.state for trial in study.trials()] == ["finished"] * 3
+    best = study.best()
+    assert f"{metric} (validation)" in done.stdout
+    assert "latency ms (cortex-a53, 8 tokens, estimated)" in done.stdout
+    assert done.stdout.endswith(
+        f"Best bundle: trial {best.trial}, {best.bundle}\nCopy it with: shoebox export {name} --best -o DIR\n"
+    )
+    assert "Fine-tuning teacher" in done.stderr
+    assert "3 of 3 trials, 0 running" in done.stderr
+    for record in study.records():
+        bundle = Path(record.bundle)
+        assert sorted(path.name for path in bundle.iterdir()) == BUNDLE
+        on_disk = sum((bundle / file).stat().st_size for file in ("model.onnx", "vocab.txt"))
+        assert on_disk == record.deployed_bytes <= 2_000_000
+
+
+def test_sentences_from_study_to_answers(
+    shoebox: Shoebox, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = {"grammar": "sentiment", "train": 300, "validation": 60}
+    task = {"data": data, "labels": ["negative", "positive"], "metric": "accuracy"}
+    check_search(search(str(write_study(tmp_path, "sentences", model, task))), "sentences", "accuracy")
+
+    front = json.loads(shoebox("pareto", "sentences", "--format", "json").stdout)
+    assert front["trials"][0]["tokens"] == 8
+    table = shoebox("pareto", "sentences", "--format", "csv").stdout
+    assert len(list(csv.DictReader(io.StringIO(table)))) == len(front["trials"])
+    assert shoebox("pareto", "sentences").returncode == 0
+
+    out = tmp_path / "out"
+    exported = shoebox("export", "sentences", "--best", "-o", str(out))
+    best = load_study("sentences").best()
+    assert (exported.returncode, exported.stdout) == (0, f"Trial {best.trial}: {out}\n")
+    assert sorted(path.name for path in out.iterdir()) == BUNDLE
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (metrics["trial"], metrics["quality"]) == (best.trial, best.quality)
+
+    texts = [text for text, _ in sentiment(300, 3, 0)[1]]
+    one = shoebox("predict", str(out), texts[0])
+    assert one.returncode == 0
+    label, score = one.stdout.rstrip("\n").split("\t")
+    assert label in ("negative", "positive")
+    assert 0.5 <= float(score) <= 1
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts) + "\n"))
+    several = shoebox("predict", str(out))
+    assert several.returncode == 0
+    assert len(several.stdout.splitlines()) == len(texts)
+    assert several.stdout.splitlines()[0].split("\t")[0] == label
+
+
+def test_regression_on_pairs_from_local_files(
+    shoebox: Shoebox, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    train, validation = sentiment(200, 40, seed=0)
+    for split, rows in (("train", train), ("validation", validation)):
+        with (tmp_path / "data" / f"{split}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["first", "second", "score"])
+            for (text, label), (other, _) in zip(rows, reversed(rows), strict=True):
+                writer.writerow([text, other, label + len(other.split()) / 10])
+    columns = {"text": ["first", "second"], "label": "score"}
+    task = {"data": {"path": "data"}, **columns, "kind": "regression", "metric": "pearson"}
+    check_search(search(str(write_study(tmp_path, "pairs", model, task))), "pairs", "pearson")
+
+    out = tmp_path / "out"
+    assert shoebox("export", "pairs", "--best", "-o", str(out)).returncode == 0
+    one = shoebox("predict", str(out), train[0][0], "--pair", train[1][0])
+    assert one.returncode == 0
+    assert float(one.stdout) == float(one.stdout)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{train[0][0]}\t{train[1][0]}\n{train[2][0]}\t{train[3][0]}\n"))
+    several = shoebox("predict", str(out))
+    assert several.returncode == 0, several.stderr
+    assert len(several.stdout.splitlines()) == 2
+    assert float(several.stdout.splitlines()[0]) == pytest.approx(float(one.stdout), abs=1e-3)
+    alone = shoebox("predict", str(out), train[0][0])
+    assert alone.returncode == 2
+    assert "Give the second text with --pair." in alone.stderr
