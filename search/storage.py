@@ -6,13 +6,15 @@ write at once); any other SQLAlchemy URL that Optuna takes works too. Passwords 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
@@ -58,13 +60,13 @@ def open_storage(url: str) -> RDBStorage:
         raise InputError(f"The storage {masked(url)} is not a database URL.", hint) from None
     is_sqlite = parsed.get_backend_name() == "sqlite"
     try:
-        if is_sqlite:
-            _prepare_sqlite(parsed.database)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if not is_sqlite:
                 return RDBStorage(url)
-            storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT}})
+            with _one_at_a_time(parsed.database):
+                _prepare_sqlite(parsed.database)
+                storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT}})
             sqlalchemy.event.listen(storage.engine, "connect", _on_connect)
             storage.engine.dispose()  # its first connection was made before the listener
             return storage
@@ -88,13 +90,29 @@ def storage_exists(url: str) -> bool:
     return Path(str(parsed.database)).exists()
 
 
+@contextlib.contextmanager
+def _one_at_a_time(database: str | None) -> Iterator[None]:
+    """Hold a file's lock: of two processes that find no tables and create them, one would fail."""
+    if database in (None, "", ":memory:"):
+        yield
+        return
+    file = Path(str(database)).expanduser()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(file.with_name(f"{file.name}.lock"))
+    with contextlib.suppress(OSError):  # a folder that may only be read: nobody creates tables there
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _prepare_sqlite(database: str | None) -> None:
     """Switch a SQLite file to the write-ahead log: readers and the one writer no longer block each other."""
     if database in (None, "", ":memory:"):
         raise InputError(
             "A storage in memory cannot be shared with workers.", "Give a file: sqlite:////folder/studies.db."
         )
-    Path(str(database)).expanduser().parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(str(database), timeout=BUSY_TIMEOUT)
     try:
         connection.execute("PRAGMA journal_mode=WAL")

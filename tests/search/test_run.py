@@ -41,7 +41,7 @@ def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_trained(count: int, seconds: float = 300) -> None:
+def wait_for_trained(count: int, seconds: float = 180) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         try:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
 import pytest
 
-from search.storage import default_url, find_study, masked, open_storage, set_constraints, study_names
+from search.storage import create_study, default_url, find_study, masked, open_storage, set_constraints, study_names
 from space import InputError
 
 
@@ -54,3 +55,13 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_text("this is not a database, but it is long enough to be looked at" * 20)
     with pytest.raises(InputError, match="cannot be opened"):
         open_storage(f"sqlite:///{tmp_path}/x.db")
+
+
+def test_many_may_open_a_new_storage_at_once(tmp_path: Path) -> None:
+    """Tables are created by one of them; the others wait, and none fails."""
+    for attempt in range(5):
+        url = f"sqlite:///{tmp_path / str(attempt) / 'new.db'}"
+        with ThreadPoolExecutor(8) as pool:
+            opened = list(pool.map(open_storage, [url] * 8))
+        create_study(opened[0], "one", ["maximize"], {})
+        assert study_names(opened[-1]) == ["one"]
