@@ -55,12 +55,12 @@ class TransformerConfig(StudentConfig):
         return self
 
     def summary(self) -> str:
-        """As in `3 x 192, 4 heads, ffn 512/512/256, bits 4|8.4/4.4/2.4, tokens 1/.5/1, vocabulary 20 %`."""
+        """As in `3 x 192, 4 heads, ffn 512/512/256, bits 4:8.4/4.4/2.4, tokens 1/.5/1, vocabulary 20 %`."""
         bits = "/".join(f"{layer.attention_bits}.{layer.ffn_bits}" for layer in self.layers)
         ffn = "/".join(str(layer.ffn_width) for layer in self.layers)
         keep = "/".join(f"{layer.token_keep:g}".lstrip("0") for layer in self.layers)
         return (
-            f"{len(self.layers)} x {self.width}, {self.heads} heads, ffn {ffn}, bits {self.embedding_bits}|{bits}, "
+            f"{len(self.layers)} x {self.width}, {self.heads} heads, ffn {ffn}, bits {self.embedding_bits}:{bits}, "
             f"tokens {keep}, embedding {self.embedding_width}, vocabulary {self.vocabulary_keep:.3g}"
         )
 
