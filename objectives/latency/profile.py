@@ -11,6 +11,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -60,17 +61,25 @@ class CacheSize(_Strict):
         return f"{self.kib}:{self.ways}"
 
 
-class InOrderPipeline(_Strict):
-    """A core that issues in program order. Cycles, and bytes per cycle."""
+class Pairing(_Strict):
+    """What keeps instructions of an in-order core from issuing in the same cycle."""
 
-    kind: Literal["in-order"]
+    long_loads_alone: bool  # a load of more than 8 bytes blocks issue for as long as it takes
+    wide_vectors_first: bool  # work on 128-bit vectors issues from the first slot only
+
+
+class _Pipeline(_Strict):
+    """What both sorts of cores have. Cycles until a result can be read, by the kind of its writer."""
+
     issue_width: Figure[PositiveInt]
-    load_bytes_per_cycle: Figure[PositiveInt]
-    store_bytes_per_cycle: Figure[PositiveInt]
     latency: Figure[dict[Kind, PositiveInt]]
     accumulate_latency: Figure[dict[Kind, PositiveInt]]  # to the accumulator of the next of the same kind
     divide_cycles: Figure[PositiveInt]  # integer divider busy
-    vector_divide_cycles: Figure[PositiveInt]  # vector divider busy per 64 bits
+    vector_divide_cycles: Figure[PositiveInt]  # vector divider busy, see the subclasses
+    # Factor on the cycles of all instructions for what is not modelled, such as mispredicted branches.
+    overhead: Figure[PositiveFloat] = Figure[PositiveFloat](
+        value=1.0, guess="nothing is added unless times were measured"
+    )
 
     @model_validator(mode="after")
     def _every_kind_has_a_latency(self) -> Self:
@@ -78,6 +87,17 @@ class InOrderPipeline(_Strict):
         if missing:
             raise ValueError(f"latency lacks {', '.join(missing)}")
         return self
+
+
+class InOrderPipeline(_Pipeline):
+    """A core that issues in program order. Its vector divider takes as long for 64 bits as for 128."""
+
+    kind: Literal["in-order"]
+    pairing: Figure[Pairing]
+    load_bytes_per_cycle: Figure[PositiveInt]
+    store_bytes_per_cycle: Figure[PositiveInt]
+    address_delay: Figure[NonNegativeInt]  # of an integer result to an address, compared with one to arithmetic
+    shift_delay: Figure[NonNegativeInt]  # of an integer result to an operand that is shifted or extended first
 
 
 class Ports(_Strict):
@@ -92,14 +112,15 @@ class Ports(_Strict):
     vector_multiply: PositiveInt  # of the vector ports, those with an integer multiplier or divider
 
 
-class OutOfOrderPipeline(_Strict):
-    """A core that reorders: limited by its width and its ports, not by the order of the program."""
+class OutOfOrderPipeline(_Pipeline):
+    """A core that reorders: limited by its width, its ports, and by what a loop hands to its next round.
+
+    Its vector divider takes twice as long for 128 bits as for 64.
+    """
 
     kind: Literal["out-of-order"]
-    issue_width: Figure[PositiveInt]
     ports: Figure[Ports]
-    divide_cycles: Figure[PositiveInt]
-    vector_divide_cycles: Figure[PositiveInt]  # per 64 bits
+    float_port_bytes: Figure[Literal[8, 16]]  # width of a vector port in floating point and integer products
 
 
 class Memory(_Strict):
