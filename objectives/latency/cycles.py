@@ -55,7 +55,7 @@ def cycles(counts: ExecutionCounts, profile: DeviceProfile) -> Cycles:
     cost = _block_coster(profile)
     compute = sum(executions * cost(words) for words, executions in counts.blocks.items())
     compute *= profile.pipeline.overhead.value
-    return Cycles(compute, _stall_cycles(counts.caches, profile.memory, profile.clock_ghz.value))
+    return Cycles(compute, stall_cycles(counts.caches, profile.memory, profile.clock_ghz.value))
 
 
 def milliseconds(counts: ExecutionCounts, profile: DeviceProfile) -> float:
@@ -288,7 +288,7 @@ def _carried_cycles(block: Sequence[Instruction], pipeline: OutOfOrderPipeline) 
     return (rounds[-1] - rounds[-1 - _DATA_ROUNDS // 2]) / (_DATA_ROUNDS // 2)
 
 
-def _stall_cycles(caches: CacheCounts, memory: Memory, clock_ghz: float) -> float:
+def stall_cycles(caches: CacheCounts, memory: Memory, clock_ghz: float) -> float:
     """Cycles spent waiting. Streamed lines cost bandwidth, others latency; fetching code hides nothing."""
     exposed = 1 - memory.hidden_share.value
     l2, far = memory.l2_cycles.value, memory.memory_cycles.value

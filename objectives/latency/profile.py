@@ -1,4 +1,18 @@
-"""Device profiles: what a core and its board look like to the cost model, each figure with its origin."""
+"""Device profiles: what a core and its board look like to the cost model, each figure with its origin.
+
+A profile is a YAML file, `DeviceProfile` in text. To add one, copy the shipped one of the most similar core (they lie
+in ``devices/``), change it, and name it wherever a device is asked for: `--device my-board.yaml`. Its sections:
+
+- ``name``, ``board``, ``clock_ghz``: of this device. ``calibrated`` says whether its guesses were fitted to measured
+  times; `shoebox emulator calibrate` does that.
+- ``emulation``: what the emulator pretends to be. ``part`` and ``features`` are lines of the board's
+  ``/proc/cpuinfo``; ``qemu_cpu`` is a core of qemu that has these features, and no others that ONNX Runtime uses.
+- ``pipeline``: how long instructions take, see `InOrderPipeline` and `OutOfOrderPipeline`.
+- ``memory``: caches, and what a miss costs, see `Memory`.
+
+Every figure is a mapping of ``value`` and either ``source`` (public, so that others can check it) or ``guess`` (why
+this value). Keys that are missing or unknown, and values of a wrong type, are refused by name.
+"""
 
 from __future__ import annotations
 
@@ -161,21 +175,41 @@ def known_profiles() -> list[str]:
     return sorted(item.name[: -len(".yaml")] for item in folder.iterdir() if item.name.endswith(".yaml"))
 
 
+def read_profile(name: str) -> str:
+    """The YAML text of a shipped profile by name, or of one of the user's by path (a name that ends in ``.yaml``).
+
+    Raises:
+        InputError: there is no such profile, or its file cannot be read.
+    """
+    if not name.endswith((".yaml", ".yml")):
+        if name not in known_profiles():
+            raise InputError(f"Unknown device {name!r}.", f"Known: {', '.join(known_profiles())}; or a path.yaml.")
+        return (files("objectives.latency") / "devices" / f"{name}.yaml").read_text(encoding="utf-8")
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise InputError(f"There is no device profile at {name}.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not UTF-8 text"
+        raise InputError(f"The device profile {name} cannot be read: {reason}.") from None
+
+
 def load_profile(name: str) -> DeviceProfile:
     """A shipped profile by name, or one of the user's by path (a name that ends in ``.yaml``).
 
     Raises:
         InputError: no such profile, or a key of it is missing, unknown or out of range.
     """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise InputError(f"There is no device profile at {name}.")
-        text = path.read_text(encoding="utf-8")
-    elif name in known_profiles():
-        text = (files("objectives.latency") / "devices" / f"{name}.yaml").read_text(encoding="utf-8")
-    else:
-        raise InputError(f"Unknown device {name!r}.", f"Known: {', '.join(known_profiles())}; or a path.yaml.")
+    return parse_profile(read_profile(name), name)
+
+
+def parse_profile(text: str, name: str) -> DeviceProfile:
+    """A profile from its YAML text; ``name`` is what errors call it.
+
+    Raises:
+        InputError: it is not YAML, or a key of it is missing, unknown or out of range.
+    """
     try:
         return DeviceProfile.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:
