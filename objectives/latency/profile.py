@@ -216,5 +216,6 @@ def parse_profile(text: str, name: str) -> DeviceProfile:
         raise InputError(f"The device profile {name} is not YAML: {' '.join(str(error).split())}.") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        tags = ("in-order", "out-of-order")  # pydantic names the kind of pipeline among the keys
+        where = ".".join(str(part) for part in first["loc"] if part not in tags) or "the file"
         raise InputError(f"The device profile {name} is wrong at {where}: {first['msg']}.") from None

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from search.cli.emulator_commands import emulator_app
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -27,7 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-emulator_app = typer.Typer(help="The ARM emulator that times students.", no_args_is_help=True)
 app.add_typer(emulator_app, name="emulator")
 
 StorageOption = Annotated[str | None, typer.Option(help="Storage URL of Optuna.", show_default="SQLite in ~/.shoebox")]
@@ -207,22 +208,6 @@ def studies(storage: StorageOption = None) -> None:
         console.print(studies_table(found))
     else:
         console.print("None in the storage yet.", highlight=False)
-
-
-@emulator_app.command("install")
-def emulator_install() -> None:
-    """Set the emulator up, without root."""
-    from runners.emulator import install
-
-    typer.echo(f"Ready in {install(lambda line: typer.echo(line, err=True)).folder}")
-
-
-@emulator_app.command("check")
-def emulator_check() -> None:
-    """Say what is installed, and time a small model with it."""
-    from runners.emulator import check
-
-    check(typer.echo)
 
 
 def _front(study: Study) -> list[TrialRecord]:
