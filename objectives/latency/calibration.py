@@ -58,6 +58,10 @@ class _Parameter:
         """The figure of a fitted number."""
         return math.exp(number) if self.relative else number
 
+    def rounded(self, number: float) -> float:
+        """The same to the digits that a fit can tell."""
+        return float(f"{self.value(number):.4g}") if self.relative else round(number, 3)
+
 
 _PARAMETERS = (
     _Parameter(("pipeline", "overhead"), 0.5, 4.0, 0.3),
@@ -167,9 +171,10 @@ def calibrate(runs: Sequence[MeasuredRun], profile: DeviceProfile, *, name: str,
     content = model.changed(numbers).model_dump() | {"name": name, "calibrated": True}
     for parameter in parameters:
         section, key = parameter.path
-        if fitted[".".join(parameter.path)].identified:
+        figure = fitted[".".join(parameter.path)]
+        if figure.identified:
             content[section][key] |= {"source": source, "guess": None}
-        else:
+        elif figure.value != figure.guess:
             guess = _figure(profile, parameter).guess
             content[section][key]["guess"] = f"{guess}; moved, though not settled: {source}"
     after = model.milliseconds(numbers)
@@ -201,8 +206,8 @@ class _Model:
         self.trust = np.array([parameter.trust for parameter in parameters])
 
     def values(self, numbers: np.ndarray) -> list[float]:
-        """The figures, rounded to what a fit can tell."""
-        return [float(f"{p.value(float(n)):.4g}") for p, n in zip(self.parameters, numbers, strict=True)]
+        """The figures as they are written."""
+        return [p.rounded(float(n)) for p, n in zip(self.parameters, numbers, strict=True)]
 
     def changed(self, numbers: np.ndarray) -> DeviceProfile:
         """The profile with other figures."""

@@ -52,7 +52,7 @@ STUDENTS = {
     "4 bits, relu, int8": ((4, 4, 4), "relu", 4),
     "2, 4 and 2 bits, gelu, int8": ((2, 4, 2), "gelu", 4),
 }
-REMARKS = f"""## What remains, and why
+REMARKS = """## What remains, and why
 
 - **LLVM's `cortex-a53` is coarser than the core**, and the blocks that are off there are left as they are. It gives
   every vector and floating-point result 6 cycles and a multiply-add 10. LLVM's main branch
@@ -71,8 +71,8 @@ REMARKS = f"""## What remains, and why
   these cores avoid them (commit dc721591). Kernels full of them are therefore dearer here.
 - **One latency for a kind** of instruction: on the A55, vector logic takes 1 cycle and is modelled with 2.
 - **`cortex-a72` in LLVM is the model of the A57**, whose additions take 5 cycles and multiply-adds 9, and whose
-  permutes of 128 bits occupy a port three times. The A72 is faster at most of these; how much faster is not public
-  for each. The product kernels, which dominate, agree.
+  permutes of 128 bits occupy a port three times. The profile has the shorter figures that the A72 is known for, as
+  guesses. The product kernels, which dominate, agree.
 - **Out-of-order blocks that do not jump to themselves** are repeated here only to be compared: LLVM then carries
   registers from round to round that the program overwrites in between, and its window of instructions is limited,
   ours is not. That matters most for the 2-bit kernels on the A76.
