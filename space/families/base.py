@@ -67,12 +67,15 @@ class Family(ABC):
         config: the family's `StudentConfig`.
         dimensions: pydantic model of the family's section of `space:`.
         larger_is_smaller: dimensions whose larger values make a smaller file.
+        graph_version: counted up with every change of `graph`, so that measurements of earlier graphs are not
+            taken for those of present ones.
     """
 
     name: ClassVar[str]
     config: ClassVar[type[StudentConfig]]
     dimensions: ClassVar[type[BaseModel]]
     larger_is_smaller: ClassVar[frozenset[str]] = frozenset()
+    graph_version: ClassVar[int] = 1
 
     @abstractmethod
     def choose(self, dimensions: Any, choose: Chooser) -> dict[str, Any]:

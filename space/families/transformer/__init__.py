@@ -22,6 +22,7 @@ class TransformerFamily(Family):
     config = TransformerConfig
     dimensions = TransformerDimensions
     larger_is_smaller = frozenset({"token_keep"})
+    graph_version = 2
 
     def choose(self, dimensions: TransformerDimensions, choose: Chooser) -> dict[str, Any]:
         depth = choose("depth", dimensions.depth)

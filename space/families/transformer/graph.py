@@ -12,13 +12,12 @@ from space.families.transformer.config import Layer, TransformerConfig
 from space.graph import MICROSOFT, Attribute, Item, Node, Part, Tensor
 from space.quantization import block_count, packed_width
 from space.shape import TaskShape
-from space.vocabulary import CLS_ID, SEP_ID
 
 POSITION_BITS = 8
 LAYER_NORM_EPSILON = 1e-5
 # A pruning layer leaves at least so many tokens: room for the special tokens of a sentence pair and one more.
 FEWEST_TOKENS = 4
-# Added to the attention score: outweighs any, since a token receives at most heads * tokens.
+# Of special tokens: outweighs any attention, since a token receives at most heads * tokens.
 PRIORITY = 1e6
 
 
@@ -28,7 +27,7 @@ def describe(config: TransformerConfig, shape: TaskShape, vocabulary_size: int) 
     parts = [_embedding(_EmbeddingStage.of(config), vocabulary_size, shape.max_length, shape.segments, prunings > 0)]
     stage = 0
     for index, layer in enumerate(config.layers):
-        parts.append(_layer(_Block.of(config), layer, index, stage, prunings))
+        parts.append(_layer(_Block.of(config), layer, index, stage, prunings, index == len(config.layers) - 1))
         stage += layer.token_keep < 1
     parts.append(_head(config.width, shape.outputs, len(config.layers), stage))
     return parts
@@ -66,20 +65,28 @@ class _Block(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _embedding(stage: _EmbeddingStage, vocabulary_size: int, positions: int, segments: int, prunes: bool) -> Part:
-    """From the inputs to `x0`, `mask0`, `count0`, `bias0` (and, before pruning, `special0`, `rank0`)."""
+    """From the inputs to `x0` and, all of four dimensions as attention scores are:
+
+    `mask0` [batch, 1, 1, sequence]: 1 for a token, 0 for padding;
+    `bias0`, likewise: 0 for a token, minus infinity for padding;
+    before pruning, `rank0`, likewise: `PRIORITY` for special tokens, 1 for others, 0 for padding;
+    and `count0` [batch, 1, 1, 1]: tokens of each text, with `least`, the fewest that pruning may leave of them.
+    """
     width = stage.embedding_width
 
     def items() -> Iterator[Item]:
         yield from _table("word", "input_ids", vocabulary_size, width, stage.bits, stage.block_size)
-        yield _constant("zero", 0)
-        yield _constant("one", 1)
-        yield Tensor("last_axis", (1,), TensorProto.INT64, (-1,))
-        yield Tensor("inner_axes", (2,), TensorProto.INT64, (1, 2))
+        # No input leads here: ONNX Runtime unpacks this small table once, when it loads the file.
+        yield Tensor("position.q", (positions, width), TensorProto.UINT8)
+        yield Tensor("position.scale", (positions, 1))
+        yield _constant("position.middle", float(1 << (POSITION_BITS - 1)))
+        yield _node("Cast", "position.q", "position.codes", to=TensorProto.FLOAT)
+        yield _node("Sub", "position.codes position.middle", "position.steps")
+        yield _node("Mul", "position.steps position.scale", "position")
+        yield _vector("start", 0)
         yield _node("Shape", "input_ids", "length", start=1, end=2)
-        yield _node("Squeeze", "length", "steps")
-        yield _node("Range", "zero steps one", "positions")
-        yield from _table("position", "positions", positions, width, POSITION_BITS, stage.block_size)
-        yield _node("Add", "word position", "placed")
+        yield _node("Slice", "position start length", "places")
+        yield _node("Add", "word places", "placed")
         embedded = "placed"
         if segments == 2:
             yield Tensor("segment.weight", (2, width))
@@ -98,29 +105,37 @@ def _embedding(stage: _EmbeddingStage, vocabulary_size: int, positions: int, seg
         yield from _linear(
             "projection", "embedded", "x0", width, stage.width, stage.bits, stage.block_size, stage.accuracy_level
         )
-        yield _constant("present", 1.0)
-        yield _constant("priority", PRIORITY)
-        yield _node("Cast", "attention_mask", "mask0", to=TensorProto.FLOAT)
-        yield _node("ReduceSum", "mask0 last_axis", "count0", keepdims=1)
-        yield from _bias(0)
+        yield _vector("inner_axes", 1, 2)
+        yield _node("Unsqueeze", "attention_mask inner_axes", "mask_ids")
+        yield _node("Cast", "mask_ids", "mask0", to=TensorProto.FLOAT)
+        yield _node("Log", "mask0", "bias0")
         if prunes:
+            yield _vector("last_axis", -1)
+            yield _vector("outer_axes", 0, 1, 2)
+            yield _vector("one_each", 0, -1, 1)
+            yield _constant("zero", 0.0)
+            yield _constant("one", 1.0)
             yield _constant("fewest", float(FEWEST_TOKENS))
-            yield Tensor("first_axis", (1,), TensorProto.INT64, (0,))
-            yield _constant("cls_id", CLS_ID)
-            yield _constant("sep_id", SEP_ID)
-            yield _node("Equal", "input_ids cls_id", "is_cls")
-            yield _node("Equal", "input_ids sep_id", "is_sep")
-            yield _node("Or", "is_cls is_sep", "is_special")
-            yield _node("Cast", "is_special", "special", to=TensorProto.FLOAT)
-            yield _node("Mul", "special priority", "special0")
-            yield _node("Add", "special0 penalty0", "rank0")
+            yield _constant("priority", PRIORITY)
+            yield _constant("two", 2)
+            yield _constant("half_special", 1)
+            yield _node("ReduceSum", "mask0 last_axis", "count0", keepdims=1)
+            yield _node("Min", "count0 fewest", "least")
+            # Of all ids, only those of [CLS], 2, and [SEP], 3, are 1 when halved (space.vocabulary fixes them).
+            yield _node("Div", "input_ids two", "halved")
+            yield _node("Equal", "halved half_special", "specials")
+            yield _node("Unsqueeze", "specials inner_axes", "is_special")
+            yield _node("Where", "is_special priority mask0", "rank0")
 
     return Part.of(items())
 
 
 @lru_cache(maxsize=65536)
-def _layer(block: _Block, layer: Layer, index: int, stage: int, prunings: int) -> Part:
-    """Layer `index`, after `stage` of all `prunings`: from `x<index>` to `x<index + 1>`."""
+def _layer(block: _Block, layer: Layer, index: int, stage: int, prunings: int, last: bool) -> Part:
+    """Layer `index`, after `stage` of all `prunings`: from `x<index>` to `x<index + 1>`.
+
+    Where it prunes, `mask`, `count`, `bias` and `rank` of the next stage as `_embedding` describes them.
+    """
     name, width = f"l{index}", block.width
     attended = f"{name}.y"
 
@@ -135,8 +150,8 @@ def _layer(block: _Block, layer: Layer, index: int, stage: int, prunings: int) -
 
     def attention() -> Iterator[Item]:
         if index == 0:
-            yield Tensor("split_heads", (4,), TensorProto.INT64, (0, 0, 3 * block.heads, width // block.heads))
-            yield Tensor("merge_heads", (3,), TensorProto.INT64, (0, 0, width))
+            yield _vector("split_heads", 0, 0, 3 * block.heads, width // block.heads)
+            yield _vector("merge_heads", 0, 0, width)
         yield from linear("qkv", f"x{index}", f"{name}.qkv", width, 3 * width, layer.attention_bits)
         yield _node("Reshape", f"{name}.qkv split_heads", f"{name}.heads")
         yield _node("Transpose", f"{name}.heads", f"{name}.turned", perm=(0, 2, 1, 3))
@@ -153,30 +168,27 @@ def _layer(block: _Block, layer: Layer, index: int, stage: int, prunings: int) -
 
     def prune() -> Iterator[Item]:
         following = stage + 1
-        # Attention received, from all heads and all true positions: [batch, sequence].
-        yield _node("Unsqueeze", f"mask{stage} inner_axes", f"{name}.from")
-        yield _node("MatMul", f"{name}.from {name}.probabilities", f"{name}.by_head")
-        yield _node("ReduceSum", f"{name}.by_head inner_axes", f"{name}.received", keepdims=0)
+        # Attention received, from all heads and all true positions: [batch, 1, 1, sequence].
+        yield _node("MatMul", f"mask{stage} {name}.probabilities", f"{name}.by_head")
+        yield _node("ReduceSum", f"{name}.by_head inner_axes", f"{name}.received", keepdims=1)
         yield _node("Add", f"{name}.received rank{stage}", f"{name}.score")
         yield _constant(f"{name}.keep", float(layer.token_keep))
         yield _node("Mul", f"count{stage} {name}.keep", f"{name}.share")
         yield _node("Ceil", f"{name}.share", f"{name}.whole")
-        yield _node("Max", f"{name}.whole fewest", f"{name}.floor")
-        yield _node("Min", f"{name}.floor count{stage}", f"count{following}")
-        yield _node("ReduceMax", f"count{following}", f"{name}.most", keepdims=0)
+        yield _node("Max", f"{name}.whole least", f"count{following}")
+        yield _node("ReduceMax", f"count{following} outer_axes", f"{name}.most", keepdims=0)
         yield _node("Cast", f"{name}.most", f"{name}.size", to=TensorProto.INT64)
-        yield _node("Unsqueeze", f"{name}.size first_axis", f"{name}.sizes")
-        yield _node("TopK", f"{name}.score {name}.sizes", f"{name}.scores {name}.kept", axis=-1)
-        yield _node("Unsqueeze", f"{name}.kept last_axis", f"{name}.index")
+        yield _node("TopK", f"{name}.score {name}.size", f"{name}.scores {name}.kept", axis=-1)
+        yield _node("Reshape", f"{name}.kept one_each", f"{name}.index")
         yield _node("GatherND", f"{attended} {name}.index", f"{name}.z", batch_dims=1)
-        yield _node("Range", f"zero {name}.size one", f"{name}.places")
-        yield _node("Cast", f"{name}.places", f"{name}.order", to=TensorProto.FLOAT)
+        yield _node("Range", f"zero {name}.most one", f"{name}.order")
         yield _node("Less", f"{name}.order count{following}", f"{name}.present")
         yield _node("Cast", f"{name}.present", f"mask{following}", to=TensorProto.FLOAT)
-        yield from _bias(following)
+        if not last:
+            yield _node("Log", f"mask{following}", f"bias{following}")
         if following < prunings:
-            yield _node("GatherElements", f"special{stage} {name}.kept", f"special{following}", axis=1)
-            yield _node("Add", f"special{following} penalty{following}", f"rank{following}")
+            yield _node("GatherElements", f"rank{stage} {name}.kept", f"{name}.carried", axis=-1)
+            yield _node("Mul", f"{name}.carried mask{following}", f"rank{following}")
 
     def feed_forward(entry: str) -> Iterator[Item]:
         operator = {"gelu": "Gelu", "relu": "Relu"}[block.activation]
@@ -201,23 +213,16 @@ def _head(width: int, outputs: int, depth: int, stage: int) -> Part:
     """Mean of the hidden states that are left, then a linear map to `logits`."""
 
     def items() -> Iterator[Item]:
-        yield Tensor("middle_axis", (1,), TensorProto.INT64, (1,))
-        yield _node("Unsqueeze", f"mask{stage} middle_axis", "rows")
-        yield _node("MatMul", f"rows x{depth}", "total")
-        yield _node("Squeeze", "total middle_axis", "pooled_sum")
-        yield _node("Div", f"pooled_sum count{stage}", "pooled")
+        yield _vector("middle_axis", 1)
+        yield _node("LpNormalization", f"mask{stage}", "shares", axis=-1, p=1)
+        yield _node("Squeeze", "shares middle_axis", "rows")
+        yield _node("MatMul", f"rows x{depth}", "means")
+        yield _node("Squeeze", "means middle_axis", "pooled")
         yield Tensor("head.weight", (outputs, width))
         yield Tensor("head.bias", (outputs,))
         yield _node("Gemm", "pooled head.weight head.bias", "logits", transB=1)
 
     return Part.of(items())
-
-
-def _bias(stage: int) -> Iterator[Item]:
-    """0 for a token, a large negative number for padding: `penalty` [batch, sequence], `bias` for all heads."""
-    yield _node("Sub", f"mask{stage} present", f"absent{stage}")
-    yield _node("Mul", f"absent{stage} priority", f"penalty{stage}")
-    yield _node("Unsqueeze", f"penalty{stage} inner_axes", f"bias{stage}")
 
 
 def _table(name: str, ids: str, rows: int, width: int, bits: int, block_size: int) -> Iterator[Item]:
@@ -248,6 +253,10 @@ def _linear(
 
 def _constant(name: str, value: int | float) -> Tensor:
     return Tensor(name, (), TensorProto.FLOAT if isinstance(value, float) else TensorProto.INT64, (value,))
+
+
+def _vector(name: str, *values: int) -> Tensor:
+    return Tensor(name, (len(values),), TensorProto.INT64, values)
 
 
 def _node(operator: str, inputs: str, outputs: str, domain: str = "", **attributes: Attribute) -> Node:

@@ -67,7 +67,7 @@ class TransformerLayer(nn.Module):
     def _select(probabilities: Tensor, mask: Tensor, special: Tensor, keep: float) -> tuple[Tensor, Tensor]:
         """Indices [batch, kept] of the tokens that received most attention, and their mask."""
         received = torch.einsum("bi,bhij->bj", mask, probabilities)
-        score = received + (special * PRIORITY + (mask - 1) * PRIORITY)
+        score = received + torch.where(special > 0, PRIORITY, 1.0) * mask
         count = mask.sum(-1, keepdim=True)
         count = torch.minimum(torch.ceil(count * keep).clamp(min=FEWEST_TOKENS), count)
         most = int(count.max())
@@ -83,7 +83,7 @@ class TransformerStudent(Student):
         self.width = config.width
         embedding, block = config.embedding_width, config.block_size
         self.word = QuantizedEmbedding(vocabulary_size, embedding, config.embedding_bits, block)
-        self.position = QuantizedEmbedding(shape.max_length, embedding, POSITION_BITS, block)
+        self.position = QuantizedEmbedding(shape.max_length, embedding, POSITION_BITS, embedding)
         self.segment = nn.Embedding(2, embedding) if shape.segments == 2 else None
         if self.segment is not None:
             nn.init.normal_(self.segment.weight, std=0.02)
