@@ -6,7 +6,7 @@ from typing import Any
 
 from space.dimensions import Chooser
 from space.families.base import Family
-from space.families.transformer.config import PER_LAYER, Layer, TransformerConfig, TransformerDimensions
+from space.families.transformer.config import PER_LAYER, SHARED, Layer, TransformerConfig, TransformerDimensions
 from space.families.transformer.graph import describe
 from space.families.transformer.module import TransformerStudent
 from space.graph import Part
@@ -26,7 +26,7 @@ class TransformerFamily(Family):
 
     def choose(self, dimensions: TransformerDimensions, choose: Chooser) -> dict[str, Any]:
         depth = choose("depth", dimensions.depth)
-        fields = {name: choose(name, getattr(dimensions, name)) for name in ("width", "heads", "activation")}
+        fields = {name: choose(name, getattr(dimensions, name)) for name in SHARED}
         layers = [
             {name: choose(f"layer{i}.{name}", getattr(dimensions, name)) for name in PER_LAYER} for i in range(depth)
         ]
@@ -34,7 +34,7 @@ class TransformerFamily(Family):
 
     def parameters(self, config: TransformerConfig) -> dict[str, Any]:
         flat: dict[str, Any] = {"depth": len(config.layers)}
-        flat.update({name: getattr(config, name) for name in ("width", "heads", "activation")})
+        flat.update({name: getattr(config, name) for name in SHARED})
         for i, layer in enumerate(config.layers):
             flat.update({f"layer{i}.{name}": getattr(layer, name) for name in PER_LAYER})
         return flat

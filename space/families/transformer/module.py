@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,13 @@ from space.layers import QuantizedEmbedding, QuantizedLinear, to_numpy
 from space.shape import TaskShape
 from space.vocabulary import CLS_ID, SEP_ID
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "hardswish": functional.hardswish,
+    "relu": functional.relu,
+    "relu_squared": lambda x: functional.relu(x).square(),
+}
 
 
 class TransformerLayer(nn.Module):
