@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from runners.emulator.execution import vocabulary_size
+from runners.emulator.requests import vocabulary_size
 from space.errors import InputError
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

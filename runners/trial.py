@@ -28,6 +28,7 @@ from runners.task import Task, load_task
 from runners.teacher import TeacherOutputs, prepare_teacher
 from runners.wordpiece import encode_texts, wordpiece
 from space.config import Recipe, StudentConfig
+from space.errors import InputError
 from space.families import Student, architecture_key, build_student, deployed_bytes, export_model
 from space.shape import TaskShape
 from space.vocabulary import Vocabulary
@@ -95,7 +96,10 @@ def measure_latency(plan: TrialPlan, prepared: Prepared, config: StudentConfig) 
             student = build_student(config, prepared.shape, size)
         path.write_bytes(export_model(config, prepared.shape, size, student).SerializeToString())
 
-    return LatencyMeter(plan.device).measure(architecture_key(config, prepared.shape, size), write)
+    lengths = plan.device.lengths
+    if lengths is None or len(lengths) != 1:
+        raise InputError(f"device.tokens is {plan.device.tokens!r}.", "Give one number.")
+    return LatencyMeter(plan.device).measure(architecture_key(config, prepared.shape, size), write, lengths)[0]
 
 
 def run_trial(

@@ -13,9 +13,9 @@ import filelock
 import optuna
 import torch
 
+from runners.cores import usable_cores
 from runners.latency import LatencyMeter
 from runners.task import load_task
-from search.cores import usable_cores
 from search.ledger import Ledger, Proposal
 from search.progress import Display, Monitor, NoDisplay
 from search.samplers import PerTrialSampler

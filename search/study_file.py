@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from objectives.limits import Limits
+from runners.cores import usable_cores
 from runners.latency import DeviceSpec
 from runners.plan import FidelitySpec, TrialPlan
 from runners.task import TaskSpec
 from runners.teacher import TeacherSpec
-from search.cores import usable_cores
 from search.ledger import Objective
 from search.samplers import SamplerName
 from search.validation import closest, explain, parse_yaml
@@ -84,9 +84,10 @@ class StudyFile(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> StudyFile:
-        if self.device.tokens > self.task.max_length:
+        longest = max(self.device.lengths or (1,))
+        if longest > self.task.max_length:
             raise ValueError(
-                f"device.tokens {self.device.tokens} is above task.max_length {self.task.max_length}: students "
+                f"device.tokens {longest} is above task.max_length {self.task.max_length}: students "
                 "have no positions for longer texts"
             )
         return self

@@ -19,12 +19,21 @@ class LatencyReading(BaseModel):
     Attributes:
         milliseconds: of one inference, batch 1.
         backend: where it comes from; figures of different backends must never be compared.
-        device: name of the device profile.
-        calibrated: whether the profile was fitted to a board. If not, trust the order, not the value.
+        device: name of the device profile; for native ones the CPU of this machine and its architecture.
+        calibrated: whether milliseconds are those of a real ARM device: of a profile that was fitted to a board, or
+            of an AArch64 machine's own clock. If not, trust the order, not the value.
         tokens: length of the input.
-        instructions: executed AArch64 instructions.
+        instructions: executed AArch64 instructions; None where nobody counts them (native).
         instruction_classes: the same by kind; empty where they are not known (estimated).
         cache_misses: in lines of 64 bytes, by cache; empty where they are not known.
+        peak_heap_bytes: most bytes that the process held of the heap at once, from before the session is created to
+            the end of the first run; None where it is not known (estimated). Counted are all blocks of malloc and
+            its kin, each with its usable size: ONNX Runtime's own (about 2 MB of kernel tables and the like,
+            more on a process that used it before), the model's weights, the inputs and all activations. Not counted
+            are program code, stacks and mapped files. ONNX Runtime runs without its memory arena and memory
+            pattern, as an app that is short of memory would have it; milliseconds are of the same setting.
+        interval_ms: 95 % bootstrap interval of milliseconds; None for figures that do not vary.
+        repeats: timed runs behind milliseconds; None where nothing was timed by a clock.
         versions: of the tools that it depends on.
     """
 
@@ -35,9 +44,12 @@ class LatencyReading(BaseModel):
     device: str
     calibrated: bool
     tokens: PositiveInt
-    instructions: NonNegativeInt
+    instructions: NonNegativeInt | None = None
     instruction_classes: dict[str, NonNegativeInt] = {}
     cache_misses: dict[str, NonNegativeInt] = {}
+    peak_heap_bytes: NonNegativeInt | None = None
+    interval_ms: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
+    repeats: PositiveInt | None = None
     versions: dict[str, str] = {}
 
 

@@ -131,7 +131,7 @@ def test_overrides_reach_their_keys(tmp_path: Path) -> None:
         ({"trials": 0}, "--trials: should be at least 1, found 0."),
         ({"sampler": "best"}, "--sampler: should be 'tpe', 'random' or 'nsga2', found 'best'."),
         ({"data": "/does/not/exist"}, "--data: there is no folder /does/not/exist."),
-        ({"latency": "guessed"}, "--latency: should be 'emulated' or 'estimated', found 'guessed'."),
+        ({"latency": "guessed"}, "--latency: should be 'emulated', 'native' or 'estimated', found 'guessed'."),
     ],
 )
 def test_wrong_overrides_name_the_option(override: dict[str, Any], message: str) -> None:

@@ -86,7 +86,7 @@ def run_trial(
             backend="estimated",
             device=plan.device.profile,
             calibrated=False,
-            tokens=plan.device.tokens,
+            tokens=(plan.device.lengths or (32,))[0],
             instructions=size,
         ),
         seconds={},
