@@ -125,7 +125,7 @@ def send(runner: Runner, requests: Sequence[Request], folder: Path, model_second
     limit = _START_SECONDS + model_seconds * -(-len(requests) // runner.jobs)
     done = _run(runner, command, "".join(lines), folder, limit)
     endings = {int(line[0]): line[1] for text in done.stdout.splitlines() if (line := _ending(text))}
-    if not requests and done.returncode:
+    if not requests and done.returncode != 0:
         raise InputError(f"{runner.what} {done.ending}.", GO_ON)
     return [
         _answer(runner, request, folder / f"reply-{index:05}", endings.get(index), done, model_seconds)

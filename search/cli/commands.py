@@ -74,7 +74,7 @@ def search(
     workers: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, random or nsga2.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
-    latency: Annotated[str | None, typer.Option(help="emulated or estimated.")] = None,
+    latency: Annotated[str | None, typer.Option(help="emulated, native or estimated.")] = None,
     device: Annotated[str | None, typer.Option(help="Device profile, like cortex-a53.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed study.")] = False,
     name: Annotated[str | None, typer.Option(help="Another name for the study.")] = None,
