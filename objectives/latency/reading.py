@@ -29,10 +29,11 @@ class LatencyReading(BaseModel):
         peak_heap_bytes: most heap that the process held at once between the start of the session's creation and
             the end of its first run; None where it is not known (estimated). Counted are all blocks of malloc and
             its kin, each with its usable size (that asked for, rounded up by the allocator): ONNX Runtime's own, with
-            1.31 about 7.4 MB for any model (6.1 MB once it is loaded, 1.3 MB with the first session), the model's
+            1.31 about 7.4 MB for any model (6.1 MB once it is loaded, 1.3 MB since its first session), the model's
             weights and graph, the inputs and all activations. Not counted are program code, stacks and mapped files.
-            ONNX Runtime runs without its memory arena and memory pattern, as an app that is short of memory would
-            have it; milliseconds are of the same setting.
+            Emulated, a small model ran in the process before, so that all 7.4 MB are there from the start; an app's
+            first session may stay up to 1.3 MB below. ONNX Runtime runs without its memory arena and memory pattern,
+            as an app that is short of memory would have it; milliseconds are of the same setting.
         interval_ms: 95 % bootstrap interval of milliseconds; None for figures that do not vary.
         repeats: timed runs behind milliseconds; None where nothing was timed by a clock.
         versions: of the tools that it depends on.

@@ -1,4 +1,16 @@
-"""Running models in the emulator and reading what its plugin counted."""
+"""Running models in the emulator and reading what its plugin counted.
+
+ONNX Runtime runs without its memory arena and memory pattern. With them -> without, students at 32 tokens:
+
+    file bytes    ms on a cortex-a53    ms on a cortex-a76    peak heap, MB (a53)
+       405,081       12.33 -> 12.40          2.30 -> 2.22       10.10 ->  9.05
+       526,210       39.34 -> 39.11          2.55 -> 2.62       10.51 ->  9.50
+     1,411,153       33.91 -> 34.16          3.05 -> 3.09       10.56 -> 10.30
+     2,080,018       67.22 -> 67.45          4.69 -> 4.74       12.42 -> 11.66
+
+They save up to 1.6 % of the instructions; milliseconds move either way, as buffers come to lie elsewhere in the caches.
+They cost up to 1.1 MB, too much where a model has 2.
+"""
 
 from __future__ import annotations
 
