@@ -10,7 +10,7 @@ from pathlib import Path
 from objectives.latency import LatencyReading, load_profile
 from runners.emulator.execution import measure, raised
 from runners.emulator.installation import find_installation, installation_folder
-from runners.emulator.native import find_native, is_arm, measure_natively
+from runners.emulator.native import find_native, install_native, is_arm, measure_natively
 from runners.emulator.warm_up import write_warm_up
 from space.errors import InputError
 
@@ -21,33 +21,36 @@ _DEVICES = ("cortex-a53", "cortex-a76")
 def check(report: Callable[[str], None]) -> LatencyReading:
     """Say what is installed and time a small model on each of two emulated cores; returns the last reading.
 
-    Where the runner has been built for this machine, or this is an ARM, it is timed by the clock too.
+    On an ARM, or where the runner has been built for this machine, the model is timed by the clock too; on an ARM
+    that is enough.
 
     Raises:
-        InputError: the emulator is not installed, or does not work.
+        InputError: the emulator is not installed (and this is no ARM), or does not work.
     """
     for line in backends():
         report(line)
     installation = find_installation()
-    if installation is None:
+    native = install_native(report) if is_arm() else find_native()
+    if installation is None and not is_arm():
         raise InputError(
             f"The emulator is not installed in {installation_folder()}.", "Run `shoebox emulator install`."
         )
-    report(f"Installed in {installation.folder}")
-    for name, number in installation.versions.items():
-        report(f"  {name} {number}")
+    readings: list[LatencyReading] = []
     with tempfile.TemporaryDirectory(prefix="shoebox-check-") as folder:
         model = write_warm_up(Path(folder) / "check.onnx")
-        for device in _DEVICES:
-            start = time.perf_counter()
-            reading = measure([model], _TOKENS, load_profile(device), installation)[0]
-            _report(report, reading, time.perf_counter() - start)
-        native = find_native()
         if native is not None:
             start = time.perf_counter()
-            timed = raised(measure_natively([(model, _TOKENS)], native)[0])
-            _report(report, timed, time.perf_counter() - start)
-    return reading
+            readings.append(raised(measure_natively([(model, _TOKENS)], native)[0]))
+            _report(report, readings[-1], time.perf_counter() - start)
+        if installation is not None:
+            report(f"Installed in {installation.folder}")
+            for name, number in installation.versions.items():
+                report(f"  {name} {number}")
+            for device in _DEVICES:
+                start = time.perf_counter()
+                readings.append(measure([model], _TOKENS, load_profile(device), installation)[0])
+                _report(report, readings[-1], time.perf_counter() - start)
+    return readings[-1]
 
 
 def backends() -> Sequence[str]:

@@ -12,6 +12,7 @@ from helpers.models import EncoderShape, GraphBuilder, write_encoder, write_look
 
 from objectives.latency import DeviceProfile, load_profile
 from runners.emulator import check, measure, run_each, run_models
+from runners.emulator.native import is_arm
 from runners.emulator.requests import vocabulary_size
 from space.errors import InputError
 
@@ -119,6 +120,16 @@ def test_check_reports_what_is_installed(emulator) -> None:
     assert check(lines.append).milliseconds > 0
     assert any("qemu" in line for line in lines)
     assert any("cortex-a53" in line and "uncalibrated" in line for line in lines)
+    assert [line.split(":")[0] for line in lines[:3]] == ["emulated", "native", "estimated"]
+
+
+@pytest.mark.skipif(is_arm(), reason="an ARM needs no emulator")
+def test_check_says_how_to_get_what_is_missing(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path))
+    lines: list[str] = []
+    with pytest.raises(InputError, match="not installed.*shoebox emulator install"):
+        check(lines.append)
+    assert "not installed" in lines[0]
 
 
 # ---- bad input
