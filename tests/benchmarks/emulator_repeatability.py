@@ -25,9 +25,13 @@ from runners.emulator import EmulatedRun, install, run_each
 from runners.emulator.execution import raised
 
 
+# Ends by itself where this script is killed.
+LOOP = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
+
+
 @contextmanager
 def busy_loops(count: int) -> Iterator[None]:
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    loops = [subprocess.Popen([sys.executable, "-c", LOOP]) for _ in range(count)]
     try:
         yield
     finally:

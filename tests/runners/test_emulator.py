@@ -127,7 +127,7 @@ def test_check_reports_what_is_installed(emulator) -> None:
 def test_check_says_how_to_get_what_is_missing(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path))
     lines: list[str] = []
-    with pytest.raises(InputError, match="not installed.*shoebox emulator install"):
+    with pytest.raises(InputError, match=r"not installed.*shoebox emulator install"):
         check(lines.append)
     assert "not installed" in lines[0]
 
