@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from objectives.latency import LatencyReading, cost_model_version, load_profile
 from objectives.latency.estimate import estimate, estimate_version, load_estimates
@@ -39,8 +39,10 @@ class DeviceSpec(BaseModel):
     Attributes:
         profile: a shipped device profile, or the path of one (``.yaml``). Without effect on ``native``.
         tokens: length of the text that is timed: one number, or a typical and a long one, ``[16, 48]``. ``auto``
-            takes the median and the 95th percentile of the task's texts, in word pieces; who runs the study works
-            them out, since it has the texts, and hands the numbers to `LatencyMeter.measure`.
+            takes the median and the 95th percentile of the task's texts in the student's own word pieces
+            (`runners.trial.Prepared.text_lengths`).
+        check_examples: validation examples on which the front of a finished search is judged once more, with the
+            ARM kernels; 0 leaves that out. Only with ``emulated``.
         latency: ``emulated`` runs the model on an emulated core; ``native`` times it by the clock of this machine,
             meant for AArch64 ones; ``estimated`` adds up recorded costs of its operators, for machines that can do
             neither.
@@ -51,6 +53,14 @@ class DeviceSpec(BaseModel):
     profile: str = "cortex-a53"
     tokens: Literal["auto"] | Tokens | tuple[Tokens, Tokens] = "auto"
     latency: Literal["emulated", "native", "estimated"] = "emulated"
+    check_examples: Annotated[int, Field(ge=0)] = 1000
+
+    @field_validator("tokens")
+    @classmethod
+    def _rising(cls, tokens: Literal["auto"] | int | tuple[int, int]) -> Literal["auto"] | int | tuple[int, int]:
+        if isinstance(tokens, tuple) and tokens[0] >= tokens[1]:
+            raise ValueError(f"of two lengths the shorter one should come first, not {list(tokens)}")
+        return tokens
 
     @property
     def lengths(self) -> tuple[int, ...] | None:

@@ -23,12 +23,11 @@ from runners.evaluate import open_session, run_model
 from runners.latency import LatencyMeter
 from runners.plan import TrialPlan
 from runners.precision import training_device
-from runners.record import TrialRecord, library_versions
+from runners.record import TrialRecord, costs, library_versions
 from runners.task import Task, load_task
 from runners.teacher import TeacherOutputs, prepare_teacher
 from runners.wordpiece import encode_texts, wordpiece
 from space.config import Recipe, StudentConfig
-from space.errors import InputError
 from space.families import Student, architecture_key, build_student, deployed_bytes, export_model
 from space.shape import TaskShape
 from space.vocabulary import Vocabulary
@@ -40,6 +39,8 @@ logger = logging.getLogger("shoebox.runners.trial")
 # at 0.02 (that of random embeddings) to 0.246 at 0.2; on little text 0.2 learns new meanings too slowly.
 TEACHER_DEVIATION = 0.1
 
+_MEASURED_TEXTS = 5000  # at most so many, evenly spaced, tell how long the task's texts are
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -50,6 +51,7 @@ class Prepared:
     shape: TaskShape
     vocabulary: Vocabulary
     _encoded: dict[int, Encoded] = field(default_factory=dict, repr=False)
+    _lengths: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def tokenizer(self, size: int) -> tokenizers.Tokenizer:
         """WordPiece over the first `size` entries of the vocabulary."""
@@ -61,6 +63,20 @@ class Prepared:
             examples = self.task.train
             self._encoded[size] = encode_texts(self.tokenizer(size), examples.texts, examples.pairs)
         return self._encoded[size]
+
+    def text_lengths(self, size: int) -> tuple[int, int]:
+        """Median and 95th percentile of the length of the train texts, in word pieces of a vocabulary of that size.
+
+        A smaller vocabulary splits words into more pieces: it pays for the bytes that it saves by longer inputs.
+        """
+        if size not in self._lengths:
+            examples = self.task.train
+            rows = range(0, len(examples), -(-len(examples) // _MEASURED_TEXTS))
+            pairs = None if examples.pairs is None else [examples.pairs[row] for row in rows]
+            encoded = encode_texts(self.tokenizer(size), [examples.texts[row] for row in rows], pairs)
+            median, long = np.quantile(encoded.lengths, [0.5, 0.95], method="higher")
+            self._lengths[size] = int(median), int(long)
+        return self._lengths[size]
 
 
 class InfeasibleTrial(Exception):
@@ -86,8 +102,16 @@ def prepare(plan: TrialPlan) -> Prepared:
     return Prepared(task, teacher, shape, vocabulary)
 
 
-def measure_latency(plan: TrialPlan, prepared: Prepared, config: StudentConfig) -> LatencyReading:
-    """Latency of a configuration on the study's device: measured on a file with random weights, or cached."""
+def timed_lengths(plan: TrialPlan, prepared: Prepared, config: StudentConfig) -> tuple[int, ...]:
+    """Token lengths at which a configuration is timed: the study's, or those of the task's own text."""
+    lengths = plan.device.lengths
+    return prepared.text_lengths(prepared.vocabulary.size(config.vocabulary_keep)) if lengths is None else lengths
+
+
+def measure_latency(plan: TrialPlan, prepared: Prepared, config: StudentConfig) -> tuple[LatencyReading, ...]:
+    """Latency of a configuration on the study's device at each of its `timed_lengths`: cached, or measured on a file
+    with random weights.
+    """
     size = prepared.vocabulary.size(config.vocabulary_keep)
 
     def write(path: Path) -> None:
@@ -96,10 +120,8 @@ def measure_latency(plan: TrialPlan, prepared: Prepared, config: StudentConfig) 
             student = build_student(config, prepared.shape, size)
         path.write_bytes(export_model(config, prepared.shape, size, student).SerializeToString())
 
-    lengths = plan.device.lengths
-    if lengths is None or len(lengths) != 1:
-        raise InputError(f"device.tokens is {plan.device.tokens!r}.", "Give one number.")
-    return LatencyMeter(plan.device).measure(architecture_key(config, prepared.shape, size), write, lengths)[0]
+    key = architecture_key(config, prepared.shape, size)
+    return LatencyMeter(plan.device).measure(key, write, timed_lengths(plan, prepared, config))
 
 
 def run_trial(
@@ -125,9 +147,9 @@ def run_trial(
     task, teacher = prepared.task, prepared.teacher
     clock = _Clock()
     with clock("latency"):
-        latency = measure_latency(plan, prepared, config)
+        readings = measure_latency(plan, prepared, config)
     size = deployed_bytes(config, prepared.shape, prepared.vocabulary)
-    constraints = constraint_values(plan.limits, size, latency.milliseconds)
+    constraints = constraint_values(plan.limits, costs(size, readings))
     if broken(constraints):
         raise InfeasibleTrial(constraints)
     entries = prepared.vocabulary.size(config.vocabulary_keep)
@@ -169,7 +191,8 @@ def run_trial(
             quality=quality,
             metrics=_further_metrics(quality, teacher, log),
             deployed_bytes=written,
-            latency=latency,
+            latency=readings[0],
+            long_latency=readings[1] if len(readings) > 1 else None,
             seconds=clock.seconds,
             bundle=str(bundle),
             versions=library_versions(),

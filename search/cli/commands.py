@@ -210,6 +210,21 @@ def studies(storage: StorageOption = None) -> None:
         console.print("None in the storage yet.", highlight=False)
 
 
+@app.command()
+def doctor(storage: StorageOption = None) -> None:
+    """Say what a search would find on this machine; exit code 1 if something would keep it from running."""
+    from search.cli.tables import output_console
+    from search.doctor import examine
+
+    console, problems = output_console(), 0
+    for finding in examine(storage):
+        problems += finding.state == "problem"
+        line = f"{finding.state:<8} {finding.subject:<19} {finding.text}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if problems:
+        raise typer.Exit(1)
+
+
 def _front(study: Study) -> list[TrialRecord]:
     front = study.pareto()
     if not front:
