@@ -1,12 +1,13 @@
 """Raw emulator counts of many models, kept so that a changed cost model needs no new emulation.
 
 A store is a folder. Each batch of measurements is one ``.npz`` of executed blocks (distinct blocks once per
-emulated instruction set, then which ran how often) and one ``.json`` that says what was measured, with the cache
-counts of every device. Blocks are the same on all devices that share an instruction set; caches are not.
+instruction set, then which ran how often) and one ``.json`` that says what was measured, with the cache counts.
+Blocks are the same on all cores that offer the same instructions; cache counts on all with the same caches too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 
 from objectives.latency import CacheCounts, DeviceProfile, ExecutionCounts, load_profile
 from runners.emulator import Installation, run_models
+from space.errors import InputError
 
 Blocks = Mapping[tuple[int, ...], int]
 
@@ -28,8 +30,8 @@ class Measurement:
 
     Attributes:
         subject: what was measured, as plain data.
-        blocks: by emulated instruction set (`Emulation.qemu_cpu`), executed blocks and their executions.
-        caches: by device.
+        blocks: executed blocks and their executions, by `instruction_set`.
+        caches: by `cache_key`.
     """
 
     subject: Mapping[str, Any]
@@ -37,8 +39,34 @@ class Measurement:
     caches: Mapping[str, CacheCounts]
 
     def counts(self, profile: DeviceProfile) -> ExecutionCounts:
-        """As the emulator would have returned them for this device."""
-        return ExecutionCounts(self.blocks[profile.emulation.qemu_cpu], self.caches[profile.name])
+        """As the emulator would have returned them for this device; without cache misses where none were counted.
+
+        Raises:
+            InputError: nothing was counted for a core with these instructions.
+        """
+        blocks = self.blocks.get(instruction_set(profile))
+        if blocks is None:
+            raise InputError(f"Nothing was recorded for the instructions of {profile.name}.", "Record again.")
+        return ExecutionCounts(blocks, self.caches.get(cache_key(profile), _NO_CACHES))
+
+    def has_caches(self, profile: DeviceProfile) -> bool:
+        """Whether cache misses were counted for this device."""
+        return cache_key(profile) in self.caches
+
+
+_NO_CACHES = CacheCounts(0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def instruction_set(profile: DeviceProfile) -> str:
+    """Names what decides which instructions a core executes: the features that the runtime asks for."""
+    features = " ".join(sorted(set(profile.emulation.features.split())))
+    return hashlib.sha256(features.encode()).hexdigest()[:8]
+
+
+def cache_key(profile: DeviceProfile) -> str:
+    """Names what cache counts depend on."""
+    caches = (profile.memory.l1d, profile.memory.l1i, profile.memory.l2)
+    return "/".join([instruction_set(profile), *(figure.value.option() for figure in caches)])
 
 
 def measure_batch(
@@ -54,8 +82,8 @@ def measure_batch(
     for device in devices:
         profile = load_profile(device)
         for index, run in enumerate(run_models(models, tokens, profile, installation)):
-            blocks[index].setdefault(profile.emulation.qemu_cpu, run.counts.blocks)
-            caches[index][device] = run.counts.caches
+            blocks[index].setdefault(instruction_set(profile), run.counts.blocks)
+            caches[index][cache_key(profile)] = run.counts.caches
     return [Measurement(*entry) for entry in zip(subjects, blocks, caches, strict=True)]
 
 

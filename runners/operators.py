@@ -27,7 +27,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 
-def executed_calls(model: Path, tokens: int) -> list[OperatorCall]:
+def count_operators(model: Path, tokens: int) -> list[OperatorCall]:
     """The operators of one inference with ``tokens`` tokens, batch 1, in the order of their execution.
 
     Raises:

@@ -36,6 +36,7 @@ class LatencyReading(BaseModel):
             as an app that is short of memory would have it; milliseconds are of the same setting.
         interval_ms: 95 % bootstrap interval of milliseconds; None for figures that do not vary.
         repeats: timed runs behind milliseconds; None where nothing was timed by a clock.
+        uncosted_calls: operator calls that an estimate has no record of and takes at a generic cost.
         versions: of the tools that it depends on.
     """
 
@@ -52,6 +53,7 @@ class LatencyReading(BaseModel):
     peak_heap_bytes: NonNegativeInt | None = None
     interval_ms: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
     repeats: PositiveInt | None = None
+    uncosted_calls: NonNegativeInt = 0
     versions: dict[str, str] = {}
 
 

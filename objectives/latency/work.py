@@ -19,20 +19,20 @@ _ELEMENTWISE = {"Gelu", "Relu", "BiasGelu", "FastGelu", "QuickGelu", "Tanh", "Si
 
 
 def work_of(call: OperatorCall) -> Work:
-    """Amounts of work of one call by ``operator[variant].unit``; every call counts as one ``node``."""
-    key, amounts = _MEASURES.get(call.operator, _other)(call)
-    return {f"{key}.{unit}": float(amount) for unit, amount in amounts.items() if amount} | {f"{key}.nodes": 1.0}
+    """Amounts of work of one call by ``kind.unit``; every call counts as one ``node``."""
+    kind, amounts = _MEASURES.get(call.operator, _other)(call)
+    return {f"{kind}.{unit}": float(amount) for unit, amount in amounts.items() if amount} | {f"{kind}.nodes": 1.0}
 
 
-def is_known(call: OperatorCall) -> bool:
-    """Whether there are units made for this operator, rather than one per element."""
-    return call.operator in _MEASURES
+def kind_of(call: OperatorCall) -> str:
+    """The operator with what chooses its kernel."""
+    return _MEASURES.get(call.operator, _other)(call)[0]
 
 
 def _row_groups(rows: int) -> Iterator[tuple[str, int]]:
     yield "quads", rows // 4
-    yield "pairs", rows % 4 // 2
-    yield "singles", rows % 2
+    for rest in (1, 2, 3):
+        yield f"rest{rest}", int(rows % 4 == rest)
 
 
 def _quantized_product(call: OperatorCall) -> tuple[str, Work]:
@@ -40,7 +40,9 @@ def _quantized_product(call: OperatorCall) -> tuple[str, Work]:
     depth, width, block = int(str(a["K"])), int(str(a["N"])), int(str(a["block_size"]))
     level = a.get("accuracy_level", 0)
     rows = prod(call.inputs[0][:-1])
-    key = f"MatMulNBits[{a['bits']} bits, level {level}, block {block}]"
+    # Cores with dot products have another kernel for 4 bits in whole blocks.
+    other = ", short" if a["bits"] == 4 and level == 4 and depth % block else ""
+    key = f"MatMulNBits[{a['bits']} bits, level {level}, block {block}{other}]"
     # What is computed in whole blocks, and in pieces of 16 of the last, shorter one.
     spans = {"blocks": -(-depth // block), "pieces": -(-depth // 16)} if block > 16 else {"blocks": -(-depth // 16)}
     if rows == 1:

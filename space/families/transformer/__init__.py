@@ -9,7 +9,9 @@ from space.families.base import Family
 from space.families.transformer.config import PER_LAYER, SHARED, Layer, TransformerConfig, TransformerDimensions
 from space.families.transformer.graph import describe
 from space.families.transformer.module import TransformerStudent
+from space.families.transformer.operators import sections
 from space.graph import Part
+from space.operators import Section
 from space.shape import TaskShape
 
 __all__ = ["Layer", "TransformerConfig", "TransformerDimensions", "TransformerFamily", "TransformerStudent"]
@@ -41,6 +43,11 @@ class TransformerFamily(Family):
 
     def graph(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> list[Part]:
         return describe(config, shape, vocabulary_size)
+
+    def sections(
+        self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int, tokens: int
+    ) -> list[Section]:
+        return sections(config, shape, vocabulary_size, tokens)
 
     def build(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> TransformerStudent:
         return TransformerStudent(config, shape, vocabulary_size)
