@@ -92,9 +92,7 @@ class Program:
         """Calls of the nodes from ``first`` to before ``last``; adds what they yield to ``values`` (by name)."""
         values.update(self.constants)
         calls = []
-        for node, (rule, names, attributes, whole) in zip(
-            self.nodes[first:last], self._steps[first:last], strict=True
-        ):
+        for node, (rule, names, attributes, whole) in zip(self.nodes[first:last], self._steps[first:last], strict=True):
             inputs = [values[name] for name in names]
             outputs = rule(inputs, attributes)[: len(node.outputs)]
             for name, value in zip(node.outputs, outputs, strict=True):

@@ -192,9 +192,7 @@ class LatencyModel:
         self._summaries: dict[Section, _Summary] = {}
         self._known: dict[OperatorCall, tuple[float, float, float, int]] = {}
 
-    def predict(
-        self, config: StudentConfig, shape: TaskShape, vocabulary_size: int, tokens: int
-    ) -> LatencyEstimate:
+    def predict(self, config: StudentConfig, shape: TaskShape, vocabulary_size: int, tokens: int) -> LatencyEstimate:
         """Latency of a configuration at a length of ``tokens``, in well under a millisecond."""
         return self.predict_sections(get_family(config.family).sections(config, shape, vocabulary_size, tokens))
 

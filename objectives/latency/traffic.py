@@ -140,9 +140,7 @@ class Footprint(NamedTuple):
         return min(self.total, weights + activations + workspace + min(code, self.code))
 
 
-def footprint_of(
-    weights: float, largest_activations: float, largest_workspace: float, code: float
-) -> Footprint:
+def footprint_of(weights: float, largest_activations: float, largest_workspace: float, code: float) -> Footprint:
     """The footprint of a model from sums and maxima over its calls."""
     return Footprint(weights, _LIVE_ACTIVATIONS * largest_activations, largest_workspace, code)
 
