@@ -16,7 +16,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 from objectives.latency import DeviceProfile, cycles
-from objectives.latency.estimate import Cost, FitError, add_up
+from objectives.latency.estimate import add_up
+from objectives.latency.recorded import Cost, FitError
 from objectives.latency.traffic import Machine, memory_features
 from objectives.latency.work import kind_of, work_of
 from runners.measurements import Measurement

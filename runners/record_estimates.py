@@ -25,7 +25,7 @@ import torch
 
 import objectives.latency
 from objectives.latency import cost_model_version, known_profiles, load_profile
-from objectives.latency.estimate import Estimates, profile_digest
+from objectives.latency.recorded import Estimates, profile_digest
 from runners.emulator import Installation, find_installation, install
 from runners.fit_estimates import Sample, fit, relative_errors, sample, summarize
 from runners.measurements import Measurement, cache_key, load, measure_batch, save
