@@ -51,6 +51,8 @@ _WIDE: dict[str, Any] = {
         "ffn_width": [64, 128, 256, 320, 384, 512, 768, 1024],
         "token_keep": [1.0, 0.8, 0.6, 0.5, 0.3],
         "depth": {"low": 1, "high": 6},
+        "activation": ["gelu", "gelu_tanh", "hardswish", "relu", "relu_squared"],
+        "unpacking": ["run", "load"],
     },
 }
 
@@ -78,7 +80,8 @@ def measure_students(
 ) -> list[Measurement]:
     """Measure random students, given by space and seed, with random weights."""
     with tempfile.TemporaryDirectory(prefix="shoebox-record-") as name:
-        paths, subjects = [], []
+        paths: list[Path] = []
+        subjects: list[dict[str, Any]] = []
         for space, seed in students:
             config, shape, vocabulary_size = draw_student(space, seed)
             torch.manual_seed(seed)
