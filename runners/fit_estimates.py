@@ -7,7 +7,7 @@ relative errors of the whole.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +53,7 @@ def _tuples(value: Any) -> Any:
 
 def total_work(calls: Sequence[OperatorCall]) -> dict[str, float]:
     """Work of a whole model, and one ``run``."""
-    total: Counter[str] = Counter()
+    total: defaultdict[str, float] = defaultdict(float)
     for call, count in Counter(calls).items():
         for name, amount in work_of(call).items():
             total[name] += count * amount

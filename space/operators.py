@@ -113,7 +113,8 @@ class Program:
 
 def kept_attributes(attributes: Mapping[str, Attribute]) -> tuple[tuple[str, int | Dims], ...]:
     """The attributes that an `OperatorCall` keeps; 0 is the default of all of them."""
-    return tuple((name, value) for name in _KEPT if (value := attributes.get(name)) and not isinstance(value, float))
+    found = ((name, attributes.get(name)) for name in _KEPT)
+    return tuple((name, value) for name, value in found if value and isinstance(value, (int, tuple)))
 
 
 def _constant(tensor: Tensor) -> Value:
