@@ -23,7 +23,8 @@ class WordStates:
         scale: float32 [layers, components].
         starts: int64 [n + 1], where the words of each text begin in `values`.
         first: int64 [n], words of the first text of a pair, or of the text where there is one.
-        layers: which of the teacher's layers, counted from 1; its embeddings would be 0.
+        layers: which of the teacher's layers, counted from 1.
+        depth: how many layers the teacher has.
     """
 
     values: npt.NDArray[np.int8]
@@ -31,6 +32,7 @@ class WordStates:
     starts: npt.NDArray[np.int64]
     first: npt.NDArray[np.int64]
     layers: tuple[int, ...]
+    depth: int
 
     def __len__(self) -> int:
         return len(self.first)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import tokenizers
 import torch
 
@@ -20,12 +19,16 @@ from runners.batches import Encoded
 from runners.bundle import MODEL, BundleConfig, new_folder, write_model, write_results
 from runners.distill import TrainingLog, distil
 from runners.evaluate import open_session, run_model
+from runners.initialization import start_from_embeddings, start_from_layers
 from runners.latency import LatencyMeter
+from runners.lessons import Lessons, WordStates
 from runners.plan import TrialPlan
 from runners.precision import training_device
 from runners.record import TrialRecord, library_versions
 from runners.task import Task, load_task
 from runners.teacher import TeacherOutputs, prepare_teacher
+from runners.teacher.statistics import prepare_statistics
+from runners.teacher.words import prepare_words, word_basis
 from runners.wordpiece import encode_texts, wordpiece
 from space.config import Recipe, StudentConfig
 from space.families import Student, architecture_key, build_student, deployed_bytes, export_model
@@ -33,11 +36,6 @@ from space.shape import TaskShape
 from space.vocabulary import Vocabulary
 
 logger = logging.getLogger("shoebox.runners.trial")
-
-# Deviation of embeddings that start from the teacher. The step of AdamW does not grow with a weight, so that larger
-# entries keep more of what the teacher knows: on SST-2 the divergence from the teacher after one epoch falls from 0.259
-# at 0.02 (that of random embeddings) to 0.246 at 0.2; on little text 0.2 learns new meanings too slowly.
-TEACHER_DEVIATION = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,13 +138,15 @@ def run_trial(
     with new_folder(bundle) as folder:
         with clock("tokenize"):
             encoded = prepared.encoded_train(entries)
+        with clock("teacher"):
+            words = _words(plan, prepared) if recipe.learns_words else None
+            lessons = Lessons(encoded, teacher.train_logits, teacher.train_hidden, task.train.labels, words)
         with clock("train"):
             torch.manual_seed(seed)
             student = build_student(config, prepared.shape, entries)
-            if recipe.initialization == "teacher":
-                _start_from_teacher(student, prepared, config)
-            labels, device = task.train.labels, training_device()
-            log = distil(student, encoded, labels, teacher, recipe, plan.fidelity, task.regression, seed, device)
+            _initialise(student, prepared, plan, config, recipe)
+            tokens, device = prepared.vocabulary.tokens(entries), training_device()
+            log = distil(student, [lessons], [], teacher, recipe, plan.fidelity, task.regression, tokens, seed, device)
         with clock("export"):
             written = write_model(folder, student, bundle_config, prepared.vocabulary.tokens(entries))
         if written != size:
@@ -185,29 +185,24 @@ def _further_metrics(quality: float, teacher: TeacherOutputs, log: TrainingLog) 
     return found
 
 
-def _start_from_teacher(student: Student, prepared: Prepared, config: StudentConfig) -> None:
-    """Embeddings from the teacher: the principal components of its kept word embeddings (XtremeDistil).
+def _words(plan: TrialPlan, prepared: Prepared) -> WordStates:
+    """The teacher's states of the words of the train split; made at the first call."""
+    task, teacher = prepared.task, prepared.teacher
+    length = plan.teacher.max_length or task.max_length
+    basis = word_basis(prepare_statistics(teacher, task, length))
+    return prepare_words(teacher.folder, task.train, teacher, basis, length)
 
-    Positions are projected onto the same components. Directions are kept as they are (no whitening) and scaled
-    as a whole to a deviation of `TEACHER_DEVIATION`.
-    """
-    teacher = prepared.teacher
-    ids = prepared.vocabulary.teacher_ids(prepared.vocabulary.size(config.vocabulary_keep))
-    words = torch.from_numpy(np.array(teacher.word_embeddings[ids], np.float32))
-    mean = words.mean(0)
-    centred = words - mean
-    _, components = torch.linalg.eigh(centred.T @ centred)  # by rising variance
-    basis = components.flip(1)[:, : config.embedding_width]
-    projected = centred @ basis
-    scale = TEACHER_DEVIATION / projected.std()
-    table = torch.zeros(len(words), config.embedding_width)
-    table[:, : projected.shape[1]] = projected * scale
-    positions = None
-    if teacher.position_embeddings is not None:
-        rows = torch.from_numpy(np.array(teacher.position_embeddings, np.float32))
-        positions = torch.zeros(len(rows), config.embedding_width)
-        positions[:, : basis.shape[1]] = (rows - rows.mean(0)) @ basis * scale
-    student.load_embeddings(table, positions)
+
+def _initialise(student: Student, prepared: Prepared, plan: TrialPlan, config: StudentConfig, recipe: Recipe) -> None:
+    """Start from what the recipe says."""
+    if recipe.initialization == "random":
+        return
+    teacher, vocabulary, keep = prepared.teacher, prepared.vocabulary, config.vocabulary_keep
+    start_from_embeddings(student, teacher, vocabulary, keep)
+    if recipe.initialization == "layers":
+        length = plan.teacher.max_length or prepared.task.max_length
+        statistics = prepare_statistics(teacher, prepared.task, length)
+        start_from_layers(student, teacher, statistics, vocabulary, keep)
 
 
 class _Clock:
