@@ -97,8 +97,10 @@ def deployed_size(folder: Path) -> int:
 def write_results(folder: Path, config: BundleConfig, record: TrialRecord) -> None:
     """Write `metrics.json` (the record without the bundle's own place, since bundles are copied) and the card."""
     text = json.dumps(record.model_dump(mode="json", exclude={"bundle"}), indent=2, ensure_ascii=False)
-    (folder / METRICS).write_text(text + "\n")
-    (folder / CARD).write_text(_card(config, record))
+    for name, content in ((METRICS, text + "\n"), (CARD, _card(config, record))):
+        part = folder / f".{name}.part"
+        part.write_text(content, encoding="utf-8")
+        os.replace(part, folder / name)
 
 
 def copy_bundle(source: Path, target: Path) -> None:
@@ -142,17 +144,22 @@ def read_vocabulary(folder: Path) -> list[str]:
 def _card(config: BundleConfig, record: TrialRecord) -> str:
     inputs = "`input_ids`, `attention_mask`" + (", `token_type_ids`" if config.shape.segments == 2 else "")
     answers = "one real value" if config.label_names is None else f"{config.shape.outputs} classes"
-    latency = record.latency
-    calibration = "calibrated" if latency.calibrated else "uncalibrated"
     rows: list[tuple[str, Any]] = [
         (f"{record.metric} (validation split)", f"{record.quality:.4f}"),
         ("the teacher's", f"{record.metrics['teacher_quality']:.4f}"),
         ("deployed bytes (model.onnx + vocab.txt)", f"{record.deployed_bytes:,}"),
-        (
-            f"latency, {latency.device}, {latency.tokens} tokens ({latency.backend}, {calibration})",
-            f"{latency.milliseconds:.2f} ms",
-        ),
     ]
+    for latency in filter(None, (record.latency, record.long_latency)):
+        calibration = "calibrated" if latency.calibrated else "uncalibrated"
+        conditions = f"{latency.device}, {latency.tokens} tokens ({latency.backend}, {calibration})"
+        rows.append((f"latency, {conditions}", f"{latency.milliseconds:.2f} ms"))
+    heap = record.costs().get("peak_heap_bytes")
+    if heap is not None:
+        rows.append(("peak heap of loading and one run", f"{heap:,} bytes"))
+    if record.on_arm is not None:
+        arm = record.on_arm
+        kernels = f"{record.metric} with the kernels of {arm.device} ({arm.examples:,} examples, emulated)"
+        rows.append((kernels, f"{arm.quality:.4f} ({arm.quality_here:.4f} with those of this machine)"))
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return f"""# {config.study}, trial {record.trial}
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from runners.batches import Encoded, collate, sorted_batches
@@ -39,8 +41,14 @@ def run_model(session: Any, encoded: Encoded) -> np.ndarray:
     outputs = session.get_outputs()[0].shape[1]
     wanted = {item.name for item in session.get_inputs()}
     logits = np.zeros((len(encoded), outputs), np.float32)
-    for rows in sorted_batches(encoded.lengths, _MAX_TOKENS, _MAX_TOKENS * 512):
-        batch = collate(encoded, rows, torch.device("cpu"))
-        feed = {name: tensor.numpy() for name, tensor in batch.items() if name in wanted}
+    for rows, batch in batched(encoded):
+        feed = {name: values for name, values in batch.items() if name in wanted}
         logits[rows] = session.run(["logits"], feed)[0]
     return logits
+
+
+def batched(encoded: Encoded) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.int64]]]]:
+    """Batches of similar length: the texts in each [rows], and its model inputs int64 [rows, longest of them]."""
+    for rows in sorted_batches(encoded.lengths, _MAX_TOKENS, _MAX_TOKENS * 512):
+        batch = collate(encoded, rows, torch.device("cpu"))
+        yield rows, {name: tensor.numpy() for name, tensor in batch.items()}

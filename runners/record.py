@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 
 from pydantic import BaseModel, ConfigDict
@@ -10,6 +11,30 @@ from pydantic import BaseModel, ConfigDict
 from objectives.latency import LatencyReading
 from space.config import Recipe
 from space.families import AnyStudentConfig
+
+
+class ArmQuality(BaseModel):
+    """Quality with the kernels of the study's ARM core, beside that with this machine's, on the same examples.
+
+    Attributes:
+        device: name of the device profile whose kernels ran, under emulation.
+        examples: of the validation split, evenly spaced.
+        quality, quality_here: the study's metric with the kernels of that core and of this machine.
+        agreement: share of the examples with the same answer (for a regression: within 1e-2).
+        largest_difference, median_difference: between logits of the same example (its worst logit).
+        versions: of the emulator's tools.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str
+    examples: int
+    quality: float
+    quality_here: float
+    agreement: float
+    largest_difference: float
+    median_difference: float
+    versions: dict[str, str]
 
 
 class TrialRecord(BaseModel):
@@ -21,7 +46,9 @@ class TrialRecord(BaseModel):
         metric, quality: the study's metric on the validation split, measured on the file by ONNX Runtime.
         metrics: further measures: `teacher_quality`, `retention` (quality over the teacher's, in percent).
         deployed_bytes: size of `model.onnx` and `vocab.txt` on disk.
-        latency: of one inference, with backend and device.
+        latency: of one inference on a text of median length, with backend and device.
+        long_latency: on a text of the 95th percentile of length; None where the study times one length.
+        on_arm: quality with ARM kernels; measured once a search has ended, for the trials of its front.
         seconds: wall time of each step of the trial.
         bundle: folder of the bundle.
         versions: of the libraries that made it, and the machine kind.
@@ -38,9 +65,27 @@ class TrialRecord(BaseModel):
     metrics: dict[str, float]
     deployed_bytes: int
     latency: LatencyReading
+    long_latency: LatencyReading | None = None
     seconds: dict[str, float]
     bundle: str
     versions: dict[str, str]
+    on_arm: ArmQuality | None = None
+
+    def costs(self) -> dict[str, float]:
+        """What objectives and limits are about, beside quality."""
+        return costs(self.deployed_bytes, (self.latency, self.long_latency))
+
+
+def costs(deployed_bytes: int, readings: Sequence[LatencyReading | None]) -> dict[str, float]:
+    """Costs from the size and the readings at the shorter and, where there is one, the longer length."""
+    found: dict[str, float] = {"deployed_bytes": deployed_bytes}
+    names = ("latency_ms", "long_latency_ms")
+    for name, reading in zip(names, readings, strict=False):
+        if reading is not None:
+            found[name] = reading.milliseconds
+            if reading.peak_heap_bytes is not None:
+                found["peak_heap_bytes"] = max(reading.peak_heap_bytes, found.get("peak_heap_bytes", 0))
+    return found
 
 
 def library_versions() -> dict[str, str]:

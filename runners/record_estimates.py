@@ -1,168 +1,193 @@
-"""Record what operators cost on each shipped device, for machines that cannot emulate.
+"""Record what operators cost on each shipped device, for the latency model.
 
-    python -m runners.record_estimates --models 200
+    python -m runners.record_estimates            # measure what is missing (an hour or more on one core), then fit
+    python -m runners.record_estimates --fit-only # fit again what was measured: a minute or two
 
-Draws random students (all bit-widths, blocks and accuracy levels, pruned and not, 8 to 128 tokens), runs them in
-the emulator and fits non-negative costs per unit of operator work to instructions and cycles, each model weighted
-by its relative error. The error is stated on models held out (five folds). Writes ``objectives/latency/data``. What
-was measured is kept in the cache folder, so that a run can be continued and refitted.
+Three sets are measured: single operators, random students of the default space, and random students of a wider
+one (all blocks and accuracy levels, deeper, other widths). What was measured is kept raw in the cache folder, batch by
+batch, so that a recording can be continued and a changed cost model or device profile fitted without emulating again.
+Errors are stated for students by cross-validation: each predicted by costs that were fitted without it. Writes
+``objectives/latency/data``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 
 import objectives.latency
-from objectives.latency import cost_model_version, cycles, known_profiles, load_profile
-from objectives.latency.estimate import Cost, Estimates, FitError, costed_work
-from runners.emulator import find_installation, install, run_models
+from objectives.latency import cost_model_version, known_profiles, load_profile
+from objectives.latency.estimate import Estimates, profile_digest
+from runners.emulator import Installation, find_installation, install
+from runners.fit_estimates import Sample, fit, relative_errors, sample, summarize
+from runners.measurements import Measurement, cache_key, load, measure_batch, save
 from runners.operators import count_operators
+from runners.single_operators import TOKENS, choose_calls, single_operator
 from space import JointSpace, SpaceSpec, TaskShape
-from space.families import build_student, export_model
+from space.config import StudentConfig
+from space.families import build_student, export_model, get_family
+from space.operators import OperatorCall
 from space.paths import cache
 
-_BATCH = 10
-_TOKENS = (8, 16, 24, 32, 48, 64, 96, 128)
-_FOLDS = 5
-# Rough instructions per unit, for costs that the measured models leave open: the fit is drawn towards them, so
-# weakly that a few models decide otherwise.
-_ROUGH = {
-    "products": 0.5,
-    "weights": 4.0,
-    "groups": 20.0,
-    "dots": 4.0,
-    "inputs": 4.0,
-    "outputs": 4.0,
-    "elements": 4.0,
-    "rows": 40.0,
-    "matrices": 500.0,
-    "packed": 2.0,
-    "nodes": 3000.0,
-}
-_ROUGH_WEIGHT = 0.01
-_WIDE = {
-    "width": [64, 96, 128, 192, 256, 320],
-    "heads": [1, 2, 4, 8],
-    "activation": ["gelu", "relu"],
-    "ffn_width": [64, 128, 256, 384, 512, 768],
-    "token_keep": [0.5, 0.75, 1.0],
+SPACES = ("default", "wide")
+_BATCH = 20
+_SINGLES_BATCH = 60
+_TOKENS = (16, 64, 128, 32, 8, 96, 24, 48, 16, 64, 128, 40, 20, 80, 112)  # of the batches of students in turn
+_WIDE: dict[str, Any] = {
+    "block_size": [16, 32, 64, 128],
+    "accuracy_level": [0, 4],
+    "embedding_width": [32, 64, 96, 128, 192],
+    "transformer": {
+        "width": [64, 96, 128, 160, 192, 256, 320],
+        "heads": [1, 2, 4, 8],
+        "ffn_width": [64, 128, 256, 320, 384, 512, 768, 1024],
+        "token_keep": [1.0, 0.8, 0.6, 0.5, 0.3],
+        "depth": {"low": 1, "high": 6},
+    },
 }
 
 
-def draw_students(folder: Path, first: int, count: int, tokens: int) -> list[Path]:
-    """Write random students with random weights, numbered from ``first``, and return their files."""
-    paths = []
-    for number in range(first, first + count):
-        generator = np.random.default_rng(number)
-        sections: dict[str, Any] = {**_WIDE, "depth": int(generator.integers(1, 6))}
-        if number % 2:  # one bit-width in the whole model tells the costs of bit-widths apart
-            bits = int(generator.choice([2, 4, 8]))
-            sections |= {"attention_bits": bits, "ffn_bits": bits}
-        if number % 3:
-            sections["token_keep"] = 1.0
-        shared = {"accuracy_level": [0, 4], "block_size": [32, 64, 128], "embedding_width": [32, 64, 128]}
-        spec = SpaceSpec.model_validate({**shared, "transformer": sections})
-        config, _ = JointSpace(spec).draw(generator)
-        shape = TaskShape(outputs=2, segments=1 + number % 2, max_length=max(_TOKENS))
-        torch.manual_seed(number)
-        student = build_student(config, shape, 2000)
-        path = folder / f"student-{number}.onnx"
-        path.write_bytes(export_model(config, shape, 2000, student).SerializeToString())
-        paths.append(path)
-    return paths
+def draw_student(space: str, seed: int) -> tuple[StudentConfig, TaskShape, int]:
+    """A random configuration of the default or the wide space, a task's shape and a size of the vocabulary."""
+    generator = np.random.default_rng(seed)
+    spec = SpaceSpec() if space == "default" else SpaceSpec.model_validate(_WIDE)
+    config, _ = JointSpace(spec).draw(generator)
+    if space == "wide" and generator.random() < 0.5:  # half of them unpruned
+        layers = [layer.model_copy(update={"token_keep": 1.0}) for layer in config.layers]  # type: ignore[attr-defined]
+        config = config.model_copy(update={"layers": tuple(layers)})
+    shape = TaskShape(outputs=2, segments=1 + int(generator.integers(2)), max_length=128)
+    return config, shape, int(generator.integers(1500, 6000))
 
 
-def record(models: int, store: Path) -> list[dict[str, Any]]:
-    """Measure what the store lacks of ``models`` students, on every device. Returns all records."""
-    records = [json.loads(line) for line in store.read_text().splitlines()] if store.exists() else []
-    installation = find_installation() or install(print)
-    store.parent.mkdir(parents=True, exist_ok=True)
-    for first in range(len(records), models, _BATCH):
-        tokens = _TOKENS[first // _BATCH % len(_TOKENS)]
-        with tempfile.TemporaryDirectory(prefix="shoebox-record-") as name:
-            paths = draw_students(Path(name), first, _BATCH, tokens)
-            batch: list[dict[str, Any]] = [
-                {"tokens": tokens, "work": count_operators(path, tokens), "devices": {}} for path in paths
-            ]
-            for device in known_profiles():
-                profile = load_profile(device)
-                for entry, run in zip(batch, run_models(paths, tokens, profile, installation), strict=True):
-                    spent = cycles(run.counts, profile)
-                    measured = {"instructions": run.counts.instructions, "cycles": spent.compute + spent.stall}
-                    entry["devices"][device] = measured
-        with store.open("a") as file:
-            file.writelines(json.dumps(entry) + "\n" for entry in batch)
-        records += batch
-        print(f"{len(records)} of {models} models measured", flush=True)
-    return records[:models]
+def student_calls(config: StudentConfig, shape: TaskShape, vocabulary_size: int, tokens: int) -> list[OperatorCall]:
+    """All operators of a configuration in order."""
+    sections = get_family(config.family).sections(config, shape, vocabulary_size, tokens)
+    return [call for section in sections for call in section.calls]
 
 
-def fit(records: Sequence[dict[str, Any]], device: str, quantity: str) -> dict[str, float]:
-    """Non-negative cost per unit of work that predicts a quantity of a device with least relative error."""
-    amounts = [costed_work(entry["work"]) for entry in records]
-    keys = sorted({key for entry in amounts for key in entry})
-    work = np.array([[entry.get(key, 0.0) for key in keys] for entry in amounts])
-    target = np.array([entry["devices"][device][quantity] for entry in records])
-    rough = np.array([_ROUGH[key.rpartition(".")[2]] for key in keys])
-    # In units of the rough costs: models weighted by their relative error, then one weak row per cost.
-    system = np.vstack([work * rough / target[:, None], _ROUGH_WEIGHT * np.eye(len(keys))])
-    wanted = np.concatenate([np.ones(len(records)), np.full(len(keys), _ROUGH_WEIGHT)])
-    solution, _ = nnls(system, wanted, maxiter=100 * len(keys))
-    return {key: float(cost) for key, cost in zip(keys, solution * rough, strict=True)}
+def measure_students(
+    students: Sequence[tuple[str, int]], tokens: int, devices: Sequence[str], installation: Installation
+) -> list[Measurement]:
+    """Measure random students, given by space and seed, with random weights."""
+    with tempfile.TemporaryDirectory(prefix="shoebox-record-") as name:
+        paths, subjects = [], []
+        for space, seed in students:
+            config, shape, vocabulary_size = draw_student(space, seed)
+            torch.manual_seed(seed)
+            student = build_student(config, shape, vocabulary_size)
+            paths.append(Path(name) / f"student-{len(paths)}.onnx")
+            paths[-1].write_bytes(export_model(config, shape, vocabulary_size, student).SerializeToString())
+            calls = student_calls(config, shape, vocabulary_size, tokens)
+            described = {"config": config.model_dump(mode="json"), "summary": config.summary()}
+            subjects.append({"kind": space, "seed": seed, "tokens": tokens, "calls": calls, **described})
+        return measure_batch(paths, subjects, tokens, devices, installation)
 
 
-def estimates_of(records: Sequence[dict[str, Any]], device: str, versions: dict[str, str]) -> Estimates:
-    """Fit one device: the error by cross-validation, the shipped costs on all models."""
-    errors = []
-    for fold in range(_FOLDS):
-        rest = [entry for index, entry in enumerate(records) if index % _FOLDS != fold]
-        trial = fit(rest, device, "cycles")
-        for entry in records[fold::_FOLDS]:
-            predicted = sum(amount * trial[key] for key, amount in costed_work(entry["work"]).items() if key in trial)
-            errors.append(abs(predicted / entry["devices"][device]["cycles"] - 1))
-    fitted = {quantity: fit(records, device, quantity) for quantity in ("instructions", "cycles")}
-    costs = {
-        key: Cost(instructions=fitted["instructions"][key], cycles=fitted["cycles"][key]) for key in fitted["cycles"]
-    }
-    return Estimates(
+def measure_singles(
+    calls: Sequence[OperatorCall], devices: Sequence[str], installation: Installation
+) -> list[Measurement]:
+    """Measure one operator per model."""
+    generator = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory(prefix="shoebox-record-") as name:
+        paths = [Path(name) / f"single-{index}.onnx" for index in range(len(calls))]
+        subjects = []
+        for path, call in zip(paths, calls, strict=True):
+            path.write_bytes(single_operator(call, generator).SerializeToString())
+            subjects.append({"kind": "single", "calls": count_operators(path, TOKENS)})
+        return measure_batch(paths, subjects, TOKENS, devices, installation)
+
+
+def _singles() -> list[OperatorCall]:
+    """Calls that random students make at random lengths."""
+    generator = np.random.default_rng(1)
+    calls: list[OperatorCall] = []
+    for number in range(1500):
+        config, shape, vocabulary_size = draw_student(SPACES[number % 2], 90_000 + number)
+        tokens = round(float(np.exp(generator.uniform(0, np.log(128.4)))))
+        calls += student_calls(config, shape, vocabulary_size, tokens)
+    return choose_calls(calls, generator)
+
+
+def record(folder: Path, batches: int, installation: Installation) -> None:
+    """Measure what a store lacks."""
+    devices = known_profiles()
+    # Caches hold a single operator whatever they are like: one device of each instruction set will do.
+    few = list({cache_key(load_profile(device)).partition("/")[0]: device for device in devices}.values())
+    calls = _singles()
+    for first in range(0, len(calls), _SINGLES_BATCH):
+        name = f"single-{first:05d}"
+        if not (folder / f"{name}.json").exists():
+            save(measure_singles(calls[first : first + _SINGLES_BATCH], few, installation), folder, name)
+            print(f"{min(first + _SINGLES_BATCH, len(calls))} of {len(calls)} single operators measured", flush=True)
+    for batch in range(batches):
+        tokens = _TOKENS[batch % len(_TOKENS)]
+        name = f"students-{batch:03d}"
+        if not (folder / f"{name}.json").exists():
+            students = [(SPACES[number % 2], 10_000 + batch * _BATCH + number) for number in range(_BATCH)]
+            save(measure_students(students, tokens, devices, installation), folder, name)
+            print(f"{(batch + 1) * _BATCH} of {batches * _BATCH} students measured", flush=True)
+
+
+def samples_of(folder: Path, devices: Sequence[str]) -> dict[str, list[Sample]]:
+    """All measurements of a store, costed on each device."""
+    found: dict[str, list[Sample]] = {device: [] for device in devices}
+    for measurement in load(folder):
+        for device in devices:
+            found[device].append(sample(measurement, load_profile(device)))
+    return found
+
+
+def estimates_of(device: str, samples: Sequence[Sample], versions: dict[str, str]) -> Iterator[str | Estimates]:
+    """Fit one device: yields lines to print, then what to ship, which is fitted to all students."""
+    errors = relative_errors(samples)
+    stated = {}
+    for space in SPACES:
+        own = [(entry, error) for entry, error in errors if entry.subject["kind"] == space]
+        stated[space] = summarize([error for _, error in own])
+        yield f"{device}, {space} space: {stated[space].median:.1%} median, {stated[space].maximum:.1%} maximum"
+        for entry, error in sorted(own, key=lambda pair: -abs(pair[1]))[:3]:
+            yield f"    {error:+.1%} at {entry.subject['tokens']} tokens: {entry.subject.get('summary', '')}"
+    fitted = fit(samples)
+    yield Estimates(
         device=device,
+        profile=profile_digest(load_profile(device)),
         recorded=date.today().isoformat(),
         versions=versions,
-        error=FitError(models=len(errors), median=float(np.median(errors)), maximum=float(np.max(errors))),
-        costs={key: cost for key, cost in sorted(costs.items()) if cost.instructions or cost.cycles},
+        error=stated,
+        kinds=sorted({kind for entry in samples for kind in entry.kinds}),
+        costs=fitted.costs(),
+        stalls=fitted.stalls,
     )
 
 
 def main() -> None:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(description="Record operator costs for estimated latency.")
-    parser.add_argument("--models", type=int, default=200, help="random students to measure")
+    parser = argparse.ArgumentParser(description="Record operator costs for the latency model.")
+    parser.add_argument("--batches", type=int, default=20, help=f"batches of {_BATCH} random students to measure")
     parser.add_argument("--fit-only", action="store_true", help="only fit what was measured before")
     arguments = parser.parse_args()
     installation = find_installation() or install(print)
-    versions = {**installation.versions, "cost_model": cost_model_version()}
-    store = cache() / "estimates" / f"{'-'.join(versions.values())}.jsonl"
-    stored = len(store.read_text().splitlines()) if store.exists() else 0
-    records = record(stored if arguments.fit_only else arguments.models, store)
+    store = cache() / "estimates" / "-".join(installation.versions.values())
+    if not arguments.fit_only:
+        record(store, arguments.batches, installation)
     folder = Path(next(iter(objectives.latency.__path__))) / "data"
-    for device in known_profiles():
-        fitted = estimates_of(records, device, versions)
-        temporary = folder / f"{device}.json.part"
-        temporary.write_text(fitted.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, folder / f"{device}.json")
-        error = fitted.error
-        print(f"{device}: error {error.median:.1%} median, {error.maximum:.1%} maximum on {error.models} models")
+    versions = {**installation.versions, "cost_model": cost_model_version()}
+    for device, samples in samples_of(store, known_profiles()).items():
+        for found in estimates_of(device, samples, versions):
+            if isinstance(found, str):
+                print(found, flush=True)
+                continue
+            temporary = folder / f"{device}.json.part"
+            temporary.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            os.replace(temporary, folder / f"{device}.json")
 
 
 if __name__ == "__main__":

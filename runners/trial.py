@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import tokenizers
 import torch
 
@@ -24,7 +25,7 @@ from runners.latency import LatencyMeter
 from runners.lessons import Lessons, WordStates
 from runners.plan import TrialPlan
 from runners.precision import training_device
-from runners.record import TrialRecord, library_versions
+from runners.record import TrialRecord, costs, library_versions
 from runners.task import Task, load_task
 from runners.teacher import TeacherOutputs, prepare_teacher
 from runners.teacher.statistics import prepare_statistics
@@ -37,6 +38,8 @@ from space.vocabulary import Vocabulary
 
 logger = logging.getLogger("shoebox.runners.trial")
 
+_MEASURED_TEXTS = 5000  # at most so many, evenly spaced, tell how long the task's texts are
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -47,6 +50,7 @@ class Prepared:
     shape: TaskShape
     vocabulary: Vocabulary
     _encoded: dict[int, Encoded] = field(default_factory=dict, repr=False)
+    _lengths: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def tokenizer(self, size: int) -> tokenizers.Tokenizer:
         """WordPiece over the first `size` entries of the vocabulary."""
@@ -58,6 +62,20 @@ class Prepared:
             examples = self.task.train
             self._encoded[size] = encode_texts(self.tokenizer(size), examples.texts, examples.pairs)
         return self._encoded[size]
+
+    def text_lengths(self, size: int) -> tuple[int, int]:
+        """Median and 95th percentile of the length of the train texts, in word pieces of a vocabulary of that size.
+
+        A smaller vocabulary splits words into more pieces: it pays for the bytes that it saves by longer inputs.
+        """
+        if size not in self._lengths:
+            examples = self.task.train
+            rows = range(0, len(examples), -(-len(examples) // _MEASURED_TEXTS))
+            pairs = None if examples.pairs is None else [examples.pairs[row] for row in rows]
+            encoded = encode_texts(self.tokenizer(size), [examples.texts[row] for row in rows], pairs)
+            median, long = np.quantile(encoded.lengths, [0.5, 0.95], method="higher")
+            self._lengths[size] = int(median), int(long)
+        return self._lengths[size]
 
 
 class InfeasibleTrial(Exception):
@@ -83,8 +101,16 @@ def prepare(plan: TrialPlan) -> Prepared:
     return Prepared(task, teacher, shape, vocabulary)
 
 
-def measure_latency(plan: TrialPlan, prepared: Prepared, config: StudentConfig) -> LatencyReading:
-    """Latency of a configuration on the study's device: measured on a file with random weights, or cached."""
+def timed_lengths(plan: TrialPlan, prepared: Prepared, config: StudentConfig) -> tuple[int, ...]:
+    """Token lengths at which a configuration is timed: the study's, or those of the task's own text."""
+    lengths = plan.device.lengths
+    return prepared.text_lengths(prepared.vocabulary.size(config.vocabulary_keep)) if lengths is None else lengths
+
+
+def measure_latency(plan: TrialPlan, prepared: Prepared, config: StudentConfig) -> tuple[LatencyReading, ...]:
+    """Latency of a configuration on the study's device at each of its `timed_lengths`: cached, or measured on a file
+    with random weights.
+    """
     size = prepared.vocabulary.size(config.vocabulary_keep)
 
     def write(path: Path) -> None:
@@ -93,7 +119,8 @@ def measure_latency(plan: TrialPlan, prepared: Prepared, config: StudentConfig) 
             student = build_student(config, prepared.shape, size)
         path.write_bytes(export_model(config, prepared.shape, size, student).SerializeToString())
 
-    return LatencyMeter(plan.device).measure(architecture_key(config, prepared.shape, size), write)
+    key = architecture_key(config, prepared.shape, size)
+    return LatencyMeter(plan.device).measure(key, write, timed_lengths(plan, prepared, config))
 
 
 def run_trial(
@@ -119,9 +146,9 @@ def run_trial(
     task, teacher = prepared.task, prepared.teacher
     clock = _Clock()
     with clock("latency"):
-        latency = measure_latency(plan, prepared, config)
+        readings = measure_latency(plan, prepared, config)
     size = deployed_bytes(config, prepared.shape, prepared.vocabulary)
-    constraints = constraint_values(plan.limits, size, latency.milliseconds)
+    constraints = constraint_values(plan.limits, costs(size, readings))
     if broken(constraints):
         raise InfeasibleTrial(constraints)
     entries = prepared.vocabulary.size(config.vocabulary_keep)
@@ -165,7 +192,8 @@ def run_trial(
             quality=quality,
             metrics=_further_metrics(quality, teacher, log),
             deployed_bytes=written,
-            latency=latency,
+            latency=readings[0],
+            long_latency=readings[1] if len(readings) > 1 else None,
             seconds=clock.seconds,
             bundle=str(bundle),
             versions=library_versions(),

@@ -12,19 +12,22 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from objectives.limits import Limits, broken, constraint_values
+from objectives.limits import Cost, Limits, broken, constraint_values
 from search.samplers import PLACE, RETRY_OF, place, seeds
 from search.storage import set_constraints
 from space.config import Recipe, StudentConfig
 from space.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from runners.record import TrialRecord
 
 logger = logging.getLogger("shoebox.search.ledger")
 
@@ -37,9 +40,8 @@ INFEASIBLE = "infeasible"  # constraint values of a trial that breaks a limit
 BYTES = "deployed_bytes"  # known before training; a trial that has it was handed to a worker
 ORPHANED = "orphaned"  # a trial whose driver or worker went away; another one repeats it
 
-Objective = Literal["quality", "latency_ms", "deployed_bytes"]
+Objective = Literal["quality"] | Cost
 State = Literal["finished", "failed", "infeasible", "orphaned", "running", "waiting"]
-COST_OBJECTIVES = ("latency_ms", "deployed_bytes")
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,21 @@ def state_of(trial: FrozenTrial) -> State:
     return "running" if trial.state == TrialState.RUNNING else "waiting"
 
 
-def objective_values(record: Mapping[str, Any], objectives: list[Objective]) -> list[float]:
-    """The values of a record (JSON form of `TrialRecord`) in the order of the study's objectives."""
-    values = {
-        "quality": record["quality"],
-        "latency_ms": record["latency"]["milliseconds"],
-        "deployed_bytes": record["deployed_bytes"],
-    }
-    return [float("nan") if values[name] is None else float(values[name]) for name in objectives]
+def read_record(attributes: Mapping[str, Any], on_arm: Mapping[str, Any] | None = None) -> TrialRecord:
+    """The record among a trial's attributes, with what was measured `on_arm` since.
+
+    Raises:
+        pydantic.ValidationError: another version of Shoebox wrote it.
+    """
+    from runners.record import TrialRecord  # takes torch along: not for `--help`
+
+    return TrialRecord.model_validate({**attributes[RECORD], "on_arm": on_arm})
+
+
+def objective_values(record: TrialRecord, objectives: Sequence[Objective]) -> list[float]:
+    """The values of a record in the order of the study's objectives; NaN where the record lacks one."""
+    values: dict[str, float] = {"quality": record.quality, **record.costs()}
+    return [float(values.get(name, math.nan)) for name in objectives]
 
 
 @dataclass
@@ -114,7 +123,7 @@ class Ledger:
     Args:
         study: the Optuna study, with the sampler to ask.
         propose: what a trial's parameters build. It calls the trial's `suggest_*`.
-        limits: of the study; a limit on latency is measured first by a trial's worker.
+        limits: of the study; limits on latency and heap are checked by a trial's worker before it trains.
         objectives: of the study, in the order of the Optuna study's directions.
         seed: of the study.
         budget: trained trials (finished or failed) wanted in total.
@@ -173,13 +182,13 @@ class Ledger:
             # its generation only when it is asked.
             trial.relative_params  # noqa: B018
             proposal = self.propose(trial)
-            constraints = constraint_values(self.limits, proposal.deployed_bytes)
+            constraints = constraint_values(self.limits, {"deployed_bytes": proposal.deployed_bytes})
             if broken(constraints):
                 trial.set_user_attr(INFEASIBLE, constraints)
                 self.settle(trial.number)
                 on_rejected()
                 continue
-            if self.limits.latency_ms is None:
+            if set(self.limits.given()) == {"deployed_bytes"}:  # else the worker's measurements decide
                 for key, value in constraints.items():
                     trial.set_constraint(key, value)
             trial.set_user_attr(BYTES, proposal.deployed_bytes)
@@ -224,11 +233,10 @@ class Ledger:
     def _tell(self, trial: FrozenTrial, lost: str) -> State:
         attributes = trial.user_attrs
         if RECORD in attributes:
-            record = attributes[RECORD]
+            record = read_record(attributes)
             values = objective_values(record, self.objectives)
             if all(math.isfinite(value) for value in values):
-                latency = float(record["latency"]["milliseconds"])
-                constraints = constraint_values(self.limits, int(record["deployed_bytes"]), latency)
+                constraints = constraint_values(self.limits, record.costs())
                 set_constraints(self.study, trial._trial_id, constraints)
                 self.study.tell(trial.number, values, skip_if_finished=True)
                 return "finished"

@@ -16,7 +16,7 @@ from rich.text import Text
 from objectives.limits import Limits
 from objectives.pareto import hypervolume
 from runners.progress import duration
-from search.ledger import ERROR, RECORD, Counts, Ledger, Objective, State, objective_values
+from search.ledger import ERROR, RECORD, Counts, Ledger, Objective, State, objective_values, read_record
 from search.study import directions, reference_point
 
 
@@ -165,7 +165,7 @@ class Monitor:
 
     def _add(self, attributes: dict, constraints: dict[str, float], values: Sequence[float] | None) -> None:
         if values is not None and RECORD in attributes and all(value <= 0 for value in constraints.values()):
-            self._points.append(objective_values(attributes[RECORD], self.objectives))
+            self._points.append(objective_values(read_record(attributes), self.objectives))
 
     def __call__(self, number: int | None, state: State | None) -> None:
         """A trial was handed out (no number), or trial `number` ended as `state`."""
@@ -206,4 +206,4 @@ def describe(state: State, attributes: dict, metric: str) -> str:
         return f"{metric} {record['quality']:.4f}, {latency:.2f} ms, {record['deployed_bytes']:,} bytes"
     if state == "failed":
         return f"failed: {attributes.get(ERROR, 'unknown reason').splitlines()[0]}"
-    return "rejected: over the latency limit" if state == "infeasible" else str(state)
+    return "rejected: over a limit" if state == "infeasible" else str(state)

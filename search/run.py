@@ -13,9 +13,10 @@ import filelock
 import optuna
 import torch
 
+from runners.cores import usable_cores
 from runners.latency import LatencyMeter
 from runners.task import load_task
-from search.cores import usable_cores
+from search.arm_check import check_front_on_arm
 from search.ledger import Ledger, Proposal
 from search.progress import Display, Monitor, NoDisplay
 from search.samplers import PerTrialSampler
@@ -85,7 +86,7 @@ def run_study(
         if existing is None:
             _check_no_bundles(file.name)
         meter = LatencyMeter(file.device)
-        load_task(file.task)
+        task = load_task(file.task)
         meter.prepare()  # here, not in the workers, so that the emulator is set up once
         with _all_cores():
             prepared = load_pipeline(pipeline).prepare(plan)
@@ -130,6 +131,7 @@ def run_study(
             logger.info("Trials that had not ended and are run again: %d.", repeated)
         if not ledger.exhausted:
             _run(file, ledger, url, pipeline, plan, display or NoDisplay())
+        check_front_on_arm(existing, url, task, file.device)
     return Study(existing, url)
 
 

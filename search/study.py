@@ -11,7 +11,7 @@ import optuna
 from pydantic import ValidationError
 
 from objectives.pareto import Direction, hypervolume, non_dominated
-from search.ledger import COST_OBJECTIVES, ERROR, RECORD, Objective, State, objective_values, state_of
+from search.ledger import ERROR, RECORD, Objective, State, objective_values, read_record, state_of
 from search.storage import default_url, find_study, masked, open_storage, storage_exists, study_names
 from search.validation import closest
 from space.errors import InputError
@@ -26,22 +26,20 @@ if TYPE_CHECKING:
 STUDY_FILE = "study_file"  # the whole study file (JSON)
 OVERRIDES = "overrides"  # command-line values that it was made with
 SOURCE = "source"  # name or path that it was loaded from
+ON_ARM = "on_arm"  # quality with ARM kernels (JSON of `ArmQuality`) by the number of the trial
 
-REFERENCE_LATENCY_MS = 100.0
+# Where a study sets no limit on a cost, its worst for the hypervolume.
+REFERENCE_COSTS = {"latency_ms": 100.0, "long_latency_ms": 400.0, "peak_heap_bytes": 16e6}
 
 
 def directions(objectives: list[Objective]) -> list[Direction]:
     """Quality is raised, costs are lowered."""
-    return ["minimize" if name in COST_OBJECTIVES else "maximize" for name in objectives]
+    return ["maximize" if name == "quality" else "minimize" for name in objectives]
 
 
 def reference_point(objectives: list[Objective], limits: Limits) -> list[float]:
-    """The reference of a study's hypervolume: quality 0, the limit of each cost, 100 ms without one."""
-    worst = {
-        "quality": 0.0,
-        "latency_ms": limits.latency_ms or REFERENCE_LATENCY_MS,
-        "deployed_bytes": float(limits.deployed_bytes),
-    }
+    """The reference of a study's hypervolume: quality 0, and of each cost the limit or `REFERENCE_COSTS`."""
+    worst: dict[str, float] = {"quality": 0.0, **REFERENCE_COSTS, **limits.given()}
     return [worst[name] for name in objectives]
 
 
@@ -119,6 +117,7 @@ class Study:
         self.url = url
         self.source: str = study.user_attrs.get(SOURCE, self.name)
         self._file: dict[str, Any] | None = study.user_attrs.get(STUDY_FILE)
+        self._on_arm: dict[str, Any] = study.user_attrs.get(ON_ARM, {})
         self._frozen = study.get_trials(deepcopy=False)
         if self._file is None:
             raise InputError(f"{self.name!r} in {masked(url)} is an Optuna study that Shoebox did not make.")
@@ -150,19 +149,19 @@ class Study:
             raise unreadable(self.name, error) from None
 
     def _read_trials(self) -> list[StudyTrial]:
-        from runners.record import TrialRecord
-
         found = []
         for trial in self._frozen:
             state = state_of(trial)
-            record = trial.user_attrs.get(RECORD) if state == "finished" else None
+            record = None
+            if state == "finished" and RECORD in trial.user_attrs:
+                record = read_record(trial.user_attrs, self._on_arm.get(str(trial.number)))
             found.append(
                 StudyTrial(
                     number=trial.number,
                     state=state,
                     params=dict(trial.params),
                     constraints=trial.constraints,
-                    record=None if record is None else TrialRecord.model_validate(record),
+                    record=record,
                     error=trial.user_attrs.get(ERROR),
                 )
             )
@@ -188,7 +187,7 @@ class Study:
 
     def values(self, record: TrialRecord) -> list[float]:
         """A record's values in the order of the study's objectives."""
-        return objective_values(record.model_dump(mode="json"), self.objectives)
+        return objective_values(record, self.objectives)
 
     def pareto(self) -> list[TrialRecord]:
         """The front: feasible finished trials that no other dominates, best quality first."""

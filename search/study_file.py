@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from objectives.limits import Limits
+from objectives.limits import Cost, Limits
+from runners.cores import usable_cores
 from runners.latency import DeviceSpec
 from runners.plan import FidelitySpec, TrialPlan
 from runners.task import TaskSpec
 from runners.teacher import TeacherSpec
-from search.cores import usable_cores
 from search.ledger import Objective
 from search.samplers import SamplerName
 from search.validation import closest, explain, parse_yaml
@@ -79,16 +79,24 @@ class StudyFile(BaseModel):
     @classmethod
     def _sensible(cls, objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
         if "quality" not in objectives or len(set(objectives)) != len(objectives):
-            raise ValueError("should hold quality and, each at most once, latency_ms and deployed_bytes")
+            raise ValueError(f"should hold quality and, each at most once, {', '.join(get_args(Cost))}")
         return objectives
 
     @model_validator(mode="after")
     def _fits_together(self) -> StudyFile:
-        if self.device.tokens > self.task.max_length:
+        longest = max(self.device.lengths or (1,))
+        if longest > self.task.max_length:
             raise ValueError(
-                f"device.tokens {self.device.tokens} is above task.max_length {self.task.max_length}: students "
-                "have no positions for longer texts"
+                f"device.tokens {longest} is above task.max_length {self.task.max_length}: students have no "
+                "positions for longer texts"
             )
+        used = {*self.objectives, *self.limits.given()}
+        if "long_latency_ms" in used and isinstance(self.device.tokens, int):
+            raise ValueError(
+                f"long_latency_ms needs two lengths: device.tokens should be auto or two, not {self.device.tokens}"
+            )
+        if "peak_heap_bytes" in used and self.device.latency == "estimated":
+            raise ValueError("peak_heap_bytes is counted by device.latency: emulated or native, not by estimated")
         return self
 
     def plan(self) -> TrialPlan:

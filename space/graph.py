@@ -24,7 +24,7 @@ _NUMPY: dict[int, np.dtype] = {
     TensorProto.INT64: np.dtype("<i8"),
     TensorProto.UINT8: np.dtype("u1"),
 }
-Attribute = int | float | tuple[int, ...]
+Attribute = int | float | str | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,8 @@ def _attribute_size(name: str, value: Attribute) -> int:
     size = _string(name) + 3  # the type has a two-byte tag
     if isinstance(value, float):
         return size + 5
+    if isinstance(value, str):
+        return size + _string(value)
     if isinstance(value, int):
         return size + 1 + _varint(value)
     return size + sum(1 + _varint(v) for v in value)

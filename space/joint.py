@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any, get_args
 
 import numpy as np
@@ -144,10 +145,17 @@ class JointSpace:
         for name in self.spec.families:
             chooser = extremes(get_family(name).larger_is_smaller)
             config = self._config(name, chooser)
-            for block in blocks:
-                sized = config.model_copy(update={"block_size": block})
+            # What is chosen by name has no order of size either.
+            fields = {"block_size": blocks, **{field: d.values for field, d in self._named(name)}}
+            for values in product(*fields.values()):
+                sized = config.model_copy(update=dict(zip(fields, values, strict=True)))
                 sizes.append(deployed_bytes(sized, shape, vocabulary))
         return min(sizes)
+
+    def _named(self, family: str) -> list[tuple[str, Choices]]:
+        """The family's dimensions whose values are names."""
+        dimensions = ((field, d) for field, d in getattr(self.spec, family) if isinstance(d, Choices))
+        return [(field, d) for field, d in dimensions if isinstance(d.values[0], str)]
 
     def _build(self, choose: Chooser) -> tuple[StudentConfig, Recipe]:
         config = self._config(choose("family", self._family), choose)

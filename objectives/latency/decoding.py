@@ -76,6 +76,9 @@ def _register(word: int) -> Instruction:
         accumulator = ra if ra != 31 else None
         return Instruction(Kind.MULTIPLY, general_registers(rn, rm, ra), general_registers(rd), accumulator=accumulator)
     reads, writes = general_registers(rn, rm), general_registers(rd)
+    extends = group == 0x0B and word >> 21 & 1
+    shifts = extends or (group in (0x0A, 0x0B) and bits(word, 15, 10))
+    shifted = general_registers(rm) if shifts else NO_REGISTERS
     if (group == 0x0A and bits(word, 30, 29) == 3) or (group == 0x0B and word >> 29 & 1):
         writes |= {FLAGS}
     if group == 0x1A:
@@ -90,7 +93,7 @@ def _register(word: int) -> Instruction:
             return Instruction(
                 Kind.INTEGER, reads if not word >> 11 & 1 else general_registers(rn) | {FLAGS}, frozenset({FLAGS})
             )
-    return Instruction(Kind.INTEGER, reads, writes)
+    return Instruction(Kind.INTEGER, reads, writes, shifted=shifted)
 
 
 # ---- loads and stores
@@ -108,14 +111,23 @@ def _load_or_store(word: int) -> Instruction:
 
 
 def _memory(
-    load: bool, vector: bool, data: frozenset[int], address: frozenset[int], back: frozenset[int], size: int
+    load: bool,
+    vector: bool,
+    data: frozenset[int],
+    address: frozenset[int],
+    back: frozenset[int],
+    size: int,
+    kept: frozenset[int] = NO_REGISTERS,
 ) -> Instruction:
-    """A memory access: loads write their data, stores read it; write-back updates the base register."""
+    """A memory access: loads write their data, stores read it; write-back updates the base register.
+
+    Loads of a part of a register read those in ``kept`` too.
+    """
     if load:
         kind = Kind.VECTOR_LOAD if vector else Kind.LOAD
-        return Instruction(kind, address, data | back, size, wide=size > 8)
+        return Instruction(kind, address | kept, data | back, size, wide=size > 8, address=address, write_back=back)
     kind = Kind.VECTOR_STORE if vector else Kind.STORE
-    return Instruction(kind, address | data, back, size, wide=size > 8)
+    return Instruction(kind, address | data, back, size, wide=size > 8, address=address, write_back=back)
 
 
 def _single(word: int, vector: bool) -> Instruction:
@@ -128,11 +140,11 @@ def _single(word: int, vector: bool) -> Instruction:
         if word >> 21 & 1:
             address |= general_registers(rm)
             if not vector and bits(word, 11, 10) == 0:  # atomic read-modify-write
-                return Instruction(Kind.LOAD, address, general_registers(rt), size)
+                return Instruction(Kind.LOAD, address, general_registers(rt), size, address=address)
         elif word >> 10 & 1:
             back = general_registers(rn)
     if not vector and scale == 3 and opcode == 2:  # prefetch
-        return Instruction(Kind.LOAD, address)
+        return Instruction(Kind.LOAD, address, address=address)
     data = frozenset({vector_register(rt)}) if vector else general_registers(rt)
     return _memory(load, vector, data, address, back, size)
 
@@ -146,10 +158,11 @@ def _pair(word: int, vector: bool) -> Instruction:
 
 
 def _exclusive(word: int) -> Instruction:
-    rt, rn, status, load = word & 31, bits(word, 9, 5), bits(word, 20, 16), word >> 22 & 1
+    rt, status, load, size = word & 31, bits(word, 20, 16), word >> 22 & 1, 1 << (word >> 30)
+    address = general_registers(bits(word, 9, 5))
     if load:
-        return Instruction(Kind.LOAD, general_registers(rn), general_registers(rt), 1 << (word >> 30))
-    return Instruction(Kind.STORE, general_registers(rn, rt), general_registers(status), 1 << (word >> 30))
+        return Instruction(Kind.LOAD, address, general_registers(rt), size, address=address)
+    return Instruction(Kind.STORE, address | general_registers(rt), general_registers(status), size, address=address)
 
 
 _STRUCTURE_REGISTERS = {0b0111: 1, 0b1010: 2, 0b1000: 2, 0b0110: 3, 0b0100: 3}
@@ -158,7 +171,7 @@ _STRUCTURE_REGISTERS = {0b0111: 1, 0b1010: 2, 0b1000: 2, 0b0110: 3, 0b0100: 3}
 def _structures(word: int) -> Instruction:
     """LD1-LD4 and ST1-ST4, whole registers or one lane."""
     rt, rn, rm, load = word & 31, bits(word, 9, 5), bits(word, 20, 16), bool(word >> 22 & 1)
-    address, back = general_registers(rn), NO_REGISTERS
+    address, back, kept = general_registers(rn), NO_REGISTERS, NO_REGISTERS
     if word >> 23 & 1:
         back, address = general_registers(rn), general_registers(rn, rm)
     if word >> 24 & 1:
@@ -168,9 +181,9 @@ def _structures(word: int) -> Instruction:
         size = registers << (bits(word, 11, 10) if replicate else opcode >> 1)
         data = frozenset(vector_register(rt + index) for index in range(registers))
         if load and not replicate:  # the other lanes stay
-            address |= data
+            kept = data
     else:
         registers = _STRUCTURE_REGISTERS.get(bits(word, 15, 12), 4)
         size = registers * (16 if word >> 30 & 1 else 8)
         data = frozenset(vector_register(rt + index) for index in range(registers))
-    return _memory(load, True, data, address, back, size)
+    return _memory(load, True, data, address, back, size, kept)

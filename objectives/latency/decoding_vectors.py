@@ -21,7 +21,8 @@ def decode_scalar_float(word: int) -> Instruction:
     if word >> 30 & 1 or word >> 29 & 1 or group not in (0x1E, 0x1F):
         return Instruction(Kind.VECTOR_OTHER, reads, writes)  # one-lane forms of vector instructions
     if group == 0x1F:
-        return Instruction(Kind.SCALAR_FLOAT, reads | {vector_register(word >> 10)}, writes)
+        addend = vector_register(word >> 10)
+        return Instruction(Kind.VECTOR_MULTIPLY_ADD, reads | {addend}, writes, accumulator=addend)
     if not word >> 21 & 1 or bits(word, 15, 10) == 0:  # conversions and moves between register files
         to_general = bits(word, 18, 16) in (0, 1, 4, 5, 6)
         if to_general:
@@ -73,13 +74,15 @@ def _work(
     return Instruction(kind, reads, frozenset({destination}), 0, is_wide, destination if accumulates else None)
 
 
+# SQADD, SQSUB, SQSHL, SRSHL, SQRSHL, SABD, SABA and their unsigned forms, and ADDP
+_COMPLEX_THREE_SAME = frozenset({0b00001, 0b00101, 0b01001, 0b01010, 0b01011, 0b01110, 0b01111, 0b10111})
+
+
 def _three_same(word: int) -> Instruction:
     reads = frozenset({vector_register(word >> 5), vector_register(word >> 16)})
     opcode, unsigned, size = bits(word, 15, 11), word >> 29 & 1, bits(word, 23, 22)
     if opcode == 0b11001:
-        return _work(word, Kind.VECTOR_MULTIPLY, reads, accumulates=True)
-    if opcode == 0b11011:
-        return _work(word, Kind.VECTOR_MULTIPLY, reads)
+        return _work(word, Kind.VECTOR_MULTIPLY_ADD, reads, accumulates=True)
     if opcode == 0b11111 and unsigned and not size & 2:
         return _work(word, Kind.VECTOR_DIVIDE, reads)
     if opcode >= 0b11000:
@@ -89,7 +92,8 @@ def _three_same(word: int) -> Instruction:
     if opcode in (0b10011, 0b10110):
         return _work(word, Kind.VECTOR_INTEGER_MULTIPLY, reads)
     selects = opcode == 0b00011 and bool(unsigned) and size > 0  # BSL, BIT, BIF
-    return _work(word, Kind.VECTOR_OTHER, reads, keeps=selects or opcode == 0b01111)
+    kind = Kind.VECTOR_COMPLEX if opcode in _COMPLEX_THREE_SAME else Kind.VECTOR_OTHER
+    return _work(word, kind, reads, keeps=selects or opcode == 0b01111)
 
 
 def _three_different(word: int) -> Instruction:
@@ -100,19 +104,23 @@ def _three_different(word: int) -> Instruction:
     if opcode in (12, 13, 14):
         return _work(word, Kind.VECTOR_INTEGER_MULTIPLY, reads, wide=True)
     narrows_high = opcode in (4, 6) and bool(word >> 30 & 1)
-    return _work(word, Kind.VECTOR_OTHER, reads, wide=True, keeps=opcode == 5 or narrows_high)
+    kind = Kind.VECTOR_COMPLEX if opcode in (5, 7) else Kind.VECTOR_OTHER  # SABAL, SABDL
+    return _work(word, kind, reads, wide=True, keeps=opcode == 5 or narrows_high)
 
 
 def _two_registers(word: int) -> Instruction:
     reads, opcode, unsigned = frozenset({vector_register(word >> 5)}), bits(word, 16, 12), word >> 29 & 1
     if bits(word, 21, 17) == 0b11000:  # across lanes
-        return _work(word, Kind.VECTOR_FLOAT if opcode in (0b01100, 0b01111) else Kind.VECTOR_OTHER, reads)
+        return _work(word, Kind.VECTOR_FLOAT if opcode in (0b01100, 0b01111) else Kind.VECTOR_COMPLEX, reads)
     if opcode == 0b11111 and unsigned:
         return _work(word, Kind.VECTOR_DIVIDE, reads)
     if opcode >= 0b01100 and opcode not in (0b10010, 0b10011, 0b10100):
         return _work(word, Kind.VECTOR_FLOAT, reads)
     narrows_high = opcode in (0b10010, 0b10100) and bool(word >> 30 & 1)
-    return _work(word, Kind.VECTOR_OTHER, reads, keeps=opcode == 0b00110 or narrows_high)
+    # Pairwise sums, saturating forms, and narrowing that saturates (XTN does not).
+    narrows = opcode == 0b10100 or (opcode == 0b10010 and bool(unsigned))
+    kind = Kind.VECTOR_COMPLEX if narrows or opcode in (0b00010, 0b00011, 0b00110, 0b00111) else Kind.VECTOR_OTHER
+    return _work(word, kind, reads, keeps=opcode in (0b00011, 0b00110) or narrows_high)
 
 
 def _extra_or_permute(word: int) -> Instruction:
@@ -146,9 +154,9 @@ def _by_element(word: int) -> Instruction:
     element = word >> 16 & (15 if bits(word, 23, 22) == 1 else 31)
     reads = frozenset({vector_register(word >> 5), vector_register(element)})
     if opcode in (0b0001, 0b0101):
-        return _work(word, Kind.VECTOR_MULTIPLY, reads, accumulates=True)
+        return _work(word, Kind.VECTOR_MULTIPLY_ADD, reads, accumulates=True)
     if opcode == 0b1001:
-        return _work(word, Kind.VECTOR_MULTIPLY, reads)
+        return _work(word, Kind.VECTOR_FLOAT, reads)
     if opcode in (0b1110, 0b1111):
         return _work(word, Kind.VECTOR_DOT, reads, accumulates=True)
     accumulates = opcode in (0b0010, 0b0011, 0b0110, 0b0111) or (bool(unsigned) and opcode in (0, 0b0100))
@@ -167,4 +175,6 @@ def _immediate_shift(word: int) -> Instruction:
     narrows_high = 0b10000 <= opcode <= 0b10011 and bool(word >> 30 & 1)
     keeps = opcode in (0b00010, 0b00110) or inserts or narrows_high
     wide = True if opcode == 0b10100 else None  # SSHLL, USHLL: the result is twice as wide
-    return _work(word, Kind.VECTOR_OTHER, frozenset({vector_register(word >> 5)}), keeps=keeps, wide=wide)
+    rounds = opcode in (0b00010, 0b00100, 0b00110, 0b01100, 0b01110) or 0b10001 <= opcode <= 0b10011
+    kind = Kind.VECTOR_COMPLEX if rounds else Kind.VECTOR_OTHER  # accumulates, rounds or saturates
+    return _work(word, kind, frozenset({vector_register(word >> 5)}), keeps=keeps, wide=wide)

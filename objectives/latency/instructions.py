@@ -19,8 +19,9 @@ class Kind(StrEnum):
     VECTOR_LOAD = "vector_load"
     VECTOR_STORE = "vector_store"
     VECTOR_OTHER = "vector_other"  # permutes, integer add, logic, shifts, moves between register files
-    VECTOR_MULTIPLY = "vector_multiply"  # floating-point multiply and multiply-add
-    VECTOR_FLOAT = "vector_float"  # floating-point add, compare, convert
+    VECTOR_COMPLEX = "vector_complex"  # integer: saturating, pairwise, across lanes, differences, accumulating shifts
+    VECTOR_MULTIPLY_ADD = "vector_multiply_add"  # floating point, scalar too
+    VECTOR_FLOAT = "vector_float"  # floating-point add, multiply, compare, convert
     VECTOR_DIVIDE = "vector_divide"  # floating-point divide and square root, scalar too
     SCALAR_FLOAT = "scalar_float"
     VECTOR_INTEGER_MULTIPLY = "vector_integer_multiply"
@@ -47,6 +48,9 @@ class Instruction:
         bytes: moved from or to memory.
         wide: works on 128-bit vectors.
         accumulator: the register that is added to, which cores forward late; None where there is none.
+        address: those of ``reads`` that make up an address, and are needed early.
+        shifted: those of ``reads`` that are shifted or extended first, and are needed early too.
+        write_back: those of ``writes`` that hold an address, and are ready long before loaded data.
     """
 
     kind: Kind
@@ -55,6 +59,9 @@ class Instruction:
     bytes: int = 0
     wide: bool = False
     accumulator: int | None = None
+    address: frozenset[int] = NO_REGISTERS
+    shifted: frozenset[int] = NO_REGISTERS
+    write_back: frozenset[int] = NO_REGISTERS
 
 
 def bits(word: int, high: int, low: int) -> int:

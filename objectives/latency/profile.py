@@ -1,4 +1,18 @@
-"""Device profiles: what a core and its board look like to the cost model, each figure with its origin."""
+"""Device profiles: what a core and its board look like to the cost model, each figure with its origin.
+
+A profile is a YAML file, `DeviceProfile` in text. To add one, copy the shipped one of the most similar core (they lie
+in ``devices/``), change it, and name it wherever a device is asked for: `--device my-board.yaml`. Its sections:
+
+- ``name``, ``board``, ``clock_ghz``: of this device. ``calibrated`` says whether its guesses were fitted to measured
+  times; `shoebox emulator calibrate` does that.
+- ``emulation``: what the emulator pretends to be. ``part`` and ``features`` are lines of the board's
+  ``/proc/cpuinfo``; ``qemu_cpu`` is a core of qemu that has these features, and no others that ONNX Runtime uses.
+- ``pipeline``: how long instructions take, see `InOrderPipeline` and `OutOfOrderPipeline`.
+- ``memory``: caches, and what a miss costs, see `Memory`.
+
+Every figure is a mapping of ``value`` and either ``source`` (public, so that others can check it) or ``guess`` (why
+this value). Keys that are missing or unknown, and values of a wrong type, are refused by name.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +25,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -60,17 +75,25 @@ class CacheSize(_Strict):
         return f"{self.kib}:{self.ways}"
 
 
-class InOrderPipeline(_Strict):
-    """A core that issues in program order. Cycles, and bytes per cycle."""
+class Pairing(_Strict):
+    """What keeps instructions of an in-order core from issuing in the same cycle."""
 
-    kind: Literal["in-order"]
+    long_loads_alone: bool  # a load of more than 8 bytes blocks issue for as long as it takes
+    wide_vectors_first: bool  # work on 128-bit vectors issues from the first slot only
+
+
+class _Pipeline(_Strict):
+    """What both sorts of cores have. Cycles until a result can be read, by the kind of its writer."""
+
     issue_width: Figure[PositiveInt]
-    load_bytes_per_cycle: Figure[PositiveInt]
-    store_bytes_per_cycle: Figure[PositiveInt]
     latency: Figure[dict[Kind, PositiveInt]]
     accumulate_latency: Figure[dict[Kind, PositiveInt]]  # to the accumulator of the next of the same kind
     divide_cycles: Figure[PositiveInt]  # integer divider busy
-    vector_divide_cycles: Figure[PositiveInt]  # vector divider busy per 64 bits
+    vector_divide_cycles: Figure[PositiveInt]  # vector divider busy, see the subclasses
+    # Factor on the cycles of all instructions for what is not modelled, such as mispredicted branches.
+    overhead: Figure[PositiveFloat] = Figure[PositiveFloat](
+        value=1.0, guess="nothing is added unless times were measured"
+    )
 
     @model_validator(mode="after")
     def _every_kind_has_a_latency(self) -> Self:
@@ -78,6 +101,17 @@ class InOrderPipeline(_Strict):
         if missing:
             raise ValueError(f"latency lacks {', '.join(missing)}")
         return self
+
+
+class InOrderPipeline(_Pipeline):
+    """A core that issues in program order. Its vector divider takes as long for 64 bits as for 128."""
+
+    kind: Literal["in-order"]
+    pairing: Figure[Pairing]
+    load_bytes_per_cycle: Figure[PositiveInt]
+    store_bytes_per_cycle: Figure[PositiveInt]
+    address_delay: Figure[NonNegativeInt]  # of an integer result to an address, compared with one to arithmetic
+    shift_delay: Figure[NonNegativeInt]  # of an integer result to an operand that is shifted or extended first
 
 
 class Ports(_Strict):
@@ -92,14 +126,15 @@ class Ports(_Strict):
     vector_multiply: PositiveInt  # of the vector ports, those with an integer multiplier or divider
 
 
-class OutOfOrderPipeline(_Strict):
-    """A core that reorders: limited by its width and its ports, not by the order of the program."""
+class OutOfOrderPipeline(_Pipeline):
+    """A core that reorders: limited by its width, its ports, and by what a loop hands to its next round.
+
+    Its vector divider takes twice as long for 128 bits as for 64.
+    """
 
     kind: Literal["out-of-order"]
-    issue_width: Figure[PositiveInt]
     ports: Figure[Ports]
-    divide_cycles: Figure[PositiveInt]
-    vector_divide_cycles: Figure[PositiveInt]  # per 64 bits
+    float_port_bytes: Figure[Literal[8, 16]]  # width of a vector port in floating point and integer products
 
 
 class Memory(_Strict):
@@ -140,26 +175,47 @@ def known_profiles() -> list[str]:
     return sorted(item.name[: -len(".yaml")] for item in folder.iterdir() if item.name.endswith(".yaml"))
 
 
+def read_profile(name: str) -> str:
+    """The YAML text of a shipped profile by name, or of one of the user's by path (a name that ends in ``.yaml``).
+
+    Raises:
+        InputError: there is no such profile, or its file cannot be read.
+    """
+    if not name.endswith((".yaml", ".yml")):
+        if name not in known_profiles():
+            raise InputError(f"Unknown device {name!r}.", f"Known: {', '.join(known_profiles())}; or a path.yaml.")
+        return (files("objectives.latency") / "devices" / f"{name}.yaml").read_text(encoding="utf-8")
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise InputError(f"There is no device profile at {name}.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not UTF-8 text"
+        raise InputError(f"The device profile {name} cannot be read: {reason}.") from None
+
+
 def load_profile(name: str) -> DeviceProfile:
     """A shipped profile by name, or one of the user's by path (a name that ends in ``.yaml``).
 
     Raises:
         InputError: no such profile, or a key of it is missing, unknown or out of range.
     """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise InputError(f"There is no device profile at {name}.")
-        text = path.read_text(encoding="utf-8")
-    elif name in known_profiles():
-        text = (files("objectives.latency") / "devices" / f"{name}.yaml").read_text(encoding="utf-8")
-    else:
-        raise InputError(f"Unknown device {name!r}.", f"Known: {', '.join(known_profiles())}; or a path.yaml.")
+    return parse_profile(read_profile(name), name)
+
+
+def parse_profile(text: str, name: str) -> DeviceProfile:
+    """A profile from its YAML text; ``name`` is what errors call it.
+
+    Raises:
+        InputError: it is not YAML, or a key of it is missing, unknown or out of range.
+    """
     try:
         return DeviceProfile.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise InputError(f"The device profile {name} is not YAML: {' '.join(str(error).split())}.") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        tags = ("in-order", "out-of-order")  # pydantic names the kind of pipeline among the keys
+        where = ".".join(str(part) for part in first["loc"] if part not in tags) or "the file"
         raise InputError(f"The device profile {name} is wrong at {where}: {first['msg']}.") from None

@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from runners.emulator.execution import start_once
 from runners.emulator.installation import (
+    HEADERS,
+    RUNNER_SOURCES,
     Installation,
     find_installation,
     installation_folder,
@@ -32,6 +34,7 @@ from runners.emulator.parts import (
     system_libraries,
     unpack_packages,
 )
+from runners.emulator.warm_up import write_warm_up
 from space.errors import InputError
 
 
@@ -83,6 +86,15 @@ def _install(target: Path, report: Callable[[str], None]) -> Installation:
     return found
 
 
+def compile_runner(compilers: Compilers, target: Path, *, guest: bool) -> None:
+    """Compile the runner for the emulated core (``guest``) or for this machine."""
+    for name in (*RUNNER_SOURCES, *HEADERS):
+        (compilers.work / name).write_bytes(source(name))
+    # Exported, so that ONNX Runtime finds the runner's allocation functions and clock before the C library's.
+    options = ["-s", "-rdynamic"]
+    compilers.compile([compilers.work / name for name in RUNNER_SOURCES], target, guest=guest, options=options)
+
+
 def _build(building: Path, report: Callable[[str], None]) -> Installation:
     root, work = building / "root", building / "work"
     work.mkdir()
@@ -94,11 +106,10 @@ def _build(building: Path, report: Callable[[str], None]) -> Installation:
     library = fetch_runtime(building)
     report("Compiling the runner and the plugin.")
     compilers = Compilers(work)
-    for name in ("runner.c", "plugin.c"):
-        (work / name).write_bytes(source(name))
-    compilers.compile(work / "runner.c", building / "runner", guest=True, options=["-s"])
+    compile_runner(compilers, building / "runner", guest=True)
+    (work / "plugin.c").write_bytes(source("plugin.c"))
     plugin_options = ["-s", "-fPIC", "-shared", "-fvisibility=hidden"]
-    compilers.compile(work / "plugin.c", building / "plugin.so", guest=False, options=plugin_options)
+    compilers.compile([work / "plugin.c"], building / "plugin.so", guest=False, options=plugin_options)
     qemu = qemu_command(root)
     printed = run_step("start qemu-aarch64", [*qemu, "--version"], work)
     number = re.search(r"version ([\d.]+)", printed)
@@ -109,6 +120,7 @@ def _build(building: Path, report: Callable[[str], None]) -> Installation:
         library=library,
         runner=building / "runner",
         plugin=building / "plugin.so",
+        warm_up=write_warm_up(building / "warm-up.onnx"),
         system_libraries=system_libraries(root),
         versions={
             "qemu": number[1] if number else "unknown",

@@ -14,6 +14,8 @@ from pathlib import Path
 from space.paths import cache
 
 RECIPE = 1  # of the installation itself: raise it where the installed files change though no source does
+RUNNER_SOURCES = ("runner.c", "model.c", "heap.c", "clock.c")
+HEADERS = ("model.h", "heap.h", "clock.h")
 _RECORD = "installation.json"
 
 
@@ -26,6 +28,7 @@ class Installation:
         qemu: the command that starts it (a private loader first, where the parts are private).
         library: ONNX Runtime for AArch64.
         runner, plugin: see ``runner.c`` and ``plugin.c``.
+        warm_up: the model that the runner runs first.
         system_libraries: the AArch64 C and C++ libraries.
         versions: of everything that a count depends on.
     """
@@ -35,20 +38,21 @@ class Installation:
     library: Path
     runner: Path
     plugin: Path
+    warm_up: Path
     system_libraries: Path
     versions: dict[str, str]
 
 
 def source(name: str) -> bytes:
-    """One of the C sources of this package."""
+    """One of the sources of this package."""
     return (files("runners.emulator") / name).read_bytes()
 
 
 @remember
 def sources_version() -> str:
-    """Changes with the plugin, the runner and the way they are built."""
+    """Changes with the plugin, the runner, its warm-up model and the way they are built."""
     digest = hashlib.sha256(str(RECIPE).encode())
-    for name in ("plugin.c", "runner.c"):
+    for name in ("plugin.c", "warm_up.py", *RUNNER_SOURCES, *HEADERS):
         digest.update(source(name))
     return digest.hexdigest()[:8]
 
@@ -70,12 +74,13 @@ def find_installation() -> Installation | None:
             library=folder / record["library"],
             runner=folder / record["runner"],
             plugin=folder / record["plugin"],
+            warm_up=folder / record["warm_up"],
             system_libraries=folder / record["system_libraries"],
             versions=dict(record["versions"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    parts = [found.library, found.runner, found.plugin, found.system_libraries]
+    parts = [found.library, found.runner, found.plugin, found.warm_up, found.system_libraries]
     programs = [Path(part) for part in found.qemu if part.startswith("/") and ":" not in part]
     return found if all(part.exists() for part in parts + programs) else None
 
@@ -84,7 +89,7 @@ def write_record(building: Path, installation: Installation) -> None:
     """Describe an installation that was built in ``building``, so that it can be moved afterwards."""
     record = asdict(installation)
     del record["folder"]
-    for key in ("library", "runner", "plugin", "system_libraries"):
+    for key in ("library", "runner", "plugin", "warm_up", "system_libraries"):
         path = record[key]
         record[key] = str(path.relative_to(building)) if path.is_relative_to(building) else str(path)
     record["qemu"] = [part.replace(str(building), "{folder}") for part in installation.qemu]

@@ -176,16 +176,17 @@ class Compilers:
             self._zig.chmod(0o755)
         return [str(self._zig), "cc"]
 
-    def compile(self, source: Path, target: Path, *, guest: bool, options: Sequence[str]) -> None:
-        """Compile one C file, for the emulated core (``guest``) or for this machine."""
+    def compile(self, sources: Sequence[Path], target: Path, *, guest: bool, options: Sequence[str]) -> None:
+        """Compile C files into one program or library, for the emulated core (``guest``) or for this machine."""
         found = shutil.which("aarch64-linux-gnu-gcc" if guest else "gcc")
-        arguments = ["-O2", *options, str(source), "-o", str(target), *(["-ldl"] if guest else [])]
+        arguments = ["-O2", *options, *map(str, sources), "-o", str(target), "-ldl"]
+        what = f"compile {target.name}"
         if found:
             try:
-                run_step(f"compile {source.name}", [found, *arguments], self.work)
+                run_step(what, [found, *arguments], self.work)
                 return
             except InputError:
                 pass  # a compiler without its headers is as good as none
         command = self._zig_command() + (["-target", _GUEST] if guest else [])
         caches = {name: str(self.work / "zig-cache") for name in ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")}
-        run_step(f"compile {source.name}", [*command, *arguments], self.work, caches)
+        run_step(what, [*command, *arguments], self.work, caches)

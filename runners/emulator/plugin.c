@@ -5,7 +5,7 @@
  * Options: out=PREFIX,l1d=KIB:WAYS,l1i=KIB:WAYS,l2=KIB:WAYS (line size 64 bytes, least recently used).
  *
  * Markers (see runner.c): hint #100 starts filling the caches, hint #101 starts counting, hint #102 stops
- * both and writes PREFIX-N, with N counting from 0. All numbers in it are little-endian:
+ * both and writes PREFIX-PID, after the process: the runner forks. All numbers in it are little-endian:
  *
  *     char[8]   "SHOEBOX1"
  *     u64[8]    accesses and misses: l1d accesses, l1d misses, l1d misses on a stream, l2 misses of data,
@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -193,13 +194,12 @@ static void put(FILE *file, const void *data, size_t size) {
 
 static void on_end(unsigned vcpu, void *data) {
     (void)vcpu, (void)data;
-    static unsigned number;
     const bool counted = counting;
     simulating = counting = false;
     if (!counted) return; /* the warm-up run failed: nothing to report */
 
     char path[4096];
-    snprintf(path, sizeof path, "%s-%u", prefix, number++);
+    snprintf(path, sizeof path, "%s-%d", prefix, (int)getpid());
     FILE *file = fopen(path, "wb");
     if (!file) {
         fprintf(stderr, "plugin: cannot create %s\n", path);

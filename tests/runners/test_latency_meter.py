@@ -30,17 +30,17 @@ def model(tmp_path):
 
 @pytest.fixture
 def measured(monkeypatch) -> list[int]:
-    """Replaces the emulator; collects the number of models of each of its runs."""
+    """Replaces the emulator; collects the number of requests of each of its runs."""
     batches: list[int] = []
 
-    def measure(paths, tokens, profile, installation) -> list[LatencyReading]:
-        assert all(path.read_bytes() for path in paths)
-        batches.append(len(paths))
+    def measure(requests, profile, installation) -> list[LatencyReading]:
+        assert all(path.read_bytes() for path, _ in requests)
+        batches.append(len(requests))
         fields = {"backend": "emulated", "device": profile.name, "calibrated": False, "instructions": 5}
-        return [LatencyReading(milliseconds=1.5, tokens=tokens, **fields) for _ in paths]
+        return [LatencyReading(milliseconds=1.5, tokens=tokens, **fields) for _, tokens in requests]
 
     monkeypatch.setattr(latency, "find_installation", lambda: object())
-    monkeypatch.setattr(latency, "measure", measure)
+    monkeypatch.setattr(latency, "measure_each", measure)
     return batches
 
 
@@ -49,37 +49,68 @@ def _write(path) -> None:
 
 
 def test_measures_an_architecture_once(own_cache, measured) -> None:
-    first = LatencyMeter(DeviceSpec()).measure("key", _write)
+    first = LatencyMeter(DeviceSpec()).measure("key", _write, [32])
 
     def never(path) -> None:
         raise AssertionError("the reading was not remembered")
 
-    assert LatencyMeter(DeviceSpec()).measure("key", never) == first
+    assert LatencyMeter(DeviceSpec()).measure("key", never, [32]) == first
     assert measured == [1]
 
 
 def test_measures_what_is_new_in_one_batch_and_keeps_the_order(own_cache, measured) -> None:
     meter = LatencyMeter(DeviceSpec())
-    meter.measure("b", _write)
-    readings = meter.measure_many([("a", _write), ("b", _write), ("c", _write), ("a", _write)])
+    meter.measure("b", _write, [32])
+    readings = meter.measure_many([("a", _write), ("b", _write), ("c", _write), ("a", _write)], [32])
     assert len(readings) == 4
     assert measured == [1, 2]
 
 
+def test_two_lengths_are_two_readings_of_one_run(own_cache, measured) -> None:
+    meter = LatencyMeter(DeviceSpec())
+    short, long, again = meter.measure("key", _write, [16, 48, 16])
+    assert (short.tokens, long.tokens, again) == (16, 48, short)
+    assert meter.measure("key", _write, [48]) == (long,)
+    assert measured == [2]
+
+
+def test_what_was_measured_beside_a_failure_is_remembered(own_cache, emulator, model, monkeypatch) -> None:
+    monkeypatch.setattr(latency, "find_installation", lambda: emulator)
+    meter = LatencyMeter(DeviceSpec())
+    architectures = [("bad", _write), ("good", lambda path: shutil.copy(model, path))]
+    with pytest.raises(InputError, match=r"model-0\.onnx cannot be run on ARM"):
+        meter.measure_many(architectures, [8])
+    (reading,) = meter.measure("good", lambda path: pytest.fail("the reading was not remembered"), [8])
+    assert reading.tokens == 8
+    assert len(list((own_cache / "latency").iterdir())) == 1
+
+
+@pytest.mark.parametrize("tokens", [[], [0], [16, -1]])
+def test_lengths_must_make_sense(tokens, own_cache) -> None:
+    with pytest.raises(InputError, match="at least 1"):
+        LatencyMeter(DeviceSpec()).measure("key", _write, tokens)
+
+
+def test_a_study_names_its_lengths() -> None:
+    assert DeviceSpec().lengths is None
+    assert DeviceSpec(tokens=32).lengths == (32,)
+    assert DeviceSpec.model_validate({"tokens": [16, 48]}).lengths == (16, 48)
+
+
 def test_readings_of_other_devices_lengths_and_keys_are_kept_apart(own_cache, measured) -> None:
-    for spec in (DeviceSpec(), DeviceSpec(tokens=64), DeviceSpec(profile="cortex-a76")):
+    for spec, length in ((DeviceSpec(), 32), (DeviceSpec(), 64), (DeviceSpec(profile="cortex-a76"), 32)):
         for key in ("one", "two"):
-            LatencyMeter(spec).measure(key, _write)
+            LatencyMeter(spec).measure(key, _write, [length])
     assert measured == [1] * 6
     assert len(list((own_cache / "latency").iterdir())) == 6
 
 
 def test_a_damaged_reading_is_measured_again(own_cache, measured) -> None:
     meter = LatencyMeter(DeviceSpec())
-    meter.measure("key", _write)
+    meter.measure("key", _write, [32])
     (file,) = (own_cache / "latency").iterdir()
     file.write_text('{"milliseconds": ')
-    assert meter.measure("key", _write).milliseconds == 1.5
+    assert meter.measure("key", _write, [32])[0].milliseconds == 1.5
     assert measured == [1, 1]
 
 
@@ -87,7 +118,7 @@ def test_a_reading_that_cannot_be_kept_is_still_one(own_cache, measured, caplog)
     own_cache.mkdir()
     (own_cache / "latency").write_text("a file where the folder should be")
     with caplog.at_level(logging.INFO, "shoebox"):
-        assert LatencyMeter(DeviceSpec()).measure("key", _write).milliseconds == 1.5
+        assert LatencyMeter(DeviceSpec()).measure("key", _write, [32])[0].milliseconds == 1.5
     assert "Cannot keep a latency reading" in caplog.text
 
 
@@ -96,8 +127,8 @@ def test_installs_the_emulator_at_first_use_with_a_message(own_cache, measured, 
     monkeypatch.setattr(latency, "find_installation", lambda: state[0] if state else None)
     monkeypatch.setattr(latency, "install", lambda report: state.append(object()))
     with caplog.at_level(logging.INFO, "shoebox"):
-        LatencyMeter(DeviceSpec()).measure("key", _write)
-        LatencyMeter(DeviceSpec()).measure("other", _write)
+        LatencyMeter(DeviceSpec()).measure("key", _write, [32])
+        LatencyMeter(DeviceSpec()).measure("other", _write, [32])
     assert caplog.text.count("Setting up the ARM emulator") == 1
 
 
@@ -109,12 +140,12 @@ def test_says_how_to_go_on_where_it_cannot_be_installed(own_cache, monkeypatch) 
 
     monkeypatch.setattr(latency, "install", refuse)
     with pytest.raises(InputError, match="--latency estimated"):
-        LatencyMeter(DeviceSpec()).measure("key", _write)
+        LatencyMeter(DeviceSpec()).measure("key", _write, [32])
 
 
 def test_emulated_end_to_end(emulator, model) -> None:
-    reading = LatencyMeter(DeviceSpec(tokens=16)).measure(
-        f"test of {emulator.folder}", lambda path: shutil.copy(model, path)
+    (reading,) = LatencyMeter(DeviceSpec()).measure(
+        f"test of {emulator.folder}", lambda path: shutil.copy(model, path), [16]
     )
     assert reading.backend == "emulated"
     assert reading.milliseconds > 0.05
@@ -122,8 +153,8 @@ def test_emulated_end_to_end(emulator, model) -> None:
 
 def test_estimated_needs_no_emulator_and_is_labelled(own_cache, model, monkeypatch) -> None:
     monkeypatch.setattr(latency, "find_installation", lambda: pytest.fail("looked for the emulator"))
-    meter = LatencyMeter(DeviceSpec(latency="estimated", tokens=16))
-    reading = meter.measure("key", lambda path: shutil.copy(model, path))
+    meter = LatencyMeter(DeviceSpec(latency="estimated"))
+    (reading,) = meter.measure("key", lambda path: shutil.copy(model, path), [16])
     assert reading.backend == "estimated"
     assert not reading.calibrated
     assert reading.milliseconds > 0
@@ -138,10 +169,10 @@ def test_estimates_follow_the_emulator(device, own_cache, emulator, tmp_path, mo
     models = [write_encoder(tmp_path / f"{index}.onnx", shape) for index, shape in enumerate(shapes)]
     architectures = [(str(m), lambda path, m=m: shutil.copy(m, path)) for m in models]
     pair = [
-        LatencyMeter(DeviceSpec(profile=device, latency=backend)).measure_many(architectures)
+        LatencyMeter(DeviceSpec(profile=device, latency=backend)).measure_many(architectures, [32])
         for backend in ("emulated", "estimated")
     ]
-    for emulated, estimated in zip(*pair, strict=True):
+    for (emulated,), (estimated,) in zip(*pair, strict=True):
         assert estimated.milliseconds == pytest.approx(emulated.milliseconds, rel=0.3)
 
 
@@ -170,7 +201,15 @@ def test_models_that_cannot_be_counted_are_named(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "section", [{"profil": "cortex-a53"}, {"tokens": 0}, {"tokens": "many"}, {"latency": "guessed"}]
+    "section",
+    [
+        {"profil": "cortex-a53"},
+        {"tokens": 0},
+        {"tokens": "many"},
+        {"tokens": [8]},
+        {"tokens": [8, 0]},
+        {"latency": "guessed"},
+    ],
 )
 def test_wrong_device_sections_are_refused(section) -> None:
     with pytest.raises(ValidationError):

@@ -171,12 +171,41 @@ def test_whole_knowledge_of_the_teacher_trains_a_student(prepared_plan, tmp_path
 def test_latency_limit_is_checked_before_training(sentences, tmp_path):
     plan, prepared = sentences
     config, recipe = draw(3)
-    milliseconds = measure_latency(plan, prepared, config).milliseconds
+    milliseconds = measure_latency(plan, prepared, config)[0].milliseconds
     strict = plan.model_copy(update={"limits": Limits(latency_ms=milliseconds / 2)})
     with pytest.raises(InfeasibleTrial) as caught:
         run_trial(strict, prepared, 0, config, recipe, 0, tmp_path / "bundle")
     assert caught.value.constraints["latency_ms"] == pytest.approx(1.0)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_the_tasks_own_text_says_how_long_inputs_are(sentences):
+    _, prepared = sentences
+    size = prepared.vocabulary.size(1.0)
+    lengths = np.sort(prepared.encoded_train(size).lengths)
+    assert prepared.text_lengths(size) == (lengths[len(lengths) // 2], lengths[-(len(lengths) // 20)])
+    fewer = prepared.text_lengths(prepared.vocabulary.size(0.3))  # words fall into more pieces
+    assert fewer[0] > prepared.text_lengths(size)[0]
+
+
+def test_two_lengths_are_timed_and_the_longer_one_can_be_limited(sentences, tmp_path):
+    plan, prepared = sentences
+    plan = plan.model_copy(update={"device": plan.device.model_copy(update={"tokens": "auto"})})
+    config, recipe = draw(3)
+    median, long = prepared.text_lengths(prepared.vocabulary.size(config.vocabulary_keep))
+    record = run_trial(plan, prepared, 0, config, recipe, 0, tmp_path / "bundle")
+    assert (record.latency.tokens, record.long_latency.tokens) == (median, long)
+    assert record.costs() == {
+        "deployed_bytes": record.deployed_bytes,
+        "latency_ms": record.latency.milliseconds,
+        "long_latency_ms": record.long_latency.milliseconds,
+    }
+    assert record.latency.milliseconds < record.long_latency.milliseconds
+    between = (record.latency.milliseconds + record.long_latency.milliseconds) / 2
+    strict = plan.model_copy(update={"limits": Limits(latency_ms=between, long_latency_ms=between)})
+    with pytest.raises(InfeasibleTrial) as caught:
+        run_trial(strict, prepared, 1, config, recipe, 0, tmp_path / "other")
+    assert [name for name, value in caught.value.constraints.items() if value > 0] == ["long_latency_ms"]
 
 
 def test_full_disk_leaves_nothing_behind(sentences, tmp_path, monkeypatch):

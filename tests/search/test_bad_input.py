@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from objectives.latency.profile import read_profile
+
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
 ROWS: dict[str, list[Any]] = {"sentence": ["fine", "dull", "so so", "great"], "label": [1, 0, 0, 1]}
 
@@ -115,3 +117,48 @@ def test_exports_that_cannot_be_written(
         shoebox("export", "toy", "--best", "-o", str(target / "new")), "new cannot be written: the disk is full"
     )
     assert [path.name for path in target.rglob("*")] == ["taken"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("model,tokens\n", r"measured\.csv has no column 'milliseconds'"),
+        ("model,tokens,milliseconds\ngone.onnx,32,1.5\n", r"line 2, column 'model': there is no file .*gone\.onnx"),
+        ("model,tokens,milliseconds\n", r"holds 0 different measurements"),
+    ],
+    ids=["column", "model", "empty"],
+)
+def test_measurements_that_cannot_be_calibrated_with(shoebox: Shoebox, tmp_path: Path, rows: str, message: str) -> None:
+    (tmp_path / "measured.csv").write_text(rows)
+    output = tmp_path / "mine.yaml"
+    check_refused(
+        shoebox("emulator", "calibrate", str(tmp_path / "measured.csv"), "--device", "cortex-a53", "-o", str(output)),
+        message,
+    )
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("memory_cycles", "memory_cycle", r"wrong at memory\.memory_cycles: Field required"),
+        (
+            "issue_width: {value: 2",
+            "issue_width: {value: two",
+            r"wrong at pipeline\.issue_width\.value: Input should be a valid integer",
+        ),
+        ("board:", "bord:", r"wrong at board: Field required"),
+        ("memory:", "memory: 3\nspeed:", r"wrong at memory: Input should be"),
+        ("    value: {long_loads_alone: true,", "    value: {", r"pairing\.value\.long_loads_alone: Field required"),
+    ],
+    ids=["missing", "type", "name", "section", "nested"],
+)
+def test_device_profiles_that_are_wrong(
+    shoebox: Shoebox, tmp_path: Path, before: str, after: str, message: str
+) -> None:
+    text = read_profile("cortex-a53")
+    assert before in text
+    (tmp_path / "mine.yaml").write_text(text.replace(before, after, 1))
+    write_data(tmp_path / "data", train={"text": ["a"], "label": [0]})
+    check_refused(shoebox("search", "sst2", "--device", str(tmp_path / "mine.yaml")), message)
+    check_refused(shoebox("pareto", "sst2"), "There is no study 'sst2'")

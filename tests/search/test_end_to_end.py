@@ -14,14 +14,25 @@ from pathlib import Path
 import pytest
 import yaml
 
+from runners.emulator import Installation
 from runners.grammar import sentiment
 from search.study import load_study
 
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def installed(emulator: Installation, tmp_path: Path) -> Installation:
+    """The installed emulator in the test's own cache."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "emulator").symlink_to(emulator.folder.parent)
+    return emulator
+
+
 BUNDLE = ["README.md", "config.json", "metrics.json", "model.onnx", "student.safetensors", "vocab.txt"]
 
 
-def write_study(folder: Path, name: str, model: Path, task: dict[str, object]) -> Path:
+def write_study(folder: Path, name: str, model: Path, task: dict[str, object], device: dict[str, object]) -> Path:
     (folder / "teacher").symlink_to(model)
     study = {
         "name": name,
@@ -33,7 +44,7 @@ def write_study(folder: Path, name: str, model: Path, task: dict[str, object]) -
             "transformer": {"depth": [1, 2], "width": [32, 64], "heads": 2, "ffn_width": [32, 64]},
             "recipe": {"learning_rate": 2e-3},
         },
-        "device": {"latency": "estimated", "tokens": 8},
+        "device": device,
         "search": {"trials": 3, "workers": 2},
         "fidelity": {"epochs": 1},
     }
@@ -47,13 +58,13 @@ def search(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=dict(os.environ))
 
 
-def check_search(done: subprocess.CompletedProcess[str], name: str, metric: str) -> None:
+def check_search(done: subprocess.CompletedProcess[str], name: str, metric: str, conditions: str) -> None:
     assert done.returncode == 0, done.stderr
     study = load_study(name)
     assert [trial.state for trial in study.trials()] == ["finished"] * 3
     best = study.best()
     assert f"{metric} (validation)" in done.stdout
-    assert "latency ms (cortex-a53, 8 tokens, estimated)" in done.stdout
+    assert conditions in done.stdout
     assert done.stdout.endswith(
         f"Best bundle: trial {best.trial}, {best.bundle}\nCopy it with: shoebox export {name} --best -o DIR\n"
     )
@@ -67,14 +78,25 @@ def check_search(done: subprocess.CompletedProcess[str], name: str, metric: str)
 
 
 def test_sentences_from_study_to_answers(
-    shoebox: Shoebox, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shoebox: Shoebox, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: Installation
 ) -> None:
     data = {"grammar": "sentiment", "train": 300, "validation": 60}
     task = {"data": data, "labels": ["negative", "positive"], "metric": "accuracy"}
-    check_search(search(str(write_study(tmp_path, "sentences", model, task))), "sentences", "accuracy")
-
+    done = search(str(write_study(tmp_path, "sentences", model, task, {"profile": "cortex-a76"})))
+    check_search(done, "sentences", "accuracy", "latency ms (cortex-a76, emulated)")
+    assert "ARM kernels" in done.stdout
     front = json.loads(shoebox("pareto", "sentences", "--format", "json").stdout)
-    assert front["trials"][0]["tokens"] == 8
+    for row, record in zip(front["trials"], load_study("sentences").pareto(), strict=True):
+        assert row["tokens"] < row["long_tokens"] <= 32
+        assert row["latency_ms"] < row["long_latency_ms"]
+        arm = record.on_arm
+        assert arm is not None
+        assert (arm.device, arm.examples, arm.quality_here) == ("cortex-a76", 60, record.quality)
+        assert row["quality_on_arm"] == arm.quality
+        assert arm.quality == pytest.approx(arm.quality_here, abs=0.1)
+        assert arm.largest_difference < 1
+        told = json.loads((Path(record.bundle) / "metrics.json").read_text())["on_arm"]
+        assert told == arm.model_dump(mode="json")
     table = shoebox("pareto", "sentences", "--format", "csv").stdout
     assert len(list(csv.DictReader(io.StringIO(table)))) == len(front["trials"])
     assert shoebox("pareto", "sentences").returncode == 0
@@ -113,7 +135,9 @@ def test_regression_on_pairs_from_local_files(
                 writer.writerow([text, other, label + len(other.split()) / 10])
     columns = {"text": ["first", "second"], "label": "score"}
     task = {"data": {"path": "data"}, **columns, "kind": "regression", "metric": "pearson"}
-    check_search(search(str(write_study(tmp_path, "pairs", model, task))), "pairs", "pearson")
+    device = {"latency": "estimated", "tokens": 8}
+    done = search(str(write_study(tmp_path, "pairs", model, task, device)))
+    check_search(done, "pairs", "pearson", "latency ms (cortex-a53, 8 tokens, estimated)")
 
     out = tmp_path / "out"
     assert shoebox("export", "pairs", "--best", "-o", str(out)).returncode == 0

@@ -34,7 +34,15 @@ def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
         ("limits: {deployed_bytes: 2 MB}", "limits.deployed_bytes should be a whole number, found '2 MB'."),
         ("fidelity: {epochs: [1]}", "fidelity.epochs should be a number, found [1]."),
         ("objectives: [latency_ms]", "objectives should hold quality and"),
-        ("objectives: [speed]", "objectives[0] should be 'quality', 'latency_ms' or 'deployed_bytes', found 'speed'."),
+        (
+            "objectives: [speed]",
+            "objectives[0] should be 'quality', 'deployed_bytes', 'latency_ms', 'long_latency_ms' or",
+        ),
+        ("objectives: [quality, long_latency_ms]", "long_latency_ms needs two lengths: device.tokens should be auto"),
+        ("limits: {long_latency_ms: 9}", "long_latency_ms needs two lengths: device.tokens should be auto"),
+        ("limits: {peak_heap_bytes: 4000000}", "peak_heap_bytes is counted by device.latency: emulated or native"),
+        ("device: {tokens: [16, 65], latency: estimated}", "device.tokens 65 is above task.max_length 64"),
+        ("device: {tokens: [64, 16], latency: estimated}", "device.tokens"),
         ("space: {recipe: {temprature: 2}}", "space.recipe.temprature is not a key of section 'space.recipe'. Did"),
         ("space: {embedding_width: {low: 3, hgih: 5}}", "space.embedding_width.hgih is not a key of"),
         ("space: {embedding_width: {low: 64, high: 32}}", "space.embedding_width has low 64 above high 32."),
@@ -131,7 +139,7 @@ def test_overrides_reach_their_keys(tmp_path: Path) -> None:
         ({"trials": 0}, "--trials: should be at least 1, found 0."),
         ({"sampler": "best"}, "--sampler: should be 'tpe', 'random' or 'nsga2', found 'best'."),
         ({"data": "/does/not/exist"}, "--data: there is no folder /does/not/exist."),
-        ({"latency": "guessed"}, "--latency: should be 'emulated' or 'estimated', found 'guessed'."),
+        ({"latency": "guessed"}, "--latency: should be 'emulated', 'native' or 'estimated', found 'guessed'."),
     ],
 )
 def test_wrong_overrides_name_the_option(override: dict[str, Any], message: str) -> None:

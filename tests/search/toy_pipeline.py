@@ -57,7 +57,7 @@ def run_trial(
     milliseconds = size / 2e5
     most = float(os.environ.get("SHOEBOX_TOY_MOST_MS", "inf"))
     limit = plan.limits.latency_ms or most
-    constraints = constraint_values(plan.limits, size, milliseconds)
+    constraints = constraint_values(plan.limits, {"deployed_bytes": size, "latency_ms": milliseconds})
     if broken(constraints) or milliseconds > limit:
         raise InfeasibleTrial(constraints)
     time.sleep(float(os.environ.get("SHOEBOX_TOY_SECONDS", "0")))
@@ -86,7 +86,7 @@ def run_trial(
             backend="estimated",
             device=plan.device.profile,
             calibrated=False,
-            tokens=plan.device.tokens,
+            tokens=(plan.device.lengths or (32,))[0],
             instructions=size,
         ),
         seconds={},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from space import JointSpace, SpaceSpec, StudentConfig, TaskShape, Vocabulary, architecture_key, deployed_bytes
 from space.families import build_student, export_model
+from space.families.transformer.config import Activation, Unpacking
 
 # Everything that any study could ask for, wider than the default space.
 WIDE = SpaceSpec(
@@ -24,6 +26,8 @@ WIDE = SpaceSpec(
         "depth": {"low": 1, "high": 9},
         "width": [64, 96, 128, 160, 256],
         "token_keep": {"low": 0.2, "high": 1},
+        "activation": get_args(Activation)[::-1],
+        "unpacking": get_args(Unpacking)[::-1],
     },
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import get_args
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -13,9 +14,11 @@ import torch
 
 from space import JointSpace, SpaceSpec, TaskShape
 from space.families import build_student, export_model
+from space.families.transformer.config import Activation, Unpacking
 from space.vocabulary import CLS_ID, SEP_ID
 
 TOLERANCE = 1e-3
+ACTIVATIONS, UNPACKINGS = get_args(Activation), get_args(Unpacking)
 
 
 def random_inputs(generator: np.random.Generator, shape: TaskShape, vocabulary_size: int) -> dict[str, np.ndarray]:
@@ -41,7 +44,8 @@ def session(model) -> onnxruntime.InferenceSession:
 @pytest.mark.parametrize("seed", range(24))
 def test_onnx_and_torch_logits_agree_batched_and_one_by_one(seed, vocabulary):
     generator = np.random.default_rng(seed)
-    spec = SpaceSpec(accuracy_level=0, block_size=[16, 32, 64, 128], transformer={"depth": {"low": 1, "high": 6}})
+    transformer = {"depth": {"low": 1, "high": 6}, "activation": ACTIVATIONS, "unpacking": UNPACKINGS}
+    spec = SpaceSpec(accuracy_level=0, block_size=[16, 32, 64, 128], transformer=transformer)
     config, _ = JointSpace(spec).draw(generator)
     shape = TaskShape(outputs=3, segments=1 + seed % 2, max_length=40)
     size = vocabulary.size(config.vocabulary_keep)

@@ -6,10 +6,12 @@ from typing import Any
 
 from space.dimensions import Chooser
 from space.families.base import Family
-from space.families.transformer.config import PER_LAYER, Layer, TransformerConfig, TransformerDimensions
+from space.families.transformer.config import PER_LAYER, SHARED, Layer, TransformerConfig, TransformerDimensions
 from space.families.transformer.graph import describe
 from space.families.transformer.module import TransformerStudent
+from space.families.transformer.operators import sections
 from space.graph import Part
+from space.operators import Section
 from space.shape import TaskShape
 
 __all__ = ["Layer", "TransformerConfig", "TransformerDimensions", "TransformerFamily", "TransformerStudent"]
@@ -22,10 +24,11 @@ class TransformerFamily(Family):
     config = TransformerConfig
     dimensions = TransformerDimensions
     larger_is_smaller = frozenset({"token_keep"})
+    graph_version = 2
 
     def choose(self, dimensions: TransformerDimensions, choose: Chooser) -> dict[str, Any]:
         depth = choose("depth", dimensions.depth)
-        fields = {name: choose(name, getattr(dimensions, name)) for name in ("width", "heads", "activation")}
+        fields = {name: choose(name, getattr(dimensions, name)) for name in SHARED}
         layers = [
             {name: choose(f"layer{i}.{name}", getattr(dimensions, name)) for name in PER_LAYER} for i in range(depth)
         ]
@@ -33,13 +36,18 @@ class TransformerFamily(Family):
 
     def parameters(self, config: TransformerConfig) -> dict[str, Any]:
         flat: dict[str, Any] = {"depth": len(config.layers)}
-        flat.update({name: getattr(config, name) for name in ("width", "heads", "activation")})
+        flat.update({name: getattr(config, name) for name in SHARED})
         for i, layer in enumerate(config.layers):
             flat.update({f"layer{i}.{name}": getattr(layer, name) for name in PER_LAYER})
         return flat
 
     def graph(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> list[Part]:
         return describe(config, shape, vocabulary_size)
+
+    def sections(
+        self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int, tokens: int
+    ) -> list[Section]:
+        return sections(config, shape, vocabulary_size, tokens)
 
     def build(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> TransformerStudent:
         return TransformerStudent(config, shape, vocabulary_size)

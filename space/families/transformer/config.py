@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from space.config import Bits, StudentConfig
 from space.dimensions import Choices, Dimension, Range, check_values, describe, ends
 
+Activation: TypeAlias = Literal["gelu", "gelu_tanh", "hardswish", "relu", "relu_squared"]
+Unpacking: TypeAlias = Literal["run", "load"]
 MAX_DEPTH = 9
+SHARED = ("width", "heads", "activation", "unpacking")
 PER_LAYER = ("ffn_width", "token_keep", "attention_bits", "ffn_bits")
 
 
@@ -38,14 +41,20 @@ class TransformerConfig(StudentConfig):
     Attributes:
         width: width of the hidden state; a multiple of `heads`.
         heads: attention heads of every layer.
-        activation: of the feed-forward networks; `gelu` is the exact one (erf).
+        activation: of the feed-forward networks; `gelu` is the exact one (erf), `gelu_tanh` its usual
+            approximation, `relu_squared` the square of relu (Primer, So et al. 2021).
+        unpacking: when weights of 2 and 8 bits become numbers to compute with: at every `run`, or once at `load`,
+            after which each takes 4 bytes of heap and products are computed in float32 whatever `accuracy_level`
+            says. An A53, which has no dot product, then takes a third to a half of the time at 12 to 32 tokens;
+            see `tests/benchmarks/what_is_slow_on_arm.py`.
         layers: from the embeddings to the head.
     """
 
     family: Literal["transformer"] = "transformer"
     width: int = Field(ge=16, le=1024, multiple_of=16)
     heads: int = Field(ge=1, le=64)
-    activation: Literal["gelu", "relu"]
+    activation: Activation
+    unpacking: Unpacking = "run"
     layers: tuple[Layer, ...] = Field(min_length=1, max_length=MAX_DEPTH)
 
     @model_validator(mode="after")
@@ -74,6 +83,7 @@ class TransformerDimensions(BaseModel):
     width: Dimension = Choices(values=(96, 128, 192, 256))
     heads: Dimension = Choices(values=(2, 4, 8))
     activation: Dimension = Choices(values=("gelu", "relu"))
+    unpacking: Dimension = Choices(values=("run",))
     ffn_width: Dimension = Choices(values=(128, 256, 384, 512, 768))
     token_keep: Dimension = Choices(values=(1.0, 0.75, 0.5))
     attention_bits: Dimension = Choices(values=(2, 4, 8))
@@ -81,7 +91,7 @@ class TransformerDimensions(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> TransformerDimensions:
-        for name in ("width", "heads", "activation"):
+        for name in SHARED:
             check_values(name, getattr(self, name), TransformerConfig)
         for name in PER_LAYER:
             check_values(name, getattr(self, name), Layer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,13 @@ from space.layers import QuantizedEmbedding, QuantizedLinear, to_numpy
 from space.shape import TaskShape
 from space.vocabulary import CLS_ID, SEP_ID
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "hardswish": functional.hardswish,
+    "relu": functional.relu,
+    "relu_squared": lambda x: functional.relu(x).square(),
+}
 
 
 class TransformerLayer(nn.Module):
@@ -76,7 +83,7 @@ class TransformerLayer(nn.Module):
     def _select(probabilities: Tensor, mask: Tensor, special: Tensor, keep: float) -> tuple[Tensor, Tensor]:
         """Indices [batch, kept] of the tokens that received most attention, and their mask."""
         received = torch.einsum("bi,bhij->bj", mask, probabilities)
-        score = received + (special * PRIORITY + (mask - 1) * PRIORITY)
+        score = received + torch.where(special > 0, PRIORITY, 1.0) * mask
         count = mask.sum(-1, keepdim=True)
         count = torch.minimum(torch.ceil(count * keep).clamp(min=FEWEST_TOKENS), count)
         most = int(count.max())
@@ -93,7 +100,7 @@ class TransformerStudent(Student):
         self.embedding_width = embedding = config.embedding_width
         block = config.block_size
         self.word = QuantizedEmbedding(vocabulary_size, embedding, config.embedding_bits, block)
-        self.position = QuantizedEmbedding(shape.max_length, embedding, POSITION_BITS, block)
+        self.position = QuantizedEmbedding(shape.max_length, embedding, POSITION_BITS, embedding)
         self.segment = nn.Embedding(2, embedding) if shape.segments == 2 else None
         if self.segment is not None:
             nn.init.normal_(self.segment.weight, std=0.02)

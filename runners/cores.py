@@ -18,3 +18,12 @@ def usable_cores() -> int:
     except (OSError, ValueError):  # no control groups, or "max": no quota
         pass
     return max(1, cores)
+
+
+def share_of_cores() -> int:
+    """Cores that one worker may use: `OMP_NUM_THREADS`, which Ray sets to a worker's share, else all usable ones."""
+    try:
+        share = int(os.environ.get("OMP_NUM_THREADS", ""))
+    except ValueError:
+        share = 0
+    return min(share, usable_cores()) if share > 0 else usable_cores()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from search import cores
+from runners import cores
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""The front of a finished search, judged once more with the kernels of the study's ARM core."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import optuna
+
+from runners.arm_quality import add_arm_quality, measure_arm_quality
+from runners.latency import DeviceSpec
+from runners.task import Task
+from search.study import ON_ARM, Study
+from space.errors import InputError
+
+logger = logging.getLogger("shoebox.search.arm_check")
+
+
+def check_front_on_arm(study: optuna.Study, url: str, task: Task, device: DeviceSpec) -> None:
+    """Measure what is missing of the quality of the front's trials with ARM kernels.
+
+    ONNX Runtime rounds activations by other kernels on ARM than on x86-64, so that a file's quality may differ. The
+    result stands in the study and in each bundle's `metrics.json`. Takes from seconds to minutes; does nothing where
+    the study does not emulate. A bundle that fails is reported and left out.
+    """
+    if device.latency != "emulated" or not device.check_examples:
+        return
+    found = dict(study.user_attrs.get(ON_ARM, {}))
+    for record in Study(study, url).pareto():
+        if record.on_arm is not None:
+            continue
+        try:
+            measured = measure_arm_quality(Path(record.bundle), task, device)
+            add_arm_quality(Path(record.bundle), record, measured)
+        except InputError as error:
+            logger.warning("Trial %d was not judged with ARM kernels: %s", record.trial, error)
+            continue
+        found[str(record.trial)] = measured.model_dump(mode="json")
+        study.set_user_attr(ON_ARM, found)
+        logger.info(
+            "Trial %d with the kernels of %s: %s %.4f, %.4f with those of this machine (%d examples).",
+            record.trial,
+            measured.device,
+            record.metric,
+            measured.quality,
+            measured.quality_here,
+            measured.examples,
+        )
