@@ -21,11 +21,13 @@ from runners.bundle import MODEL, BundleConfig, new_folder, write_model, write_r
 from runners.distill import TrainingLog, distil
 from runners.evaluate import open_session, run_model
 from runners.latency import LatencyMeter
+from runners.lessons import Lessons
 from runners.plan import TrialPlan
 from runners.precision import training_device
 from runners.record import TrialRecord, library_versions
 from runners.task import Task, load_task
 from runners.teacher import TeacherOutputs, prepare_teacher
+from runners.transfer import TransferOutputs, prepare_transfer
 from runners.wordpiece import encode_texts, wordpiece
 from space.config import Recipe, StudentConfig
 from space.families import Student, architecture_key, build_student, deployed_bytes, export_model
@@ -48,7 +50,9 @@ class Prepared:
     teacher: TeacherOutputs
     shape: TaskShape
     vocabulary: Vocabulary
+    transfer: TransferOutputs | None = None
     _encoded: dict[int, Encoded] = field(default_factory=dict, repr=False)
+    _encoded_transfer: dict[int, Encoded] = field(default_factory=dict, repr=False)
 
     def tokenizer(self, size: int) -> tokenizers.Tokenizer:
         """WordPiece over the first `size` entries of the vocabulary."""
@@ -60,6 +64,14 @@ class Prepared:
             examples = self.task.train
             self._encoded[size] = encode_texts(self.tokenizer(size), examples.texts, examples.pairs)
         return self._encoded[size]
+
+    def transfer_lessons(self, size: int) -> Lessons:
+        """The transfer text in the word pieces of a vocabulary of that size; made once per size."""
+        if self.transfer is None:
+            raise ValueError("the study has no transfer text")
+        if size not in self._encoded_transfer:
+            self._encoded_transfer[size] = self.transfer.encoded(self.tokenizer(size), self.shape.max_length)
+        return self.transfer.lessons(self._encoded_transfer[size])
 
 
 class InfeasibleTrial(Exception):
@@ -79,10 +91,14 @@ def prepare(plan: TrialPlan) -> Prepared:
     task = load_task(plan.task)
     teacher = prepare_teacher(plan.teacher, task)
     shape = TaskShape(outputs=task.outputs, segments=task.segments, max_length=task.max_length)
-    vocabulary = Vocabulary(
-        teacher.vocabulary, teacher.vocabulary_attention, teacher.vocabulary_count, teacher.lower_case
-    )
-    return Prepared(task, teacher, shape, vocabulary)
+    transfer, count = None, teacher.vocabulary_count
+    if plan.transfer is not None:
+        transfer = prepare_transfer(plan.transfer, task, teacher, plan.teacher.max_length)
+        # Entries are kept by their score on the train split. Transfer text only orders those that the train split
+        # lacks: they have no score, and it is better to keep what some text has than what none has.
+        count = count + transfer.vocabulary_count
+    vocabulary = Vocabulary(teacher.vocabulary, teacher.vocabulary_attention, count, teacher.lower_case)
+    return Prepared(task, teacher, shape, vocabulary, transfer)
 
 
 def measure_latency(plan: TrialPlan, prepared: Prepared, config: StudentConfig) -> LatencyReading:

@@ -59,6 +59,7 @@ class Recipe(BaseModel):
             `a CE + b tau^2 KL(p_S || p_T)`; 0 is plain distillation. The teacher's encoder stays frozen, so
             no value costs a teacher forward.
         initialization: of the embeddings: `random`, or `teacher` (PCA of the teacher's embedding matrix).
+        transfer_share: share of the examples that is drawn from the study's transfer text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,3 +71,4 @@ class Recipe(BaseModel):
     temperature: float = Field(ge=0.1, le=100)
     teacher_learning_rate: float = Field(ge=0, le=1)
     initialization: Literal["random", "teacher"]
+    transfer_share: float = Field(default=0.0, ge=0, lt=1)

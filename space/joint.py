@@ -43,6 +43,7 @@ class RecipeDimensions(BaseModel):
     temperature: Dimension = Range(low=1.0, high=6.0)
     teacher_learning_rate: Dimension = Choices(values=(0.0, 1e-5, 1e-4))
     initialization: Dimension = Choices(values=("random", "teacher"))
+    transfer_share: Dimension = Choices(values=(0.0,))
 
     @model_validator(mode="after")
     def _fits(self) -> RecipeDimensions:
