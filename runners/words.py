@@ -85,8 +85,8 @@ def split_words(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], pairs: Se
                 word = "".join(pieces[int(index)].removeprefix("##") for index in ids[begins[place] : ends[place]])
                 found[place] = numbers.setdefault(word, len(continues) + len(numbers))
             if (found == unknown).any():
-                for place, word in _unknown_words(tokenizer, text, unknown, continues):
-                    found[place] = numbers.setdefault(word, len(continues) + len(numbers))
+                for number, word in _unknown_words(tokenizer, text, unknown, continues):
+                    found[number] = numbers.setdefault(word, len(continues) + len(numbers))
             codes.append(found)
     distinct, places = np.unique(np.concatenate(codes) if codes else np.zeros(0, np.int64), return_inverse=True)
     spelled = list(numbers)
