@@ -22,7 +22,7 @@ from runners.transfer.cleaning import Sieve, match_key
 from runners.transfer.edits import edited
 from space.errors import InputError
 
-SHARES = {"swapped": 0.1, "edited": 0.3, "random": 0.1, "near": 0.5}
+SHARES = {"swapped": 0.1, "random": 0.1, "near": 0.5, "edited": 0.3}
 NEIGHBOURS = 16  # of each first text; the nearest come first
 _CANDIDATES = 20_000  # first and second texts, at most, that neighbours are sought among
 _TRIES = 20  # draws for each random or edited pair, before it is found that there are no more
@@ -70,16 +70,16 @@ def recombine(
     seconds = list(dict.fromkeys([*train.pairs, *sentences]))
     makers: dict[str, Callable[[int], Iterator[_Pair]]] = {
         "swapped": lambda wanted: _swapped(train, generator),
-        "edited": lambda wanted: _edited(train, sentences, wanted, generator),
-        "near": lambda wanted: _near(firsts, seconds, nearest, generator),
         "random": lambda wanted: _random(firsts, seconds, wanted, generator),
+        "near": lambda wanted: _near(firsts, seconds, nearest, wanted, generator),
+        "edited": lambda wanted: _edited(train, sentences, wanted, generator),
     }
     found: list[_Pair] = []
     kinds: list[str] = []
-    # What one kind lacks, the next makes up for: swapped pairs run out first, random ones last.
+    # What one kind lacks, the next makes up for: swapped pairs run out first, edited ones last.
     share_left, left = 1.0, count
     for kind, make in makers.items():
-        wanted = left if kind == "random" else round(left * SHARES[kind] / share_left)
+        wanted = left if kind == "edited" else round(left * SHARES[kind] / share_left)
         share_left -= SHARES[kind]
         made = _admitted(make(wanted), wanted, sieve)
         found += made
@@ -126,8 +126,10 @@ def _edited(train: Examples, sentences: Sequence[str], wanted: int, generator: n
             yield train.texts[row], edited(train.pairs[row], generator)
 
 
-def _near(firsts: list[str], seconds: list[str], nearest: Nearest, generator: np.random.Generator) -> Iterator[_Pair]:
-    left = [firsts[place] for place in generator.permutation(len(firsts))[:_CANDIDATES]]
+def _near(
+    firsts: list[str], seconds: list[str], nearest: Nearest, wanted: int, generator: np.random.Generator
+) -> Iterator[_Pair]:
+    left = [firsts[place] for place in generator.permutation(len(firsts))[: min(wanted, _CANDIDATES)]]
     right = [seconds[place] for place in generator.permutation(len(seconds))[:_CANDIDATES]]
     places = nearest(left, right, min(NEIGHBOURS, len(right)))
     for rank in range(places.shape[1]):

@@ -11,15 +11,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import BertTokenizer
 
-from runners.words import SpecialIds, Words, spell, split_words, text_tokenizer
 from runners.wordpiece import encode_texts, wordpiece
+from runners.words import SpecialIds, Words, spell, split_words, text_tokenizer
 from space.vocabulary import CLS_ID, PAD_ID, SEP_ID, SPECIAL_TOKENS
 
 LETTERS = [letter for character in "abcdei" for letter in (character, f"##{character}")]
 LARGE = [*SPECIAL_TOKENS, *LETTERS, ".", ",", "#", "ab", "##cd", "abc", "de", "##de", "cab", "é", "中", "σ", "##σ"]
 SMALL = [*SPECIAL_TOKENS, "a", "##a", "##b", "c", "##c", "##cd", "de", ".", "#"]
 STUDENT = SpecialIds(CLS_ID, SEP_ID, PAD_ID)
-ALPHABET = st.sampled_from(list("abcdeiABé  .,#-\n\tzÉİßΣς中国") + ["[SEP]", "[UNK]", "##", "\u0301", "\u200b", "가"])
+ALPHABET = st.sampled_from([*"abcdeiABé  .,#-\n\tzÉİßΣς中国", "[SEP]", "[UNK]", "##", "\u0301", "\u200b", "가"])
 TEXTS = st.lists(ALPHABET, max_size=24).map("".join)
 
 
@@ -77,9 +77,7 @@ def test_words_are_kept_once(tokenizer: tokenizers.Tokenizer) -> None:
     assert [words.words[place] for place in words.places] == ["abc", "zz", ",", "abc", "abc", "ZZ"]
 
 
-def test_many_texts_are_put_together_in_parts(
-    tokenizer: tokenizers.Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_texts_are_put_together_in_parts(tokenizer: tokenizers.Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runners.words._ROWS", 3)
     monkeypatch.setattr("runners.words._CHUNK", 2)
     texts = [f"{'ab ' * number}. de" for number in range(11)]
