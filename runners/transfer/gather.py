@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from runners.spelling import text_tokenizer
 from runners.task import Examples, Task
 from runners.transfer.cleaning import Counts, Sieve, even_sample, match_key
 from runners.transfer.neighbours import nearest_texts
@@ -17,7 +18,6 @@ from runners.transfer.pairs import pair_key, recombine
 from runners.transfer.read import Rows, read_rows
 from runners.transfer.sentences import fit, split_sentences
 from runners.transfer.spec import FileSource, HubSource, TransferSpec
-from runners.words import text_tokenizer
 from space.errors import InputError
 
 _log = logging.getLogger("shoebox.runners.transfer")

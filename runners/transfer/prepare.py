@@ -15,6 +15,7 @@ import numpy as np
 from runners.cache_entry import make_once, new_array
 from runners.precision import training_device
 from runners.progress import duration
+from runners.spelling import SpecialIds, spell, split_words, text_tokenizer
 from runners.task import Task
 from runners.teacher import TeacherOutputs, load_teacher
 from runners.teacher.infer import infer
@@ -24,7 +25,6 @@ from runners.transfer.read import identity
 from runners.transfer.scores import describe_scores
 from runners.transfer.spec import TransferSpec
 from runners.transfer.store import TransferOutputs, open_transfer, write_record, write_texts, write_words
-from runners.words import SpecialIds, spell, split_words, text_tokenizer
 from space.errors import InputError
 from space.paths import cache
 

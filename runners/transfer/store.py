@@ -14,8 +14,8 @@ import pyarrow as pa
 import tokenizers
 
 from runners.batches import Encoded
-from runners.lessons import Lessons
-from runners.words import SpecialIds, Words, spell
+from runners.lessons import Lessons, WordStates
+from runners.spelling import SpecialIds, Words, spell
 from space.vocabulary import CLS_ID, PAD_ID, SEP_ID
 
 RECORD = "transfer.json"
@@ -80,9 +80,14 @@ class TransferOutputs:
         words = Words(_read_arrow(self.folder / _WORDS).column("word").to_pylist(), **arrays)
         return spell(words, tokenizer, SpecialIds(CLS_ID, SEP_ID, PAD_ID), max_length)
 
-    def lessons(self, encoded: Encoded) -> Lessons:
-        """The texts, as `encoded` gives them, with the teacher's answers and without labels."""
-        return Lessons(encoded, self.logits, self.hidden)
+    def lessons(self, encoded: Encoded, words: WordStates | None = None) -> Lessons:
+        """The texts, as `encoded` gives them, with the teacher's answers and without labels.
+
+        Args:
+            encoded: from `encoded`.
+            words: the teacher's states of the words of these texts, where they are wanted.
+        """
+        return Lessons(encoded, self.logits, self.hidden, None, words)
 
 
 def write_texts(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None) -> None:

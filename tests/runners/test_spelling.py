@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import BertTokenizer
 
+from runners.spelling import SpecialIds, Words, spell, split_words, text_tokenizer
 from runners.wordpiece import encode_texts, wordpiece
-from runners.words import SpecialIds, Words, spell, split_words, text_tokenizer
 from space.vocabulary import CLS_ID, PAD_ID, SEP_ID, SPECIAL_TOKENS
 
 LETTERS = [letter for character in "abcdei" for letter in (character, f"##{character}")]
@@ -78,8 +78,8 @@ def test_words_are_kept_once(tokenizer: tokenizers.Tokenizer) -> None:
 
 
 def test_many_texts_are_put_together_in_parts(tokenizer: tokenizers.Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runners.words._ROWS", 3)
-    monkeypatch.setattr("runners.words._CHUNK", 2)
+    monkeypatch.setattr("runners.spelling._ROWS", 3)
+    monkeypatch.setattr("runners.spelling._CHUNK", 2)
     texts = [f"{'ab ' * number}. de" for number in range(11)]
     _same(split_words(tokenizer, texts, None), texts, None, SMALL, 12)
     pairs = texts[::-1]
