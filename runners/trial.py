@@ -21,7 +21,7 @@ from runners.bundle import MODEL, BundleConfig, new_folder, write_model, write_r
 from runners.distill import TrainingLog, distil
 from runners.evaluate import open_session, run_model
 from runners.latency import LatencyMeter
-from runners.lessons import Lessons
+from runners.lessons import Lessons, WordStates
 from runners.plan import TrialPlan
 from runners.precision import training_device
 from runners.record import TrialRecord, library_versions
@@ -65,13 +65,18 @@ class Prepared:
             self._encoded[size] = encode_texts(self.tokenizer(size), examples.texts, examples.pairs)
         return self._encoded[size]
 
-    def transfer_lessons(self, size: int) -> Lessons:
-        """The transfer text in the word pieces of a vocabulary of that size; made once per size."""
+    def transfer_lessons(self, size: int, words: WordStates | None = None) -> Lessons:
+        """The transfer text in the word pieces of a vocabulary of that size; made once per size.
+
+        Args:
+            size: of the vocabulary.
+            words: the teacher's states of the words of the text, where they are wanted.
+        """
         if self.transfer is None:
             raise ValueError("the study has no transfer text")
         if size not in self._encoded_transfer:
             self._encoded_transfer[size] = self.transfer.encoded(self.tokenizer(size), self.shape.max_length)
-        return self.transfer.lessons(self._encoded_transfer[size])
+        return self.transfer.lessons(self._encoded_transfer[size], words)
 
 
 class InfeasibleTrial(Exception):

@@ -16,6 +16,7 @@ import tokenizers
 from runners.batches import Encoded
 from runners.lessons import Lessons, WordStates
 from runners.spelling import SpecialIds, Words, spell
+from runners.task import Examples
 from space.vocabulary import CLS_ID, PAD_ID, SEP_ID
 
 RECORD = "transfer.json"
@@ -56,14 +57,19 @@ class TransferOutputs:
     @property
     def texts(self) -> list[str]:
         """The (first) texts; read from disk at each call."""
-        found: list[str] = _read_arrow(self.folder / _TEXTS).column("text").to_pylist()
-        return found
+        return self.examples.texts
 
     @property
     def pairs(self) -> list[str] | None:
         """The second texts, or None; read from disk at each call."""
+        return self.examples.pairs
+
+    @property
+    def examples(self) -> Examples:
+        """The texts as a split whose labels are all 0; read from disk at each call."""
         table = _read_arrow(self.folder / _TEXTS)
-        return table.column("pair").to_pylist() if "pair" in table.column_names else None
+        pairs = table.column("pair").to_pylist() if "pair" in table.column_names else None
+        return Examples(table.column("text").to_pylist(), pairs, np.zeros(len(self), np.int64))
 
     def encoded(self, tokenizer: tokenizers.Tokenizer, max_length: int) -> Encoded:
         """The texts in the word pieces of a student's vocabulary.
