@@ -30,6 +30,7 @@ from runners.task import Task, load_task
 from runners.teacher import TeacherOutputs, prepare_teacher
 from runners.teacher.statistics import prepare_statistics
 from runners.teacher.words import prepare_words, word_basis
+from runners.transfer import TransferOutputs, prepare_transfer
 from runners.wordpiece import encode_texts, wordpiece
 from space.config import Recipe, StudentConfig
 from space.families import Student, architecture_key, build_student, deployed_bytes, export_model
@@ -49,8 +50,10 @@ class Prepared:
     teacher: TeacherOutputs
     shape: TaskShape
     vocabulary: Vocabulary
+    transfer: TransferOutputs | None = None
     _encoded: dict[int, Encoded] = field(default_factory=dict, repr=False)
     _lengths: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
+    _encoded_transfer: dict[int, Encoded] = field(default_factory=dict, repr=False)
 
     def tokenizer(self, size: int) -> tokenizers.Tokenizer:
         """WordPiece over the first `size` entries of the vocabulary."""
@@ -77,6 +80,19 @@ class Prepared:
             self._lengths[size] = int(median), int(long)
         return self._lengths[size]
 
+    def transfer_lessons(self, size: int, words: WordStates | None = None) -> Lessons:
+        """The transfer text in the word pieces of a vocabulary of that size; made once per size.
+
+        Args:
+            size: of the vocabulary.
+            words: the teacher's states of the words of the text, where they are wanted.
+        """
+        if self.transfer is None:
+            raise ValueError("the study has no transfer text")
+        if size not in self._encoded_transfer:
+            self._encoded_transfer[size] = self.transfer.encoded(self.tokenizer(size), self.shape.max_length)
+        return self.transfer.lessons(self._encoded_transfer[size], words)
+
 
 class InfeasibleTrial(Exception):
     """A limit is broken that only a measurement could tell; the trial was not trained.
@@ -95,10 +111,14 @@ def prepare(plan: TrialPlan) -> Prepared:
     task = load_task(plan.task)
     teacher = prepare_teacher(plan.teacher, task)
     shape = TaskShape(outputs=task.outputs, segments=task.segments, max_length=task.max_length)
-    vocabulary = Vocabulary(
-        teacher.vocabulary, teacher.vocabulary_attention, teacher.vocabulary_count, teacher.lower_case
-    )
-    return Prepared(task, teacher, shape, vocabulary)
+    transfer, count = None, teacher.vocabulary_count
+    if plan.transfer is not None:
+        transfer = prepare_transfer(plan.transfer, task, teacher, plan.teacher.max_length)
+        # Entries are kept by their score on the train split. Transfer text only orders those that the train split
+        # lacks: they have no score, and it is better to keep what some text has than what none has.
+        count = count + transfer.vocabulary_count
+    vocabulary = Vocabulary(teacher.vocabulary, teacher.vocabulary_attention, count, teacher.lower_case)
+    return Prepared(task, teacher, shape, vocabulary, transfer)
 
 
 def timed_lengths(plan: TrialPlan, prepared: Prepared, config: StudentConfig) -> tuple[int, ...]:
@@ -164,16 +184,18 @@ def run_trial(
     # Opened before training, so that a folder which cannot be written is found before minutes are spent.
     with new_folder(bundle) as folder:
         with clock("tokenize"):
-            encoded = prepared.encoded_train(entries)
+            prepared.encoded_train(entries)
         with clock("teacher"):
-            words = _words(plan, prepared) if recipe.learns_words else None
-            lessons = Lessons(encoded, teacher.train_logits, teacher.train_hidden, task.train.labels, words)
+            sources = _lessons(plan, prepared, entries, recipe)
         with clock("train"):
             torch.manual_seed(seed)
             student = build_student(config, prepared.shape, entries)
             _initialise(student, prepared, plan, config, recipe)
             tokens, device = prepared.vocabulary.tokens(entries), training_device()
-            log = distil(student, [lessons], [], teacher, recipe, plan.fidelity, task.regression, tokens, seed, device)
+            shares = [recipe.transfer_share] * (len(sources) - 1)
+            log = distil(
+                student, sources, shares, teacher, recipe, plan.fidelity, task.regression, tokens, seed, device
+            )
         with clock("export"):
             written = write_model(folder, student, bundle_config, prepared.vocabulary.tokens(entries))
         if written != size:
@@ -213,12 +235,26 @@ def _further_metrics(quality: float, teacher: TeacherOutputs, log: TrainingLog) 
     return found
 
 
-def _words(plan: TrialPlan, prepared: Prepared) -> WordStates:
-    """The teacher's states of the words of the train split; made at the first call."""
-    task, teacher = prepared.task, prepared.teacher
-    length = plan.teacher.max_length or task.max_length
-    basis = word_basis(prepare_statistics(teacher, task, length))
-    return prepare_words(teacher.folder, task.train, teacher, basis, length)
+def _lessons(plan: TrialPlan, prepared: Prepared, entries: int, recipe: Recipe) -> list[Lessons]:
+    """The train split, and the transfer text if the recipe has a share of it, with all that the recipe needs."""
+    task, teacher, transfer = prepared.task, prepared.teacher, prepared.transfer
+    own = further = None
+    if recipe.learns_words:
+        length = _teacher_length(plan, prepared)
+        basis = word_basis(prepare_statistics(teacher, task, length))
+        own = prepare_words(teacher.folder, task.train, teacher, basis, length)
+        if transfer is not None and recipe.transfer_share > 0:
+            further = prepare_words(transfer.folder, transfer.examples, teacher, basis, length)
+    encoded = prepared.encoded_train(entries)
+    found = [Lessons(encoded, teacher.train_logits, teacher.train_hidden, task.train.labels, own)]
+    if recipe.transfer_share > 0:
+        found.append(prepared.transfer_lessons(entries, further))
+    return found
+
+
+def _teacher_length(plan: TrialPlan, prepared: Prepared) -> int:
+    """Longest input of the teacher in word pieces."""
+    return plan.teacher.max_length or prepared.task.max_length
 
 
 def _initialise(student: Student, prepared: Prepared, plan: TrialPlan, config: StudentConfig, recipe: Recipe) -> None:
@@ -228,8 +264,7 @@ def _initialise(student: Student, prepared: Prepared, plan: TrialPlan, config: S
     teacher, vocabulary, keep = prepared.teacher, prepared.vocabulary, config.vocabulary_keep
     start_from_embeddings(student, teacher, vocabulary, keep)
     if recipe.initialization == "layers":
-        length = plan.teacher.max_length or prepared.task.max_length
-        statistics = prepare_statistics(teacher, prepared.task, length)
+        statistics = prepare_statistics(teacher, prepared.task, _teacher_length(plan, prepared))
         start_from_layers(student, teacher, statistics, vocabulary, keep)
 
 

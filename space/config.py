@@ -65,6 +65,7 @@ class Recipe(BaseModel):
         initialization: what starts from the teacher: `random` nothing, `teacher` the embeddings (PCA of its
             embedding matrix, XtremeDistil), `layers` also the layers (its weights, projected onto the principal
             components of its hidden states).
+        transfer_share: share of the examples that is drawn from the study's transfer text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,6 +79,7 @@ class Recipe(BaseModel):
     state_weight: float = Field(default=0.0, ge=0)
     relation_weight: float = Field(default=0.0, ge=0)
     initialization: Literal["random", "teacher", "layers"]
+    transfer_share: float = Field(default=0.0, ge=0, lt=1)
 
     @property
     def learns_words(self) -> bool:

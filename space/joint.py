@@ -46,6 +46,7 @@ class RecipeDimensions(BaseModel):
     state_weight: Dimension = Choices(values=(0.0,))
     relation_weight: Dimension = Choices(values=(0.0,))
     initialization: Dimension = Choices(values=("random", "teacher"))
+    transfer_share: Dimension = Choices(values=(0.0,))
 
     @model_validator(mode="after")
     def _fits(self) -> RecipeDimensions:
