@@ -186,7 +186,7 @@ def run_trial(
         with clock("tokenize"):
             prepared.encoded_train(entries)
         with clock("teacher"):
-            sources = _lessons(plan, prepared, entries, recipe)
+            sources = gather_lessons(plan, prepared, entries, recipe)
         with clock("train"):
             torch.manual_seed(seed)
             student = build_student(config, prepared.shape, entries)
@@ -235,7 +235,7 @@ def _further_metrics(quality: float, teacher: TeacherOutputs, log: TrainingLog) 
     return found
 
 
-def _lessons(plan: TrialPlan, prepared: Prepared, entries: int, recipe: Recipe) -> list[Lessons]:
+def gather_lessons(plan: TrialPlan, prepared: Prepared, entries: int, recipe: Recipe) -> list[Lessons]:
     """The train split, and the transfer text if the recipe has a share of it, with all that the recipe needs."""
     task, teacher, transfer = prepared.task, prepared.teacher, prepared.transfer
     own = further = None

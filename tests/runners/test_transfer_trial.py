@@ -10,12 +10,14 @@ import torch
 
 from objectives.limits import Limits
 from runners.cache_entry import new_array
+from runners.distill import distil
 from runners.grammar import sentiment
 from runners.plan import FidelitySpec, TrialPlan
 from runners.transfer import TransferSpec
-from runners.trial import prepare
+from runners.trial import gather_lessons, prepare
 from runners.wordpiece import encode_texts
 from space.config import Recipe
+from space.families import build_student
 from space.joint import JointSpace, SpaceSpec
 
 
@@ -73,6 +75,26 @@ def test_the_vocabulary_is_the_train_splits_first(plan: TrialPlan) -> None:
     further = ours.teacher_ids(kept + gained)
     assert all(train[index] + more[index] > 0 for index in set(further[5:]) - set(ours.teacher_ids(kept)))
     assert set(further) != set(theirs.teacher_ids(kept + gained))
+
+
+def test_students_learn_the_states_of_words_from_transfer_text_too(plan: TrialPlan) -> None:
+    prepared = prepare(plan)
+    spec = SpaceSpec(recipe={"state_weight": 1.0, "transfer_share": 0.5, "initialization": "random"})
+    config, recipe = JointSpace(spec).draw(np.random.default_rng(0))
+    entries = prepared.vocabulary.size(config.vocabulary_keep)
+    own, further = gather_lessons(plan, prepared, entries, recipe)
+    assert own.labels is not None
+    assert further.labels is None
+    assert own.words is not None
+    assert further.words is not None
+    assert len(further.words) == len(further)
+    plain = recipe.model_copy(update={"state_weight": 0.0, "transfer_share": 0.0})
+    assert [found.words for found in gather_lessons(plan, prepared, entries, plain)] == [None]
+    student = build_student(config, prepared.shape, entries)
+    tokens, device = prepared.vocabulary.tokens(entries), torch.device("cpu")
+    log = distil(student, [own, further], [0.5], prepared.teacher, recipe, plan.fidelity, False, tokens, 0, device)
+    assert log.examples == 2 * 60 * plan.fidelity.epochs
+    assert np.isfinite(log.losses).all()
 
 
 def test_the_share_is_a_dimension() -> None:
