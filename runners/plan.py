@@ -8,6 +8,7 @@ from objectives.limits import Limits
 from runners.latency import DeviceSpec
 from runners.task import TaskSpec
 from runners.teacher import TeacherSpec
+from runners.transfer import TransferSpec
 
 
 class FidelitySpec(BaseModel):
@@ -37,3 +38,4 @@ class TrialPlan(BaseModel):
     device: DeviceSpec
     limits: Limits
     fidelity: FidelitySpec
+    transfer: TransferSpec | None = None

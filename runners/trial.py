@@ -20,12 +20,17 @@ from runners.batches import Encoded
 from runners.bundle import MODEL, BundleConfig, new_folder, write_model, write_results
 from runners.distill import TrainingLog, distil
 from runners.evaluate import open_session, run_model
+from runners.initialization import start_from_embeddings, start_from_layers
 from runners.latency import LatencyMeter
+from runners.lessons import Lessons, WordStates
 from runners.plan import TrialPlan
 from runners.precision import training_device
 from runners.record import TrialRecord, costs, library_versions
 from runners.task import Task, load_task
 from runners.teacher import TeacherOutputs, prepare_teacher
+from runners.teacher.statistics import prepare_statistics
+from runners.teacher.words import prepare_words, word_basis
+from runners.transfer import TransferOutputs, prepare_transfer
 from runners.wordpiece import encode_texts, wordpiece
 from space.config import Recipe, StudentConfig
 from space.families import Student, architecture_key, build_student, deployed_bytes, export_model
@@ -33,11 +38,6 @@ from space.shape import TaskShape
 from space.vocabulary import Vocabulary
 
 logger = logging.getLogger("shoebox.runners.trial")
-
-# Deviation of embeddings that start from the teacher. The step of AdamW does not grow with a weight, so that larger
-# entries keep more of what the teacher knows: on SST-2 the divergence from the teacher after one epoch falls from 0.259
-# at 0.02 (that of random embeddings) to 0.246 at 0.2; on little text 0.2 learns new meanings too slowly.
-TEACHER_DEVIATION = 0.1
 
 _MEASURED_TEXTS = 5000  # at most so many, evenly spaced, tell how long the task's texts are
 
@@ -50,8 +50,10 @@ class Prepared:
     teacher: TeacherOutputs
     shape: TaskShape
     vocabulary: Vocabulary
+    transfer: TransferOutputs | None = None
     _encoded: dict[int, Encoded] = field(default_factory=dict, repr=False)
     _lengths: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
+    _encoded_transfer: dict[int, Encoded] = field(default_factory=dict, repr=False)
 
     def tokenizer(self, size: int) -> tokenizers.Tokenizer:
         """WordPiece over the first `size` entries of the vocabulary."""
@@ -78,6 +80,19 @@ class Prepared:
             self._lengths[size] = int(median), int(long)
         return self._lengths[size]
 
+    def transfer_lessons(self, size: int, words: WordStates | None = None) -> Lessons:
+        """The transfer text in the word pieces of a vocabulary of that size; made once per size.
+
+        Args:
+            size: of the vocabulary.
+            words: the teacher's states of the words of the text, where they are wanted.
+        """
+        if self.transfer is None:
+            raise ValueError("the study has no transfer text")
+        if size not in self._encoded_transfer:
+            self._encoded_transfer[size] = self.transfer.encoded(self.tokenizer(size), self.shape.max_length)
+        return self.transfer.lessons(self._encoded_transfer[size], words)
+
 
 class InfeasibleTrial(Exception):
     """A limit is broken that only a measurement could tell; the trial was not trained.
@@ -96,10 +111,14 @@ def prepare(plan: TrialPlan) -> Prepared:
     task = load_task(plan.task)
     teacher = prepare_teacher(plan.teacher, task)
     shape = TaskShape(outputs=task.outputs, segments=task.segments, max_length=task.max_length)
-    vocabulary = Vocabulary(
-        teacher.vocabulary, teacher.vocabulary_attention, teacher.vocabulary_count, teacher.lower_case
-    )
-    return Prepared(task, teacher, shape, vocabulary)
+    transfer, count = None, teacher.vocabulary_count
+    if plan.transfer is not None:
+        transfer = prepare_transfer(plan.transfer, task, teacher, plan.teacher.max_length)
+        # Entries are kept by their score on the train split. Transfer text only orders those that the train split
+        # lacks: they have no score, and it is better to keep what some text has than what none has.
+        count = count + transfer.vocabulary_count
+    vocabulary = Vocabulary(teacher.vocabulary, teacher.vocabulary_attention, count, teacher.lower_case)
+    return Prepared(task, teacher, shape, vocabulary, transfer)
 
 
 def timed_lengths(plan: TrialPlan, prepared: Prepared, config: StudentConfig) -> tuple[int, ...]:
@@ -165,14 +184,18 @@ def run_trial(
     # Opened before training, so that a folder which cannot be written is found before minutes are spent.
     with new_folder(bundle) as folder:
         with clock("tokenize"):
-            encoded = prepared.encoded_train(entries)
+            prepared.encoded_train(entries)
+        with clock("teacher"):
+            sources = gather_lessons(plan, prepared, entries, recipe)
         with clock("train"):
             torch.manual_seed(seed)
             student = build_student(config, prepared.shape, entries)
-            if recipe.initialization == "teacher":
-                _start_from_teacher(student, prepared, config)
-            labels, device = task.train.labels, training_device()
-            log = distil(student, encoded, labels, teacher, recipe, plan.fidelity, task.regression, seed, device)
+            _initialise(student, prepared, plan, config, recipe)
+            tokens, device = prepared.vocabulary.tokens(entries), training_device()
+            shares = [recipe.transfer_share] * (len(sources) - 1)
+            log = distil(
+                student, sources, shares, teacher, recipe, plan.fidelity, task.regression, tokens, seed, device
+            )
         with clock("export"):
             written = write_model(folder, student, bundle_config, prepared.vocabulary.tokens(entries))
         if written != size:
@@ -212,29 +235,37 @@ def _further_metrics(quality: float, teacher: TeacherOutputs, log: TrainingLog) 
     return found
 
 
-def _start_from_teacher(student: Student, prepared: Prepared, config: StudentConfig) -> None:
-    """Embeddings from the teacher: the principal components of its kept word embeddings (XtremeDistil).
+def gather_lessons(plan: TrialPlan, prepared: Prepared, entries: int, recipe: Recipe) -> list[Lessons]:
+    """The train split, and the transfer text if the recipe has a share of it, with all that the recipe needs."""
+    task, teacher, transfer = prepared.task, prepared.teacher, prepared.transfer
+    own = further = None
+    if recipe.learns_words:
+        length = _teacher_length(plan, prepared)
+        basis = word_basis(prepare_statistics(teacher, task, length))
+        own = prepare_words(teacher.folder, task.train, teacher, basis, length)
+        if transfer is not None and recipe.transfer_share > 0:
+            further = prepare_words(transfer.folder, transfer.examples, teacher, basis, length)
+    encoded = prepared.encoded_train(entries)
+    found = [Lessons(encoded, teacher.train_logits, teacher.train_hidden, task.train.labels, own)]
+    if recipe.transfer_share > 0:
+        found.append(prepared.transfer_lessons(entries, further))
+    return found
 
-    Positions are projected onto the same components. Directions are kept as they are (no whitening) and scaled
-    as a whole to a deviation of `TEACHER_DEVIATION`.
-    """
-    teacher = prepared.teacher
-    ids = prepared.vocabulary.teacher_ids(prepared.vocabulary.size(config.vocabulary_keep))
-    words = torch.from_numpy(np.array(teacher.word_embeddings[ids], np.float32))
-    mean = words.mean(0)
-    centred = words - mean
-    _, components = torch.linalg.eigh(centred.T @ centred)  # by rising variance
-    basis = components.flip(1)[:, : config.embedding_width]
-    projected = centred @ basis
-    scale = TEACHER_DEVIATION / projected.std()
-    table = torch.zeros(len(words), config.embedding_width)
-    table[:, : projected.shape[1]] = projected * scale
-    positions = None
-    if teacher.position_embeddings is not None:
-        rows = torch.from_numpy(np.array(teacher.position_embeddings, np.float32))
-        positions = torch.zeros(len(rows), config.embedding_width)
-        positions[:, : basis.shape[1]] = (rows - rows.mean(0)) @ basis * scale
-    student.load_embeddings(table, positions)
+
+def _teacher_length(plan: TrialPlan, prepared: Prepared) -> int:
+    """Longest input of the teacher in word pieces."""
+    return plan.teacher.max_length or prepared.task.max_length
+
+
+def _initialise(student: Student, prepared: Prepared, plan: TrialPlan, config: StudentConfig, recipe: Recipe) -> None:
+    """Start from what the recipe says."""
+    if recipe.initialization == "random":
+        return
+    teacher, vocabulary, keep = prepared.teacher, prepared.vocabulary, config.vocabulary_keep
+    start_from_embeddings(student, teacher, vocabulary, keep)
+    if recipe.initialization == "layers":
+        statistics = prepare_statistics(teacher, prepared.task, _teacher_length(plan, prepared))
+        start_from_layers(student, teacher, statistics, vocabulary, keep)
 
 
 class _Clock:

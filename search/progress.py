@@ -15,6 +15,7 @@ from rich.text import Text
 
 from objectives.limits import Limits
 from objectives.pareto import hypervolume
+from runners.progress import duration
 from search.ledger import ERROR, RECORD, Counts, Ledger, Objective, State, objective_values, read_record
 from search.study import directions, reference_point
 
@@ -206,13 +207,3 @@ def describe(state: State, attributes: dict, metric: str) -> str:
     if state == "failed":
         return f"failed: {attributes.get(ERROR, 'unknown reason').splitlines()[0]}"
     return "rejected: over a limit" if state == "infeasible" else str(state)
-
-
-def duration(seconds: float) -> str:
-    """A duration in the unit that suits it: 40 s, 3 min 20 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s" if whole < 600 else f"{round(whole / 60)} min"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -14,9 +14,11 @@ from runners.latency import DeviceSpec
 from runners.plan import FidelitySpec, TrialPlan
 from runners.task import TaskSpec
 from runners.teacher import TeacherSpec
+from runners.transfer import TransferSpec
 from search.ledger import Objective
 from search.samplers import SamplerName
 from search.validation import closest, explain, parse_yaml
+from space.dimensions import ends
 from space.errors import InputError
 from space.joint import SpaceSpec
 
@@ -54,6 +56,7 @@ class StudyFile(BaseModel):
         description: one line for people.
         task: text, labels, metric (`runners.task.TaskSpec`).
         teacher: what the students learn from (`runners.teacher.TeacherSpec`).
+        transfer: unlabelled text that students also learn from (`runners.transfer.TransferSpec`).
         space: what can be built (`space.SpaceSpec`).
         limits: hard limits (`objectives.limits.Limits`).
         objectives: what the front is about; quality is raised, the costs are lowered.
@@ -68,6 +71,7 @@ class StudyFile(BaseModel):
     description: str = ""
     task: TaskSpec
     teacher: TeacherSpec
+    transfer: TransferSpec | None = None
     space: SpaceSpec = SpaceSpec()  # type: ignore[valid-type]
     limits: Limits = Limits()
     objectives: tuple[Objective, ...] = ("quality", "latency_ms")
@@ -97,6 +101,14 @@ class StudyFile(BaseModel):
             )
         if "peak_heap_bytes" in used and self.device.latency == "estimated":
             raise ValueError("peak_heap_bytes is counted by device.latency: emulated or native, not by estimated")
+        drawn = any(share != 0 for share in ends(self.space.recipe.transfer_share))  # type: ignore[attr-defined]
+        if drawn and self.transfer is None:
+            raise ValueError("space.recipe.transfer_share is above 0, but there is no section transfer")
+        if self.transfer is not None:
+            if not drawn:
+                raise ValueError("transfer is never read: give space.recipe.transfer_share choices above 0")
+            if problem := self.transfer.misfit(len(self.task.text_columns)):
+                raise ValueError(problem)
         return self
 
     def plan(self) -> TrialPlan:
@@ -108,6 +120,7 @@ class StudyFile(BaseModel):
             device=self.device,
             limits=self.limits,
             fidelity=self.fidelity,
+            transfer=self.transfer,
         )
 
 
@@ -183,6 +196,11 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
     if isinstance(teacher, dict) and isinstance(teacher.get("model"), str):
         model = folder / Path(teacher["model"]).expanduser()
         teacher["model"] = str(model) if model.is_dir() else teacher["model"]
+    transfer = data.get("transfer")
+    sources = transfer.get("sources") if isinstance(transfer, dict) else None
+    for source in sources if isinstance(sources, list) else [sources]:
+        if isinstance(source, dict) and isinstance(source.get("path"), str):
+            source["path"] = str(folder / Path(source["path"]).expanduser())
     task = data.get("task")
     source = task.get("data") if isinstance(task, dict) else None
     if not isinstance(source, dict) or "hub" in source or "grammar" in source:

@@ -58,7 +58,14 @@ class Recipe(BaseModel):
         teacher_learning_rate: learning rate of the teacher's task layer under the mutual loss
             `a CE + b tau^2 KL(p_S || p_T)`; 0 is plain distillation. The teacher's encoder stays frozen, so
             no value costs a teacher forward.
-        initialization: of the embeddings: `random`, or `teacher` (PCA of the teacher's embedding matrix).
+        state_weight: weight of the squared error to the teacher's hidden states of words, over its variance, averaged
+            over the student's layers. Needs the teacher's states, which are made once per text.
+        relation_weight: weight of the divergence from the relations between the teacher's states of the words of a
+            text (MiniLM, Wang et al. 2020, arXiv 2002.10957).
+        initialization: what starts from the teacher: `random` nothing, `teacher` the embeddings (PCA of its
+            embedding matrix, XtremeDistil), `layers` also the layers (its weights, projected onto the principal
+            components of its hidden states).
+        transfer_share: share of the examples that is drawn from the study's transfer text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,4 +76,12 @@ class Recipe(BaseModel):
     hidden_weight: float = Field(ge=0)
     temperature: float = Field(ge=0.1, le=100)
     teacher_learning_rate: float = Field(ge=0, le=1)
-    initialization: Literal["random", "teacher"]
+    state_weight: float = Field(default=0.0, ge=0)
+    relation_weight: float = Field(default=0.0, ge=0)
+    initialization: Literal["random", "teacher", "layers"]
+    transfer_share: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def learns_words(self) -> bool:
+        """Whether the teacher's hidden states of words are needed."""
+        return self.state_weight > 0 or self.relation_weight > 0

@@ -43,7 +43,10 @@ class RecipeDimensions(BaseModel):
     hidden_weight: Dimension = Range(low=0.0, high=4.0)
     temperature: Dimension = Range(low=1.0, high=6.0)
     teacher_learning_rate: Dimension = Choices(values=(0.0, 1e-5, 1e-4))
+    state_weight: Dimension = Choices(values=(0.0,))
+    relation_weight: Dimension = Choices(values=(0.0,))
     initialization: Dimension = Choices(values=("random", "teacher"))
+    transfer_share: Dimension = Choices(values=(0.0,))
 
     @model_validator(mode="after")
     def _fits(self) -> RecipeDimensions:

@@ -16,7 +16,7 @@ from runners.task.spec import FilesData, FolderData, GrammarData, HubData
 from space.errors import InputError
 from space.paths import cache
 
-_FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
+FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 _HUB_TIMEOUT = 5.0  # seconds until the hub counts as out of reach
 
 
@@ -47,9 +47,9 @@ def read_splits(data: HubData | FolderData | FilesData | GrammarData) -> tuple[T
             return _made(train, "train"), _made(validation, "validation")
         case FolderData():
             folder = Path(data.path).expanduser()
-            return _read_files(_split_files(folder, "train")), _read_files(_split_files(folder, "validation"))
+            return read_files(_split_files(folder, "train")), read_files(_split_files(folder, "validation"))
         case FilesData():
-            return _read_files([Path(data.train).expanduser()]), _read_files([Path(data.validation).expanduser()])
+            return read_files([Path(data.train).expanduser()]), read_files([Path(data.validation).expanduser()])
         case HubData():
             return _read_hub(data)
 
@@ -67,11 +67,11 @@ def _split_files(folder: Path, split: str) -> list[Path]:
     found = sorted(
         path
         for path in folder.iterdir()
-        if path.suffix.lower() in _FORMATS and (path.stem == split or path.stem.startswith(f"{split}-"))
+        if path.suffix.lower() in FORMATS and (path.stem == split or path.stem.startswith(f"{split}-"))
     )
     if not found:
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
-        endings = ", ".join(_FORMATS)
+        endings = ", ".join(FORMATS)
         raise InputError(f"Data folder {folder} has no {split} file ({split} with {endings}); it holds {there}.")
     if len({path.suffix.lower() for path in found}) > 1:
         names = ", ".join(path.name for path in found)
@@ -79,7 +79,12 @@ def _split_files(folder: Path, split: str) -> list[Path]:
     return found
 
 
-def _read_files(paths: list[Path]) -> Table:
+def read_files(paths: list[Path]) -> Table:
+    """The rows of files of one format, one after the other.
+
+    Raises:
+        InputError: a file that is missing or cannot be read.
+    """
     where = str(paths[0]) if len(paths) == 1 else str(paths[0].parent / f"{paths[0].stem}...{paths[0].suffix}")
     for path in paths:
         _check_file(path)
@@ -91,9 +96,9 @@ def _read_files(paths: list[Path]) -> Table:
     try:
         # Not load_dataset: it reports each use of local files to a server and waits for it.
         with _quiet():
-            if _FORMATS[suffix] == "parquet":
+            if FORMATS[suffix] == "parquet":
                 loaded = datasets.Dataset.from_parquet(files, cache_dir=folder)
-            elif _FORMATS[suffix] == "json":
+            elif FORMATS[suffix] == "json":
                 loaded = datasets.Dataset.from_json(files, cache_dir=folder)
             else:
                 # Only an empty cell is missing: the texts "NA" and "null" are texts.
@@ -103,16 +108,16 @@ def _read_files(paths: list[Path]) -> Table:
     except OSError as error:
         if error.errno is not None:  # disk full, no permission: not the file's fault
             raise InputError(f"Could not read {where}: {error.strerror}.") from error
-        raise InputError(f"{where} could not be read as {_FORMATS[suffix].upper()}: {_root(error)}.") from error
+        raise InputError(f"{where} could not be read as {FORMATS[suffix].upper()}: {_root(error)}.") from error
     except Exception as error:  # datasets raises its own, pandas' and Arrow's errors for bad content
-        raise InputError(f"{where} could not be read as {_FORMATS[suffix].upper()}: {_root(error)}.") from error
+        raise InputError(f"{where} could not be read as {FORMATS[suffix].upper()}: {_root(error)}.") from error
     return _table(loaded, where)
 
 
 def _check_file(path: Path) -> None:
     suffix = path.suffix.lower()
-    if suffix not in _FORMATS:
-        raise InputError(f"{path} has an unknown ending.", f"Known: {', '.join(_FORMATS)}.")
+    if suffix not in FORMATS:
+        raise InputError(f"{path} has an unknown ending.", f"Known: {', '.join(FORMATS)}.")
     if not path.is_file():
         raise InputError(f"Data file {path} does not exist.")
     try:
@@ -140,28 +145,38 @@ def _parquet_rows(path: Path) -> int:
 
 
 def _read_hub(data: HubData) -> tuple[Table, Table]:
+    hub = _hub_reachable(data.hub)
+    return read_hub(data.hub, data.config, data.train, hub), read_hub(data.hub, data.config, data.validation, hub)
+
+
+def read_hub(repository: str, config: str | None, split: str, hub: tuple[bool, str] | None = None) -> Table:
+    """A split of a data set of the hub, from its local cache where the hub is out of reach.
+
+    Args:
+        hub: whether the hub can be reached, and why not, if that is known.
+
+    Raises:
+        InputError: the hub is out of reach and the cache lacks the data set, or it cannot be loaded.
+    """
     import datasets
 
-    name = data.hub if data.config is None else f"{data.hub} ({data.config})"
-    reachable, reason = _hub_reachable(data.hub)
-    tables = []
-    for split in (data.train, data.validation):
-        where = f"{name}, split {split}"
-        try:
-            with _quiet(), contextlib.nullcontext() if reachable else _offline():
-                loaded = datasets.load_dataset(data.hub, data.config, split=split)
-        except Exception as error:
-            if not reachable:
-                raise InputError(
-                    f"The Hugging Face hub is out of reach ({reason}) and {name} is not in its local cache.",
-                    "Give a folder with train and validation files: --data DIR.",
-                ) from error
+    name = repository if config is None else f"{repository} ({config})"
+    where = f"{name}, split {split}"
+    reachable, reason = hub or _hub_reachable(repository)
+    try:
+        with _quiet(), contextlib.nullcontext() if reachable else _offline():
+            loaded = datasets.load_dataset(repository, config, split=split)
+    except Exception as error:
+        if not reachable:
             raise InputError(
-                f"Could not load {where} from the Hugging Face hub: {_root(error)}.",
-                "Check the id, or give a folder with train and validation files: --data DIR.",
+                f"The Hugging Face hub is out of reach ({reason}) and {name} is not in its local cache.",
+                "Give a folder with train and validation files: --data DIR.",
             ) from error
-        tables.append(_table(loaded, where))
-    return tables[0], tables[1]
+        raise InputError(
+            f"Could not load {where} from the Hugging Face hub: {_root(error)}.",
+            "Check the id, or give a folder with train and validation files: --data DIR.",
+        ) from error
+    return _table(loaded, where)
 
 
 def _hub_reachable(repository: str) -> tuple[bool, str]:

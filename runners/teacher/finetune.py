@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from runners.batches import Encoded, collate, shuffled_batches
+from runners.optimizer import parameter_groups, warm_up_then_decay
 from runners.precision import autocast
 from runners.progress import ProgressLines
 from runners.teacher.model import Teacher
@@ -38,8 +39,9 @@ def fine_tune(
         InputError: the loss became infinite or NaN.
     """
     steps = spec.epochs * math.ceil(len(encoded) / spec.batch_size)
-    optimizer = _optimizer(teacher, spec)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps, spec.warmup))
+    groups = parameter_groups(teacher.parameters(), spec.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps, spec.warmup))
     mean, deviation = (float(labels.mean()), float(labels.std())) if regression else (0.0, 1.0)
     targets = torch.from_numpy((labels - mean) / deviation if regression else labels).to(device)
     order = np.random.default_rng(spec.seed)
@@ -72,17 +74,3 @@ def _loss(logits: Tensor, targets: Tensor, regression: bool) -> Tensor:
     if regression:
         return nn.functional.mse_loss(logits[:, 0], targets.float())
     return nn.functional.cross_entropy(logits, targets)
-
-
-def _optimizer(teacher: Teacher, spec: TeacherSpec) -> torch.optim.AdamW:
-    matrices = [value for value in teacher.parameters() if value.ndim >= 2]
-    others = [value for value in teacher.parameters() if value.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": spec.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
-
-
-def _rate(step: int, steps: int, warmup: float) -> float:
-    rising = warmup * steps
-    if step < rising:
-        return (step + 1) / (rising + 1)
-    return max(0.0, (steps - step) / max(1.0, steps - rising))

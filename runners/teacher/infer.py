@@ -28,6 +28,7 @@ def infer(
     logits: npt.NDArray[np.float32],
     hidden: npt.NDArray[np.float16] | None = None,
     attention: npt.NDArray[np.float64] | None = None,
+    what: str = "Teacher reads the train split",
 ) -> None:
     """Fill `logits` [n, outputs] and, where given, `hidden` [n, width] and `attention` [vocabulary].
 
@@ -35,6 +36,8 @@ def infer(
     s(v) = 1/(L S H) * sum over sentences, layers and heads of the attention that occurrences of v receive.
     The sum over occurrences (not their mean, which the paper leaves open) favours frequent entries, as a
     vocabulary should. Queries and keys are real tokens only; special tokens get scores like any other.
+
+    `what` is said in lines of progress.
     """
     config: Any = teacher.encoder.config
     per_square = 4 * int(config.num_hidden_layers * config.num_attention_heads)
@@ -45,7 +48,7 @@ def infer(
         encoder.set_attn_implementation("eager")
     teacher.eval()
     received = None if attention is None else torch.zeros(len(attention), dtype=torch.float64, device=device)
-    progress = ProgressLines(_log, "Teacher reads the train split", float(encoded.lengths.sum()))
+    progress = ProgressLines(_log, what, float(encoded.lengths.sum()))
     done = 0
     for rows in sorted_batches(encoded.lengths, _MAX_TOKENS, squares):
         batch = collate(encoded, rows, device)

@@ -123,11 +123,11 @@ class Teacher(nn.Module):
         """Logits float32 [batch, outputs] and pooled states float32 [batch, width] of a collated batch."""
         return self.pool(self.encode(batch).last_hidden_state, batch["attention_mask"])
 
-    def encode(self, batch: dict[str, Tensor], attentions: bool = False) -> Any:
+    def encode(self, batch: dict[str, Tensor], attentions: bool = False, hidden_states: bool = False) -> Any:
         """What the encoder says of a collated batch; segments are left out where it knows none (DistilBERT)."""
         if not self._takes_segments:
             batch = {name: value for name, value in batch.items() if name != "token_type_ids"}
-        return self.encoder(**batch, output_attentions=attentions)
+        return self.encoder(**batch, output_attentions=attentions, output_hidden_states=hidden_states)
 
     def pool(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The same from token states [batch, length, width] and their mask [batch, length]."""

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
 import logging
-import os
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import torch
 
 from runners.batches import encode
+from runners.cache_entry import make_once
 from runners.precision import has_fast_bfloat16, training_device
 from runners.progress import duration
 from runners.task import Task
@@ -57,11 +52,16 @@ def prepare_teacher(spec: TeacherSpec, task: Task, max_length: int | None = None
     model = find_model(spec.model)
     key = teacher_key(spec, task, length, model)
     folder = cache() / "teachers" / key
-    found = _cached(folder, task)
-    if found is not None:
-        return found
-    with _only_one(folder):
-        return _cached(folder, task) or _make(spec, task, length, model, folder)
+
+    def fill(part: Path) -> None:
+        record = _fill(spec, task, length, model, part)
+        write_record(part, {**record, "key": key})
+        made = open_outputs(part, task)
+        _log.info(
+            "Teacher ready after %s: validation %s %.3f", duration(made.seconds), made.metric, made.validation_quality
+        )
+
+    return make_once(folder, lambda: open_outputs(folder, task), fill, "teacher's outputs", _log)
 
 
 def load_teacher(outputs: TeacherOutputs) -> Teacher:
@@ -85,61 +85,6 @@ def teacher_key(spec: TeacherSpec, task: Task, max_length: int, model: Path) -> 
         "versions": [".".join(module.__version__.split(".")[:2]) for module in (torch, transformers)],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
-
-
-def _cached(folder: Path, task: Task) -> TeacherOutputs | None:
-    if not folder.is_dir():
-        return None
-    try:
-        return open_outputs(folder, task)
-    except (OSError, ValueError, TypeError) as error:
-        _log.warning("The cached teacher %s is damaged (%s): making it again", folder.name, error)
-        return None
-
-
-@contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"Could not make the cache folder {folder.parent}: {error.strerror}.") from error
-    lock = filelock.FileLock(folder.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0.5)
-    except filelock.Timeout:
-        _log.info("Another process is fine-tuning this teacher: waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _make(spec: TeacherSpec, task: Task, max_length: int, model: Path, folder: Path) -> TeacherOutputs:
-    for left_over in folder.parent.glob(f"{folder.name}.part*"):  # of a killed process: we hold the lock
-        shutil.rmtree(left_over, ignore_errors=True)
-    part = folder.with_suffix(f".part{os.getpid()}")
-    try:
-        part.mkdir()
-        record = _fill(spec, task, max_length, model, part)
-        write_record(part, {**record, "key": folder.name})
-        if folder.exists():  # damaged: `_cached` would have returned it otherwise
-            shutil.rmtree(folder)
-        os.replace(part, folder)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f"No space left for the teacher's outputs in {folder.parent}.") from error
-        raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    outputs = open_outputs(folder, task)
-    _log.info(
-        "Teacher ready after %s: validation %s %.3f",
-        duration(outputs.seconds),
-        outputs.metric,
-        outputs.validation_quality,
-    )
-    return outputs
 
 
 def _fill(spec: TeacherSpec, task: Task, max_length: int, model: Path, part: Path) -> dict[str, Any]:

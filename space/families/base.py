@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -19,14 +19,69 @@ from space.shape import TaskShape
 INPUTS = {1: ("input_ids", "attention_mask"), 2: ("input_ids", "attention_mask", "token_type_ids")}
 
 
+class LayerStates(NamedTuple):
+    """Hidden states that leave a layer.
+
+    Attributes:
+        hidden: [batch, kept, width].
+        positions: int64 [batch, kept], the place in the input of each token that pruning has kept, in any order;
+            None where all are there, in order.
+        mask: float [batch, kept], 1 for a token, 0 for padding.
+    """
+
+    hidden: torch.Tensor
+    positions: torch.Tensor | None
+    mask: torch.Tensor
+
+
+class ProjectedLayer(NamedTuple):
+    """A teacher's transformer layer as it works on centred hidden states in a student's width.
+
+    Heads and neurons come by falling importance. What each of them adds to the residual stream has a mean of zero once
+    the mean activation is taken off.
+
+    Attributes:
+        query, key, value: [heads, head size, width].
+        query_bias, key_bias: [heads, head size].
+        out: [width, heads, head size].
+        middle_gain: root mean square of the states between attention and feed-forward network.
+        up: [inner width, width].
+        up_bias: [inner width].
+        down: [width, inner width].
+        neuron_mean: [inner width], mean activation.
+        gain: root mean square of the states that leave the layer.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    query_bias: torch.Tensor
+    key_bias: torch.Tensor
+    out: torch.Tensor
+    middle_gain: float
+    up: torch.Tensor
+    up_bias: torch.Tensor
+    down: torch.Tensor
+    neuron_mean: torch.Tensor
+    gain: float
+
+
 class Student(torch.nn.Module):
     """A trainable student of any family.
 
     Its `encode` answers the pooled hidden state [batch, width]; its `head` maps it to logits. Training may put
     another head behind `encode`; `head` is what the file will hold.
+
+    Attributes:
+        width: of the hidden states.
+        depth: number of layers whose states a teacher's can be compared with.
+        embedding_width: of the word embeddings.
+        head: linear, from the pooled hidden state to the logits.
     """
 
     width: int
+    depth: int
+    embedding_width: int
     head: torch.nn.Linear
 
     def encode(
@@ -39,6 +94,12 @@ class Student(torch.nn.Module):
             attention_mask: int64 [batch, sequence], 1 for a token, 0 for padding, padding last.
             token_type_ids: int64 [batch, sequence], 0 or 1; only for sentence pairs.
         """
+        return self.encode_layers(input_ids, attention_mask, token_type_ids)[0]
+
+    def encode_layers(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, list[LayerStates]]:
+        """Pooled hidden states, and the states that leave each layer; arguments as of `encode`."""
         raise NotImplementedError
 
     def forward(
@@ -53,6 +114,19 @@ class Student(torch.nn.Module):
 
     def load_embeddings(self, words: torch.Tensor, positions: torch.Tensor | None) -> None:
         """Start from given word [vocabulary, embedding_width] and position [positions, embedding_width] tables."""
+        raise NotImplementedError
+
+    def load_layers(
+        self, layers: Sequence[ProjectedLayer], ids: torch.Tensor, positions: torch.Tensor, states: torch.Tensor
+    ) -> None:
+        """Start from a teacher's layers, one for each of the student's; its embeddings are loaded already.
+
+        Args:
+            layers: in the student's width.
+            ids: int64 [n], a sample of tokens.
+            positions: int64 [n], a place in a text for each.
+            states: float [n, width], what should enter the first layer for them.
+        """
         raise NotImplementedError
 
     def weights(self) -> dict[str, np.ndarray]:

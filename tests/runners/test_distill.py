@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from runners.distill import CrossDistillation
+from runners.distill.losses import NO_LABEL
 from space import Recipe
 
 WIDTH, TEACHER_WIDTH, OUTPUTS, BATCH = 3, 4, 2, 5
@@ -124,3 +125,24 @@ def test_folded_head_answers_like_projection_and_task_layer(teacher, batch):
     with torch.no_grad():
         found = head(batch[0]).numpy()
     np.testing.assert_allclose(found, logits_by_hand(objective, batch[0]), atol=1e-5)
+
+
+def test_a_text_without_a_label_has_no_loss_on_it(teacher, batch):
+    pooled, hidden, logits, labels = batch
+    unknown = labels.clone()
+    unknown[2:] = NO_LABEL
+    objective = CrossDistillation(WIDTH, teacher, recipe(label_weight=0.7), regression=False)
+    expected = -log_softmax(logits_by_hand(objective, pooled))[[0, 1], labels[:2].numpy()].sum() / BATCH
+    assert objective(pooled, hidden, logits, unknown).item() == pytest.approx(0.7 * expected, rel=1e-5)
+
+
+def test_a_missing_label_of_a_regression_has_no_gradient(teacher, batch):
+    teacher.head_weight, teacher.head_bias = teacher.head_weight[:1], teacher.head_bias[:1]
+    teacher.train_logits = teacher.train_logits[:, :1]
+    objective = CrossDistillation(WIDTH, teacher, recipe(label_weight=1.0), regression=True)
+    labels = torch.tensor([1.0, float("nan"), float("nan"), float("nan"), float("nan")])
+    pooled = batch[0].requires_grad_()
+    objective(pooled, batch[1], batch[2][:, :1], labels).backward()
+    assert torch.isfinite(objective.projection.weight.grad).all()
+    assert pooled.grad[0].abs().sum() > 0
+    assert (pooled.grad[1:] == 0).all()

@@ -156,6 +156,18 @@ def test_training_learns_the_labels(sentences, tmp_path):
     assert record.metrics["final_loss"] < 0.3  # 0.69 is chance
 
 
+def test_whole_knowledge_of_the_teacher_trains_a_student(prepared_plan, tmp_path):
+    """States and relations of words, layers from the teacher, and tokens pruned, on texts and on pairs."""
+    plan, prepared = prepared_plan
+    known = {"state_weight": 1.0, "relation_weight": 0.5, "initialization": "layers", "learning_rate": 2e-3}
+    shape = {"depth": 2, "width": 32, "heads": 2, "ffn_width": 64, "token_keep": 0.5}
+    config, recipe = JointSpace(SpaceSpec(transformer=shape, recipe=known)).draw(np.random.default_rng(0))
+    record = run_trial(plan, prepared, 0, config, recipe, 0, tmp_path / "bundle")
+    assert record.recipe.initialization == "layers"
+    assert record.seconds["teacher"] > 0
+    assert np.isfinite(record.metrics["final_loss"])
+
+
 def test_latency_limit_is_checked_before_training(sentences, tmp_path):
     plan, prepared = sentences
     config, recipe = draw(3)

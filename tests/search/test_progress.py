@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from search.progress import LiveDisplay, Monitor, NoDisplay, PlainDisplay, display_for, duration
+from runners.progress import duration
+from search.progress import LiveDisplay, Monitor, NoDisplay, PlainDisplay, display_for
 from search.study import load_study
 
 

@@ -76,9 +76,11 @@ def test_pruning_keeps_special_tokens_and_the_configured_count(vocabulary):
     special = torch.zeros(2, 40)
     special[:, 0], special[0, 39], special[1, 19] = 1, 1, 1
     with torch.no_grad():
-        _, left, kept_special = layer(torch.randn(2, 40, 64), mask, special, 1.0)
+        _, left, kept_special, places = layer(torch.randn(2, 40, 64), mask, special, 1.0)
     assert left.sum(1).tolist() == [10.0, 5.0]
     assert (kept_special * left).sum(1).tolist() == [2.0, 2.0]
+    assert {0, 39} < set(places[0, :10].tolist())
+    assert {0, 19} < set(places[1, :5].tolist())
 
 
 def test_pruning_is_phased_in(vocabulary):

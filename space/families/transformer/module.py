@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from space.families.base import Student
+from space.families.base import LayerStates, ProjectedLayer, Student
 from space.families.transformer.config import Layer, TransformerConfig
 from space.families.transformer.graph import FEWEST_TOKENS, LAYER_NORM_EPSILON, POSITION_BITS, PRIORITY
+from space.families.transformer.start import start_layer
 from space.layers import QuantizedEmbedding, QuantizedLinear, to_numpy
 from space.shape import TaskShape
 from space.vocabulary import CLS_ID, SEP_ID
@@ -42,7 +43,9 @@ class TransformerLayer(nn.Module):
         self.down = QuantizedLinear(layer.ffn_width, width, layer.ffn_bits, block)
         self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
 
-    def forward(self, x: Tensor, mask: Tensor, special: Tensor, pruning: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, mask: Tensor, special: Tensor, pruning: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """One layer.
 
         Args:
@@ -52,7 +55,8 @@ class TransformerLayer(nn.Module):
             pruning: 0 leaves all tokens, 1 the configured share.
 
         Returns:
-            The same three, [batch, kept, ...].
+            The first three for the tokens kept, [batch, kept, ...], and their places in `x`, int64 [batch, kept],
+            or None where all were kept.
         """
         batch, sequence, width = x.shape
         q, k, v = self.qkv(x).view(batch, sequence, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
@@ -64,11 +68,16 @@ class TransformerLayer(nn.Module):
         else:
             mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         x = self.norm1(x + self.out(mixed.transpose(1, 2).reshape(batch, sequence, width)))
+        kept = None
         if keep < 1:
             kept, mask = self._select(probabilities.detach(), mask, special, keep)
             x = x.gather(1, kept[:, :, None].expand(-1, -1, width))
             special = special.gather(1, kept)
-        return self.norm2(x + self.down(self.activation(self.up(x)))), mask, special
+        return self.norm2(x + self.down(self.activation(self.up(x)))), mask, special, kept
+
+    def load(self, layer: ProjectedLayer) -> None:
+        """Start from a teacher's layer."""
+        start_layer(self.qkv, self.out, self.norm1, self.up, self.down, self.norm2, self.heads, layer)
 
     @staticmethod
     def _select(probabilities: Tensor, mask: Tensor, special: Tensor, keep: float) -> tuple[Tensor, Tensor]:
@@ -87,8 +96,9 @@ class TransformerStudent(Student):
 
     def __init__(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> None:
         super().__init__()
-        self.width = config.width
-        embedding, block = config.embedding_width, config.block_size
+        self.width, self.depth = config.width, len(config.layers)
+        self.embedding_width = embedding = config.embedding_width
+        block = config.block_size
         self.word = QuantizedEmbedding(vocabulary_size, embedding, config.embedding_bits, block)
         self.position = QuantizedEmbedding(shape.max_length, embedding, POSITION_BITS, embedding)
         self.segment = nn.Embedding(2, embedding) if shape.segments == 2 else None
@@ -103,7 +113,9 @@ class TransformerStudent(Student):
     def set_pruning(self, progress: float) -> None:
         self.pruning = progress
 
-    def encode(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+    def encode_layers(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, list[LayerStates]]:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         x = self.word(input_ids) + self.position(positions)
         if self.segment is not None:
@@ -111,10 +123,15 @@ class TransformerStudent(Student):
         x = self.projection(self.norm(x))
         mask = attention_mask.float()
         special = ((input_ids == CLS_ID) | (input_ids == SEP_ID)).float()
+        places: Tensor | None = None
+        states = []
         for layer in self.layers:
-            x, mask, special = layer(x, mask, special, self.pruning)
+            x, mask, special, kept = layer(x, mask, special, self.pruning)
+            if kept is not None:
+                places = kept if places is None else places.gather(1, kept)
+            states.append(LayerStates(x, places, mask))
         pooled = (mask[:, None, :].to(x.dtype) @ x).squeeze(1) / mask.sum(-1, keepdim=True)
-        return pooled
+        return pooled, states
 
     def load_embeddings(self, words: Tensor, positions: Tensor | None) -> None:
         with torch.no_grad():
@@ -122,6 +139,19 @@ class TransformerStudent(Student):
             if positions is not None:
                 rows = min(len(positions), len(self.position.weight))
                 self.position.weight[:rows].copy_(positions[:rows])
+
+    @torch.no_grad()
+    def load_layers(self, layers: Sequence[ProjectedLayer], ids: Tensor, positions: Tensor, states: Tensor) -> None:
+        for own, layer in zip(self.layers, layers, strict=True):
+            own.load(layer)  # type: ignore[operator]
+        features = self.word(ids) + self.position(positions)
+        if self.segment is not None:
+            features = features + self.segment.weight[0]
+        features = functional.pad(self.norm(features), (0, 1), value=1.0).double()
+        ridge = 1e-3 * len(features) * torch.eye(features.shape[1], dtype=torch.float64)
+        fitted = torch.linalg.solve(features.T @ features + ridge, features.T @ states.double()).float()
+        self.projection.weight.copy_(fitted[:-1].T)
+        self.projection.bias.copy_(fitted[-1])
 
     def weights(self) -> dict[str, np.ndarray]:
         found = {

@@ -1,0 +1,115 @@
+"""Cache entries: folders made once by one process and read by all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import filelock
+import numpy as np
+
+from space.errors import InputError
+
+_Opened = TypeVar("_Opened")
+_ZEROS = bytes(2**20)
+
+
+def make_once(
+    folder: Path,
+    open_entry: Callable[[], _Opened],
+    fill: Callable[[Path], None],
+    what: str,
+    logger: logging.Logger,
+) -> _Opened:
+    """What a cache entry holds: opened, or made first.
+
+    It is made in a folder of another name, which is renamed when it is complete: whoever sees the entry sees all
+    of it. Processes that ask for the same entry at the same time wait for the one that makes it. A damaged entry
+    is made again.
+
+    Args:
+        folder: of the entry.
+        open_entry: reads the entry; OSError, ValueError and TypeError say that it is damaged.
+        fill: writes the entry into the folder that it is given.
+        what: what is made, for messages: "teacher's outputs".
+
+    Raises:
+        InputError: the disk is full, or the cache folder cannot be written.
+    """
+    found = _cached(folder, open_entry, what, logger)
+    if found is not None:
+        return found
+    with _only_one(folder, what, logger):
+        found = _cached(folder, open_entry, what, logger)
+        if found is None:
+            _make(folder, fill, what)
+            found = open_entry()
+        return found
+
+
+def new_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap[Any, Any]:
+    """A memory-mapped `.npy` file of zeros to write to.
+
+    The zeros are really written: a map over a hole in a file ends the process by a signal when the disk is full.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with path.open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        left = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        while left > 0:
+            left -= file.write(_ZEROS[:left])
+    return np.lib.format.open_memmap(path, mode="r+")
+
+
+def _cached(folder: Path, open_entry: Callable[[], _Opened], what: str, logger: logging.Logger) -> _Opened | None:
+    if not folder.is_dir():
+        return None
+    try:
+        return open_entry()
+    except (OSError, ValueError, TypeError) as error:
+        logger.warning("The cached %s %s is damaged (%s): making it again", what, folder.name, error)
+        return None
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path, what: str, logger: logging.Logger) -> Iterator[None]:
+    lock = filelock.FileLock(folder.with_suffix(".lock"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0.5)
+    except filelock.Timeout:
+        logger.info("Another process is making this %s: waiting for it", what)
+        lock.acquire()
+    except OSError as error:
+        raise InputError(f"Could not write to the cache folder {folder.parent}: {error.strerror}.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make(folder: Path, fill: Callable[[Path], None], what: str) -> None:
+    for left_over in folder.parent.glob(f"{folder.name}.part*"):  # of a killed process: we hold the lock
+        shutil.rmtree(left_over, ignore_errors=True)
+    part = folder.with_suffix(f".part{os.getpid()}")
+    try:
+        part.mkdir()
+        fill(part)
+        if folder.exists():  # damaged: `_cached` would have returned it otherwise
+            shutil.rmtree(folder)
+        os.replace(part, folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(f"No space left for the {what} in {folder.parent}.") from error
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,81 @@
+"""Half-trained students on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from space.errors import InputError
+
+_LOSSES = "losses"
+
+
+def write_checkpoint(
+    path: Path,
+    modules: Mapping[str, nn.Module | None],
+    optimizer: torch.optim.Optimizer,
+    losses: npt.NDArray[np.float64],
+) -> None:
+    """Write modules, the optimiser's moments, and the loss of each step so far to a safetensors file.
+
+    No state of a random generator is among them: batches follow from the seed and the number of the step.
+    """
+    tensors = {_LOSSES: torch.from_numpy(losses.copy())}
+    for name, value in _module_tensors(modules).items():
+        tensors[name] = value.detach().cpu().contiguous()
+    for index, parameter in enumerate(_parameters(optimizer)):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{index}.{key}"] = value.detach().cpu().contiguous()
+    part = path.with_name(f"{path.name}.part{os.getpid()}")
+    save_file({name: value.clone() for name, value in tensors.items()}, str(part))
+    os.replace(part, path)
+
+
+def read_checkpoint(
+    path: Path, modules: Mapping[str, nn.Module | None], optimizer: torch.optim.Optimizer
+) -> npt.NDArray[np.float64]:
+    """Fill modules and optimiser from a file of `write_checkpoint`; returns the losses, one a step.
+
+    Raises:
+        InputError: the file is of another training, or damaged.
+    """
+    try:
+        tensors = load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"The checkpoint {path} could not be read ({error}).") from error
+    own = _module_tensors(modules)
+    saved = {name: value for name, value in tensors.items() if not name.startswith("optimizer.") and name != _LOSSES}
+    if _LOSSES not in tensors or {n: v.shape for n, v in own.items()} != {n: v.shape for n, v in saved.items()}:
+        raise InputError(f"The checkpoint {path} is of another student or recipe.", "Train from the start.")
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(saved[name])
+    for index, parameter in enumerate(_parameters(optimizer)):
+        prefix = f"optimizer.{index}."
+        found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        if found:
+            # The step count stays where AdamW keeps it: beside the parameter.
+            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in found.items()}
+    losses: npt.NDArray[np.float64] = tensors[_LOSSES].numpy()
+    return losses
+
+
+def _module_tensors(modules: Mapping[str, nn.Module | None]) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}": value
+        for name, module in modules.items()
+        if module is not None
+        for key, value in module.state_dict().items()
+    }
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

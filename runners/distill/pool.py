@@ -1,0 +1,198 @@
+"""Lessons of several sources, mixed and handed out in batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from runners.batches import Encoded, collate, shuffled_batches
+from runners.distill.losses import without_labels
+from runners.distill.words import NO_WORD, word_rows
+from runners.lessons import Lessons
+
+_ORDER, _SAMPLE, _STREAM = 0, 1, 2  # what a random generator is for
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some texts with all that is known of them.
+
+    Attributes:
+        inputs: of the student.
+        hidden: float32 [batch, teacher width].
+        logits: float32 [batch, outputs].
+        labels: [batch], with `NO_LABEL` or NaN for none.
+        words: int64 [batch, sequence], the word of each piece among all words of the pool, or `NO_WORD`; None where
+            the pool has no word states.
+    """
+
+    inputs: dict[str, Tensor]
+    hidden: Tensor
+    logits: Tensor
+    labels: Tensor
+    words: Tensor | None
+
+
+class LessonPool:
+    """Batches from one or more sources of lessons.
+
+    An epoch takes every text of the first source once (or of a sample of it), and of each other source so many texts
+    that its share of the epoch is as asked; over the epochs all its texts get their turn. Which texts make up a
+    batch depends on `seed` and the number of the batch alone, so that a training can be continued anywhere.
+
+    Args:
+        sources: the task's own lessons first.
+        shares: of all texts of an epoch, those of each further source; each in [0, 1), their sum below 1.
+        batch_size: texts per batch.
+        sample: take so many texts of the first source; all by default.
+        tokens: vocabulary of the student; needed where word states are wanted.
+        regression: labels are real values.
+        seed: of all choices.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Lessons],
+        shares: Sequence[float],
+        batch_size: int,
+        sample: int | None,
+        tokens: Sequence[str] | None,
+        regression: bool,
+        seed: int,
+    ) -> None:
+        if len(shares) != len(sources) - 1 or not all(0 <= share < 1 for share in shares) or sum(shares) >= 1:
+            raise ValueError(f"{len(sources)} sources need {len(sources) - 1} shares with a sum below 1, not {shares}")
+        self._sources, self._batch_size, self._seed = sources, batch_size, seed
+        self._encoded = _joined([source.encoded for source in sources])
+        self._lengths = self._encoded.lengths
+        self._offsets = np.cumsum([0, *(len(source) for source in sources)])
+        self._first = np.arange(len(sources[0]))
+        if sample is not None and sample < len(sources[0]):
+            self._first = np.sort(self._generator(_SAMPLE).choice(len(sources[0]), sample, replace=False))
+        own = 1 - sum(shares)
+        self._counts = [round(len(self._first) * share / own) for share in shares]
+        self._labels = np.concatenate(
+            [
+                source.labels if source.labels is not None else without_labels(len(source), regression)
+                for source in sources
+            ]
+        )
+        self._words: npt.NDArray[np.int32] | None = None
+        self._word_offsets = np.zeros(1, np.int64)
+        if tokens is not None:
+            self._match_words(tokens)
+        self.examples_per_epoch = len(self._first) + sum(self._counts)
+        self.batches_per_epoch = math.ceil(self.examples_per_epoch / batch_size)
+        self.mean_length = float(self._lengths.mean())
+        self._epoch = -1
+        self._order: list[npt.NDArray[np.int64]] = []
+
+    def _match_words(self, tokens: Sequence[str]) -> None:
+        found, totals = [], [0]
+        for source in self._sources:
+            if source.words is None:
+                rows = np.full(len(source.encoded.ids), NO_WORD, np.int32)
+                totals.append(0)
+            else:
+                rows = word_rows(source.encoded, tokens, source.words.starts, source.words.first)
+                rows[rows != NO_WORD] += sum(totals)
+                totals.append(int(source.words.starts[-1]))
+            found.append(rows)
+        self._words = np.concatenate(found)
+        self._word_offsets = np.cumsum(totals)
+        starts = [
+            source.words.starts[:-1] + offset
+            for source, offset in zip(self._sources, self._word_offsets, strict=False)
+            if source.words is not None
+        ]
+        self._text_starts = np.concatenate(starts)
+
+    def batch(self, number: int, device: torch.device) -> Batch:
+        """Batch `number` of the training, counted from 0 over all epochs."""
+        epoch, place = divmod(number, self.batches_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._shuffle(epoch)
+        rows = self._order[place]
+        source = np.searchsorted(self._offsets, rows, side="right") - 1
+        hidden = self._gather("hidden", rows, source)
+        logits = self._gather("logits", rows, source)
+        return Batch(
+            inputs=collate(self._encoded, rows, device),
+            hidden=torch.from_numpy(hidden).to(device),
+            logits=torch.from_numpy(logits).to(device),
+            labels=torch.from_numpy(self._labels[rows]).to(device),
+            words=None if self._words is None else self._collate_words(rows, device),
+        )
+
+    def word_states(self, words: Tensor) -> Tensor:
+        """The teacher's states float32 [m, layers, components] of words [m], which must rise."""
+        wanted = words.cpu().numpy()
+        parts = []
+        for index, source in enumerate(self._sources):
+            begin, end = np.searchsorted(wanted, self._word_offsets[index : index + 2])
+            if source.words is not None and end > begin:
+                rows = wanted[begin:end] - self._word_offsets[index]
+                parts.append(source.words.values[rows].astype(np.float32) * source.words.scale)
+        return torch.from_numpy(np.concatenate(parts)).to(words.device)
+
+    def texts_of(self, words: Tensor) -> Tensor:
+        """Numbers that are the same for words of the same text."""
+        found = np.searchsorted(self._text_starts, words.cpu().numpy(), side="right")
+        return torch.from_numpy(found).to(words.device)
+
+    def _collate_words(self, rows: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+        assert self._words is not None
+        lengths = self._lengths[rows]
+        places = np.arange(int(lengths.max()))[None, :]
+        mask = places < lengths[:, None]
+        flat = np.where(mask, self._encoded.starts[rows][:, None] + places, 0)
+        return torch.from_numpy(np.where(mask, self._words[flat], NO_WORD).astype(np.int64)).to(device)
+
+    def _gather(self, name: str, rows: npt.NDArray[np.int64], source: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        first = getattr(self._sources[0], name)
+        found = np.empty((len(rows), first.shape[1]), np.float32)
+        for index in np.unique(source):
+            here = source == index
+            found[here] = getattr(self._sources[index], name)[rows[here] - self._offsets[index]]
+        return found
+
+    def _shuffle(self, epoch: int) -> list[npt.NDArray[np.int64]]:
+        rows = [self._first]
+        for index, count in enumerate(self._counts, start=1):
+            rows.append(self._offsets[index] + self._stream(index, epoch * count, count))
+        chosen = np.concatenate(rows)
+        batches = shuffled_batches(self._lengths[chosen], self._batch_size, self._generator(_ORDER, epoch))
+        return [chosen[batch] for batch in batches]
+
+    def _stream(self, index: int, start: int, count: int) -> npt.NDArray[np.int64]:
+        """So many rows of an endless row of permutations of a source."""
+        size = len(self._sources[index])
+        first, last = start // size, (start + count) // size
+        rounds = [self._generator(_STREAM, index, number).permutation(size) for number in range(first, last + 1)]
+        return np.concatenate(rounds)[start - first * size :][:count]
+
+    def _generator(self, *purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, *purpose])
+
+
+def _joined(parts: Sequence[Encoded]) -> Encoded:
+    if len(parts) == 1:
+        return parts[0]
+    segments = [part.segments for part in parts if part.segments is not None]
+    if segments and len(segments) != len(parts):
+        raise ValueError("pairs of texts cannot be mixed with single texts")
+    offsets = np.cumsum([0, *(len(part.ids) for part in parts)])
+    starts = [part.starts[:-1] + offset for part, offset in zip(parts, offsets, strict=False)]
+    return Encoded(
+        ids=np.concatenate([part.ids for part in parts]),
+        segments=np.concatenate(segments) if segments else None,
+        starts=np.concatenate([*starts, offsets[-1:]]),
+        pad=parts[0].pad,
+    )

@@ -1,0 +1,70 @@
+"""What a student learns from: texts in its word pieces, and what the teacher says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from runners.batches import Encoded
+
+
+@dataclass(frozen=True, eq=False)
+class WordStates:
+    """The teacher's hidden states of the words of n texts, compressed; memory-mapped, read-only.
+
+    A word is what stands between spaces and punctuation. Teacher and student split it into different word pieces,
+    so that words are where their states can be compared: the state of a word is the mean over its pieces.
+
+    Attributes:
+        values: int8 [words in all, layers, components], principal components in units of `scale`.
+        scale: float32 [layers, components].
+        starts: int64 [n + 1], where the words of each text begin in `values`.
+        first: int64 [n], words of the first text of a pair, or of the text where there is one.
+        layers: which of the teacher's layers, counted from 1.
+        depth: how many layers the teacher has.
+    """
+
+    values: npt.NDArray[np.int8]
+    scale: npt.NDArray[np.float32]
+    starts: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
+    layers: tuple[int, ...]
+    depth: int
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """Texts of one source with the teacher's answers; row i of every array belongs to text i.
+
+    Attributes:
+        encoded: the texts in the student's word pieces.
+        logits: float32 [n, outputs] of the teacher.
+        hidden: float16 [n, teacher width], the teacher's mean-pooled last hidden state.
+        labels: int64 [n], or float32 [n] for a regression; None for text without labels, which then takes no part
+            in the loss on labels.
+        words: the teacher's states of the words, or None where they were not kept.
+
+    Raises:
+        ValueError: the arrays differ in length.
+    """
+
+    encoded: Encoded
+    logits: npt.NDArray[np.float32]
+    hidden: npt.NDArray[np.float16]
+    labels: npt.NDArray[Any] | None = None
+    words: WordStates | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("logits", "hidden", "labels", "words"):
+            found = getattr(self, name)
+            if found is not None and len(found) != len(self.encoded):
+                raise ValueError(f"{name} has {len(found)} rows, but there are {len(self.encoded)} texts")
+
+    def __len__(self) -> int:
+        return len(self.encoded)

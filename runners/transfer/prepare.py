@@ -1,0 +1,130 @@
+"""Read transfer text and let the teacher score it, once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runners.cache_entry import make_once, new_array
+from runners.precision import training_device
+from runners.progress import duration
+from runners.spelling import SpecialIds, spell, split_words, text_tokenizer
+from runners.task import Task
+from runners.teacher import TeacherOutputs, load_teacher
+from runners.teacher.infer import infer
+from runners.teacher.model import find_model, load_tokenizer
+from runners.transfer.gather import Gathered, gather
+from runners.transfer.read import identity
+from runners.transfer.scores import describe_scores
+from runners.transfer.spec import TransferSpec
+from runners.transfer.store import TransferOutputs, open_transfer, write_record, write_texts, write_words
+from space.errors import InputError
+from space.paths import cache
+
+_log = logging.getLogger("shoebox.runners.transfer")
+_FORMAT = 1  # raise it when cache entries of older code must not be used
+
+
+def prepare_transfer(
+    spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_length: int | None = None
+) -> TransferOutputs:
+    """Transfer text with the teacher's answers: from the cache, or made now (minutes).
+
+    Processes that ask for the same text at the same time wait for the one that scores it.
+
+    Args:
+        spec: of the study.
+        task: that the teacher was fine-tuned on.
+        teacher: the fine-tuned teacher's cache entry.
+        max_length: longest input of the teacher in word pieces; default: the task's.
+
+    Raises:
+        InputError: the section does not fit the task, a source cannot be read or leaves no text, more pairs are
+            asked for than can be made, or the disk is full.
+    """
+    if problem := spec.misfit(task.segments):
+        raise InputError(f"{problem[0].upper()}{problem[1:]}.")
+    length = max_length or task.max_length
+    key = transfer_key(spec, task, teacher, length)
+    folder = cache() / "transfer" / key
+
+    def fill(part: Path) -> None:
+        _fill(spec, task, teacher, length, part, key)
+
+    return make_once(folder, lambda: open_transfer(folder), fill, "transfer text", _log)
+
+
+def transfer_key(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_length: int) -> str:
+    """Name of the cache entry: what it depends on, hashed. Where files lie is no part of it.
+
+    Raises:
+        InputError: the file of a source is missing.
+    """
+    sources = [
+        [identity(source), source.model_dump(mode="json", include={"text", "sentences", "limit"})]
+        for source in spec.sources
+    ]
+    parts = {
+        "format": _FORMAT,
+        "teacher": teacher.key,
+        "sources": sources,
+        "recombine": spec.recombine,
+        "seed": spec.seed,
+        "max_length": [max_length, task.max_length],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _fill(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_length: int, part: Path, key: str) -> None:
+    clock = [time.monotonic()]
+    model = find_model(teacher.model)
+    tokenizer, _ = load_tokenizer(model, teacher.model)
+    gathered = gather(spec, task, tokenizer, model, max_length)
+    write_texts(part, gathered.texts, gathered.pairs)
+    clock.append(time.monotonic())
+    _log.info("Teacher scores %d texts; once, then cached", len(gathered.texts))
+    _score(gathered, task, teacher, tokenizer, max_length, part)
+    clock.append(time.monotonic())
+    logits = np.load(part / "logits.npy", mmap_mode="r", allow_pickle=False)
+    scores = describe_scores(logits, gathered.kinds, task)
+    seconds = {"gather": round(clock[1] - clock[0], 2), "score": round(clock[2] - clock[1], 2)}
+    record = {
+        "key": key,
+        "counts": gathered.counts,
+        "kinds": dict(Counter(gathered.kinds)),
+        "scores": scores,
+        "seconds": seconds,
+    }
+    write_record(part, record)
+    _log.info(
+        "Transfer text ready after %s: %d texts, the teacher says %s",
+        duration(sum(seconds.values())),
+        len(logits),
+        "; ".join(f"{kind}: {said}" for kind, said in scores.items()),
+    )
+
+
+def _score(
+    gathered: Gathered, task: Task, teacher: TeacherOutputs, tokenizer: Any, max_length: int, part: Path
+) -> None:
+    """Write logits, hidden states and counts of word pieces to the entry."""
+    device = training_device()
+    pieces = text_tokenizer(tokenizer)
+    words = split_words(pieces, gathered.texts, gathered.pairs)
+    write_words(part, words)
+    special = SpecialIds(tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id or 0)
+    encoded = spell(words, pieces, special, max_length)
+    logits = new_array(part / "logits.npy", (len(encoded), task.outputs), np.float32)
+    hidden = new_array(part / "hidden.npy", (len(encoded), teacher.width), np.float16)
+    infer(load_teacher(teacher).to(device), encoded, device, logits, hidden, what="Teacher scores transfer text")
+    logits.flush()
+    hidden.flush()
+    count = np.bincount(encoded.ids, minlength=len(teacher.vocabulary)).astype(np.int64)
+    np.save(part / "vocabulary_count.npy", count, allow_pickle=False)

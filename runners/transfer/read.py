@@ -1,0 +1,122 @@
+"""Read the texts of a transfer source."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from runners.task.sources import FORMATS, Table, read_files, read_hub
+from runners.transfer.spec import FileSource, HubSource
+from space.errors import InputError
+
+_PLAIN = ".txt"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a source.
+
+    Attributes:
+        where: file, folder or split, for messages.
+        texts: the (first) texts.
+        pairs: the second texts, or None.
+    """
+
+    where: str
+    texts: list[str]
+    pairs: list[str] | None
+
+
+def read_rows(source: FileSource | HubSource) -> Rows:
+    """All rows of a source.
+
+    Raises:
+        InputError: it is missing, cannot be read, or lacks a column of text.
+    """
+    if isinstance(source, HubSource):
+        table = read_hub(source.hub, source.config, source.split)
+        return _rows(table.where, [_columns(table, source)])
+    files = source_files(source)
+    parts = [
+        _plain(file, source) if file.suffix.lower() == _PLAIN else _columns(read_files([file]), source)
+        for file in files
+    ]
+    return _rows(source.path, parts)
+
+
+def identity(source: FileSource | HubSource) -> list[str]:
+    """What tells the text of a source from another: digests of the files, or the names of a split.
+
+    Where files lie is no part of it. Of a hub split only the names count, so that a cached result can be found
+    without asking the hub.
+
+    Raises:
+        InputError: there is no such file, or it cannot be read.
+    """
+    if isinstance(source, HubSource):
+        return [source.hub, source.config or "", source.split]
+    found = []
+    for path in source_files(source):
+        try:
+            with path.open("rb") as file:
+                found.append(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as error:
+            raise InputError(f"Could not read {path}: {error.strerror}.") from error
+    return found
+
+
+def source_files(source: FileSource) -> list[Path]:
+    """The file of a source, or the files of its folder, in the order of their names.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(source.path).expanduser()
+    endings = (*FORMATS, _PLAIN)
+    if not path.is_dir():
+        if not path.exists():
+            raise InputError(f"Transfer source {path} does not exist.")
+        return [path]
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() in endings)
+    if not found:
+        raise InputError(f"Transfer folder {path} holds no file with text.", f"Known: {', '.join(endings)}.")
+    return found
+
+
+def _columns(table: Table, source: FileSource | HubSource) -> list[list[str]]:
+    names = (source.text,) if isinstance(source.text, str) else source.text
+    return [_texts(table, name) for name in names]
+
+
+def _texts(table: Table, column: str) -> list[str]:
+    """A column of text; where there is none, the text is empty."""
+    if column not in table.columns.column_names:
+        raise InputError(
+            f"{table.where} has no column {column!r}; it has {', '.join(table.columns.column_names) or 'none'}.",
+            "Set text of the transfer source to the column that holds text.",
+        )
+    values = table.columns.column(column)
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        raise InputError(f"Column {column!r} of {table.where} holds {values.type}, not text.")
+    return [text or "" for text in values.to_pylist()]
+
+
+def _plain(file: Path, source: FileSource) -> list[list[str]]:
+    if source.pairs:
+        raise InputError(f"{file} has no columns: a text file holds one text on each line.", "Name one text column.")
+    try:
+        return [file.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 text: byte {error.start} cannot be read.") from None
+    except OSError as error:
+        raise InputError(f"Could not read {file}: {error.strerror}.") from error
+
+
+def _rows(where: str, parts: list[list[list[str]]]) -> Rows:
+    columns = [[text for part in parts for text in part[number]] for number in range(len(parts[0]))]
+    return Rows(where, columns[0], columns[1] if len(columns) > 1 else None)

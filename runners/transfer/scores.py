@@ -1,0 +1,46 @@
+"""What a teacher says of transfer text, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from runners.task import Task
+
+_QUANTILES = (0, 10, 25, 50, 75, 90, 100)
+_SHOWN = 5  # classes, the most frequent first
+
+
+def describe_scores(logits: npt.NDArray[np.float32], kinds: Sequence[str], task: Task) -> dict[str, str]:
+    """By kind of text, and for all: the share of each class with the mean confidence, or quantiles of a regression.
+
+    Args:
+        logits: float32 [n, outputs].
+        kinds: of each text.
+        task: names the classes.
+    """
+    groups = {"all": np.arange(len(logits))}
+    names = np.array(kinds)
+    if len(distinct := dict.fromkeys(kinds)) > 1:
+        groups.update({kind: np.flatnonzero(names == kind) for kind in distinct})
+    describe = _quantiles if task.label_names is None else _shares
+    return {kind: describe(np.asarray(logits[rows]), task) for kind, rows in groups.items()}
+
+
+def _quantiles(logits: npt.NDArray[np.float32], task: Task) -> str:
+    values = np.percentile(logits[:, 0], _QUANTILES)
+    return ", ".join(f"{value:.2f} ({part} %)" for part, value in zip(_QUANTILES, values, strict=True))
+
+
+def _shares(logits: npt.NDArray[np.float32], task: Task) -> str:
+    assert task.label_names is not None
+    exponent = np.exp(logits - logits.max(1, keepdims=True))
+    confidence = float((exponent.max(1) / exponent.sum(1)).mean())
+    shares = np.bincount(logits.argmax(1), minlength=logits.shape[1]) / len(logits)
+    order = np.argsort(-shares, kind="stable")
+    shown = [f"{task.label_names[index]} {100 * shares[index]:.0f} %" for index in order[:_SHOWN]]
+    if len(order) > _SHOWN:
+        shown.append(f"{len(order) - _SHOWN} other labels")
+    return f"{', '.join(shown)} (mean confidence {confidence:.2f})"

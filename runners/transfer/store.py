@@ -1,0 +1,154 @@
+"""Scored transfer text on disk: written once, then memory-mapped by every trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import tokenizers
+
+from runners.batches import Encoded
+from runners.lessons import Lessons, WordStates
+from runners.spelling import SpecialIds, Words, spell
+from runners.task import Examples
+from space.vocabulary import CLS_ID, PAD_ID, SEP_ID
+
+RECORD = "transfer.json"
+_TEXTS, _WORDS = "texts.arrow", "words.arrow"
+_ARRAYS = ("logits", "hidden", "vocabulary_count")
+_WORD_ARRAYS = ("places", "starts", "first")
+
+
+@dataclass(frozen=True, eq=False)
+class TransferOutputs:
+    """Transfer text and what the teacher says of it. Arrays are memory-mapped, read-only.
+
+    Attributes:
+        key: name of the cache entry: a hash of the teacher, the text and the options.
+        folder: the cache entry.
+        logits: float32 [n, outputs].
+        hidden: float16 [n, teacher width], the mean-pooled last hidden state.
+        vocabulary_count: int64 [vocabulary], occurrences of the teacher's word pieces in the transfer text.
+        counts: by source, what was read and left out (`runners.transfer.cleaning.Counts`).
+        kinds: by source or kind of new pair, how many texts there are.
+        scores: what the teacher says of them, in words.
+        seconds: wall time of reading, splitting and scoring when the entry was made, by step.
+    """
+
+    key: str
+    folder: Path
+    logits: npt.NDArray[np.float32]
+    hidden: npt.NDArray[np.float16]
+    vocabulary_count: npt.NDArray[np.int64]
+    counts: dict[str, dict[str, int]]
+    kinds: dict[str, int]
+    scores: dict[str, str]
+    seconds: dict[str, float]
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def texts(self) -> list[str]:
+        """The (first) texts; read from disk at each call."""
+        return self.examples.texts
+
+    @property
+    def pairs(self) -> list[str] | None:
+        """The second texts, or None; read from disk at each call."""
+        return self.examples.pairs
+
+    @property
+    def examples(self) -> Examples:
+        """The texts as a split whose labels are all 0; read from disk at each call."""
+        table = _read_arrow(self.folder / _TEXTS)
+        pairs = table.column("pair").to_pylist() if "pair" in table.column_names else None
+        return Examples(table.column("text").to_pylist(), pairs, np.zeros(len(self), np.int64))
+
+    def encoded(self, tokenizer: tokenizers.Tokenizer, max_length: int) -> Encoded:
+        """The texts in the word pieces of a student's vocabulary.
+
+        Args:
+            tokenizer: from `runners.wordpiece.wordpiece`.
+            max_length: ids per input, special tokens included.
+        """
+        arrays: dict[str, Any] = dict.fromkeys(_WORD_ARRAYS)
+        for name in _WORD_ARRAYS:
+            path = self.folder / f"word_{name}.npy"
+            if path.exists():
+                arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+        words = Words(_read_arrow(self.folder / _WORDS).column("word").to_pylist(), **arrays)
+        return spell(words, tokenizer, SpecialIds(CLS_ID, SEP_ID, PAD_ID), max_length)
+
+    def lessons(self, encoded: Encoded, words: WordStates | None = None) -> Lessons:
+        """The texts, as `encoded` gives them, with the teacher's answers and without labels.
+
+        Args:
+            encoded: from `encoded`.
+            words: the teacher's states of the words of these texts, where they are wanted.
+        """
+        return Lessons(encoded, self.logits, self.hidden, None, words)
+
+
+def write_texts(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
+    """Write the texts of an entry.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    columns = {"text": texts} if pairs is None else {"text": texts, "pair": pairs}
+    _write_arrow(folder / _TEXTS, columns)
+
+
+def write_words(folder: Path, words: Words) -> None:
+    """Write the words of an entry.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    _write_arrow(folder / _WORDS, {"word": words.words})
+    for name in _WORD_ARRAYS:
+        values = getattr(words, name)
+        if values is not None:
+            np.save(folder / f"word_{name}.npy", values, allow_pickle=False)
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write everything of `TransferOutputs` that is neither an array nor a text."""
+    (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def open_transfer(folder: Path) -> TransferOutputs:
+    """Map a cache entry.
+
+    Raises:
+        OSError, ValueError, TypeError: the entry is not complete.
+    """
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    arrays: dict[str, Any] = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS
+    }
+    rows = _read_arrow(folder / _TEXTS).num_rows
+    if not rows == len(arrays["logits"]) == len(arrays["hidden"]):
+        raise ValueError(f"{rows} texts, {len(arrays['logits'])} logits, {len(arrays['hidden'])} hidden states")
+    for needed in (_WORDS, "word_places.npy", "word_starts.npy"):
+        if not (folder / needed).is_file():
+            raise ValueError(f"{needed} is missing")
+    return TransferOutputs(folder=folder, **record, **arrays)
+
+
+def _write_arrow(path: Path, columns: dict[str, Sequence[str]]) -> None:
+    table = pa.table({name: pa.array(values, pa.large_string()) for name, values in columns.items()})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _read_arrow(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as file:
+        return pa.ipc.open_file(file).read_all()

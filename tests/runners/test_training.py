@@ -1,0 +1,204 @@
+"""Batches of mixed lessons, and a training that stops and goes on."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from runners.batches import Encoded
+from runners.distill import Distillation
+from runners.distill.losses import NO_LABEL
+from runners.distill.pool import LessonPool
+from runners.lessons import Lessons, WordStates
+from runners.plan import FidelitySpec
+from space import Recipe
+from space.errors import InputError
+from space.families import build_student
+from space.families.transformer.config import Layer, TransformerConfig
+from space.shape import TaskShape
+
+CPU = torch.device("cpu")
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(chr(97 + i) for i in range(20)), "##x", "##y"]
+TEACHER_WIDTH, OUTPUTS = 6, 2
+
+
+def lessons(count: int, seed: int, labelled: bool = True) -> Lessons:
+    """Random texts of five to twelve letters, each a word, with random answers of a teacher of three layers."""
+    generator = np.random.default_rng(seed)
+    letters = generator.integers(5, 13, count)
+    starts = np.concatenate(([0], np.cumsum(letters + 2)))
+    ids = np.empty(starts[-1], np.int32)
+    for start, end in itertools.pairwise(starts):
+        ids[start:end] = [2, *generator.integers(5, 25, end - start - 2), 3]
+    words = np.concatenate(([0], np.cumsum(letters)))
+    states = generator.integers(-100, 100, (int(words[-1]), 3, 4)).astype(np.int8)
+    return Lessons(
+        encoded=Encoded(ids, None, starts, 0),
+        logits=generator.normal(size=(count, OUTPUTS)).astype(np.float32),
+        hidden=generator.normal(size=(count, TEACHER_WIDTH)).astype(np.float16),
+        labels=generator.integers(0, OUTPUTS, count) if labelled else None,
+        words=WordStates(states, np.full((3, 4), 0.02, np.float32), words, letters.astype(np.int64), (1, 2, 3), 3),
+    )
+
+
+def pool(sources: list[Lessons], shares: list[float], batch_size: int = 8, sample: int | None = None) -> LessonPool:
+    return LessonPool(sources, shares, batch_size, sample, TOKENS, regression=False, seed=3)
+
+
+def texts_of_epoch(found: LessonPool, epoch: int) -> list[tuple[int, ...]]:
+    batches = range(epoch * found.batches_per_epoch, (epoch + 1) * found.batches_per_epoch)
+    texts = []
+    for number in batches:
+        inputs = found.batch(number, CPU).inputs
+        for row, mask in zip(inputs["input_ids"].tolist(), inputs["attention_mask"].tolist(), strict=True):
+            texts.append(tuple(row[: sum(mask)]))
+    return texts
+
+
+def texts_in(source: Lessons) -> list[tuple[int, ...]]:
+    starts = source.encoded.starts
+    return [tuple(source.encoded.ids[a:b].tolist()) for a, b in itertools.pairwise(starts)]
+
+
+def test_epochs_take_all_of_the_first_source_and_the_share_of_the_others() -> None:
+    own, further = lessons(30, 0), lessons(50, 1, labelled=False)
+    mixed = pool([own, further], [0.4])
+    epochs = [texts_of_epoch(mixed, epoch) for epoch in range(3)]
+    assert mixed.examples_per_epoch == 50
+    for texts in epochs:
+        assert set(texts) >= set(texts_in(own))
+        assert len(texts) == 50
+    seen = {text for texts in epochs for text in texts}
+    assert seen == {*texts_in(own), *texts_in(further)}  # 60 draws of 50 further texts, without repeats in a round
+
+
+def test_batches_hold_what_belongs_to_their_texts() -> None:
+    own, further = lessons(30, 0), lessons(50, 1, labelled=False)
+    mixed = pool([own, further], [0.5])
+    known = {text: (source, row) for source in (own, further) for row, text in enumerate(texts_in(source))}
+    for number in range(mixed.batches_per_epoch):
+        batch = mixed.batch(number, CPU)
+        assert batch.words is not None
+        for place, length in enumerate(batch.inputs["attention_mask"].sum(1).tolist()):
+            source, row = known[tuple(batch.inputs["input_ids"][place, :length].tolist())]
+            np.testing.assert_array_equal(batch.logits[place], source.logits[row])
+            np.testing.assert_array_equal(batch.hidden[place], source.hidden[row].astype(np.float32))
+            assert int(batch.labels[place]) == (NO_LABEL if source.labels is None else source.labels[row])
+            words = batch.words[place, 1 : length - 1]
+            states = source.words.values[source.words.starts[row] : source.words.starts[row + 1]]
+            np.testing.assert_allclose(mixed.word_states(words), states * source.words.scale, rtol=1e-6)
+            assert len(set(mixed.texts_of(words).tolist())) == 1
+
+
+def test_words_of_two_texts_are_told_apart() -> None:
+    mixed = pool([lessons(30, 0), lessons(50, 1)], [0.5])
+    batch = mixed.batch(0, CPU)
+    assert batch.words is not None
+    first = [int(words[words >= 0][0]) for words in batch.words]
+    assert len(set(mixed.texts_of(torch.tensor(first)).tolist())) == len(first)
+
+
+def test_sample_is_the_same_in_every_epoch() -> None:
+    sampled = pool([lessons(40, 0)], [], sample=10)
+    assert sorted(texts_of_epoch(sampled, 0)) == sorted(texts_of_epoch(sampled, 1))
+    assert sampled.examples_per_epoch == 10
+
+
+def test_shares_that_leave_nothing_for_the_task_are_refused() -> None:
+    with pytest.raises(ValueError, match="sum below 1"):
+        pool([lessons(10, 0), lessons(10, 1)], [1.0])
+
+
+def training(epochs: float = 3.0, width: int = 32, **changes) -> Distillation:
+    torch.manual_seed(7)
+    layer = Layer(ffn_width=32, token_keep=0.5, attention_bits=4, ffn_bits=4)
+    config = TransformerConfig(
+        vocabulary_keep=1.0,
+        embedding_width=16,
+        embedding_bits=8,
+        block_size=16,
+        accuracy_level=4,
+        width=width,
+        heads=2,
+        activation="gelu",
+        layers=(layer, layer.model_copy(update={"token_keep": 1.0})),
+    )
+    fields = {
+        "learning_rate": 1e-3,
+        "label_weight": 0.5,
+        "logit_weight": 1.0,
+        "hidden_weight": 1.0,
+        "temperature": 2.0,
+        "teacher_learning_rate": 1e-4,
+        "state_weight": 1.0,
+        "relation_weight": 0.5,
+        "initialization": "random",
+    }
+    own = lessons(40, 0)
+    generator = np.random.default_rng(5)
+    teacher = SimpleNamespace(
+        width=TEACHER_WIDTH,
+        train_hidden=own.hidden,
+        train_logits=own.logits,
+        head_weight=generator.normal(size=(OUTPUTS, TEACHER_WIDTH)).astype(np.float32),
+        head_bias=np.zeros(OUTPUTS, np.float32),
+    )
+    return Distillation(
+        build_student(config, TaskShape(outputs=OUTPUTS, segments=1, max_length=16), len(TOKENS)),
+        [own, lessons(60, 1, labelled=False)],
+        [0.3],
+        teacher,
+        Recipe(**{**fields, **changes}),
+        FidelitySpec(epochs=epochs, batch_size=8),
+        False,
+        TOKENS,
+        11,
+        CPU,
+    )
+
+
+def same(left: Distillation, right: Distillation) -> bool:
+    one, other = left.student.state_dict(), right.student.state_dict()
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("stop", [1, 9, 13])  # in the first epoch, at pruning, in the second epoch
+def test_resumed_training_gives_the_same_weights_bit_for_bit(tmp_path, stop: int) -> None:
+    whole, stopped, resumed = training(), training(), training()
+    log = whole.run()
+    stopped.run(stop)
+    stopped.save(tmp_path / "half.safetensors")
+    torch.manual_seed(99)
+    resumed.restore(tmp_path / "half.safetensors")
+    assert resumed.done == stop
+    assert not same(whole, resumed)
+    assert resumed.run() == log
+    assert same(whole, resumed)
+    assert [path.name for path in tmp_path.iterdir()] == ["half.safetensors"]
+
+
+def test_checkpoint_of_another_student_is_refused(tmp_path) -> None:
+    path = tmp_path / "half.safetensors"
+    training().save(path)
+    with pytest.raises(InputError, match="another student or recipe"):
+        training(width=48).restore(path)
+    with pytest.raises(InputError, match="another student or recipe"):
+        training(state_weight=0.0, relation_weight=0.0).restore(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="could not be read"):
+        training().restore(path)
+
+
+def test_states_of_words_come_closer() -> None:
+    log = training(epochs=30.0, label_weight=0.0, logit_weight=0.0, hidden_weight=0.0, relation_weight=0.0).run()
+    assert log.losses[-1] < 0.9 * log.losses[0]
+
+
+def test_lessons_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="labels has 3 rows, but there are 40 texts"):
+        replace(lessons(40, 0), labels=np.zeros(3, np.int64))

@@ -1,0 +1,122 @@
+"""Transfer text in a study: what all trials share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from objectives.limits import Limits
+from runners.cache_entry import new_array
+from runners.distill import distil
+from runners.grammar import sentiment
+from runners.plan import FidelitySpec, TrialPlan
+from runners.transfer import TransferSpec
+from runners.trial import gather_lessons, prepare
+from runners.wordpiece import encode_texts
+from space.config import Recipe
+from space.families import build_student
+from space.joint import JointSpace, SpaceSpec
+
+
+@pytest.fixture
+def plan(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrialPlan:
+    torch.set_num_threads(1)
+    monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path / "cache"))
+    texts = [text for text, _ in sentiment(300, 2, seed=5)[0]]
+    (tmp_path / "more.txt").write_text("\n".join(texts))
+    return TrialPlan(
+        study="transfer",
+        task={"data": {"grammar": "sentiment", "train": 60, "validation": 30}, "max_length": 32},
+        teacher={"model": str(model)},
+        device={"tokens": 8, "latency": "estimated"},
+        limits=Limits(),
+        fidelity=FidelitySpec(),
+        transfer=TransferSpec(sources={"path": str(tmp_path / "more.txt")}),
+    )
+
+
+def test_all_trials_share_the_lessons_of_a_vocabulary_size(plan: TrialPlan) -> None:
+    prepared = prepare(plan)
+    assert prepared.transfer is not None
+    for size in (60, 100):
+        lessons = prepared.transfer_lessons(size)
+        expected = encode_texts(prepared.tokenizer(size), prepared.transfer.texts, None)
+        np.testing.assert_array_equal(lessons.encoded.ids, expected.ids)
+        assert len(lessons) == len(prepared.transfer)
+        assert prepared.transfer_lessons(size).encoded is lessons.encoded
+    without = prepare(plan.model_copy(update={"transfer": None}))
+    assert without.transfer is None
+    with pytest.raises(ValueError, match="no transfer text"):
+        without.transfer_lessons(60)
+    assert TrialPlan.model_validate_json(plan.model_dump_json()) == plan
+
+
+def test_the_vocabulary_is_the_train_splits_first(plan: TrialPlan) -> None:
+    """Transfer text orders the entries that the train split lacks, and only those."""
+    prepared, without = prepare(plan), prepare(plan.model_copy(update={"transfer": None}))
+    assert prepared.transfer is not None
+    train, more = prepared.teacher.vocabulary_count, prepared.transfer.vocabulary_count
+    ours, theirs = prepared.vocabulary, without.vocabulary
+    characters = sum(len(token.removeprefix("##")) == 1 for token in prepared.teacher.vocabulary)
+    kept = (
+        5
+        + characters
+        + sum(
+            count > 0 and len(token) > 1 and token not in ("[CLS]", "[SEP]")
+            for token, count in zip(prepared.teacher.vocabulary, train, strict=True)
+        )
+    )
+    assert ours.tokens(kept) == theirs.tokens(kept)
+    gained = int(((train == 0) & (more > 0)).sum())
+    assert gained > 5
+    further = ours.teacher_ids(kept + gained)
+    assert all(train[index] + more[index] > 0 for index in set(further[5:]) - set(ours.teacher_ids(kept)))
+    assert set(further) != set(theirs.teacher_ids(kept + gained))
+
+
+def test_students_learn_the_states_of_words_from_transfer_text_too(plan: TrialPlan) -> None:
+    prepared = prepare(plan)
+    spec = SpaceSpec(recipe={"state_weight": 1.0, "transfer_share": 0.5, "initialization": "random"})
+    config, recipe = JointSpace(spec).draw(np.random.default_rng(0))
+    entries = prepared.vocabulary.size(config.vocabulary_keep)
+    own, further = gather_lessons(plan, prepared, entries, recipe)
+    assert own.labels is not None
+    assert further.labels is None
+    assert own.words is not None
+    assert further.words is not None
+    assert len(further.words) == len(further)
+    plain = recipe.model_copy(update={"state_weight": 0.0, "transfer_share": 0.0})
+    assert [found.words for found in gather_lessons(plan, prepared, entries, plain)] == [None]
+    student = build_student(config, prepared.shape, entries)
+    tokens, device = prepared.vocabulary.tokens(entries), torch.device("cpu")
+    log = distil(student, [own, further], [0.5], prepared.teacher, recipe, plan.fidelity, False, tokens, 0, device)
+    assert log.examples == 2 * 60 * plan.fidelity.epochs
+    assert np.isfinite(log.losses).all()
+
+
+def test_the_share_is_a_dimension() -> None:
+    spec = SpaceSpec(recipe={"transfer_share": [0.0, 0.5, 0.75]})
+    space = JointSpace(spec)
+    shares = set()
+    for seed in range(20):
+        config, recipe = space.draw(np.random.default_rng(seed))
+        params = space.to_params(config, recipe)
+        assert params["recipe.transfer_share"] == recipe.transfer_share
+        assert space.from_params(params) == (config, recipe)
+        shares.add(recipe.transfer_share)
+    assert shares == {0.0, 0.5, 0.75}
+    with pytest.raises(ValueError, match=r"transfer_share cannot be 1\.0"):
+        SpaceSpec(recipe={"transfer_share": [0.5, 1.0]})
+    assert Recipe.model_fields["transfer_share"].default == 0.0  # bundles of before can still be read
+
+
+def test_new_arrays_take_their_space(tmp_path: Path) -> None:
+    array = new_array(tmp_path / "a.npy", (3000, 500), np.float16)
+    assert not array.any()
+    assert (tmp_path / "a.npy").stat().st_blocks * 512 >= array.nbytes  # no hole that a full disk turns into a crash
+    array[2999] = 1
+    array.flush()
+    assert np.load(tmp_path / "a.npy").sum() == 500
