@@ -7,7 +7,7 @@ from typing import Any
 from space.dimensions import Chooser
 from space.families.base import Family
 from space.families.transformer.config import PER_LAYER, Layer, TransformerConfig, TransformerDimensions
-from space.families.transformer.graph import describe
+from space.families.transformer.graph import describe, part_sizes
 from space.families.transformer.module import TransformerStudent
 from space.graph import Part
 from space.shape import TaskShape
@@ -40,6 +40,9 @@ class TransformerFamily(Family):
 
     def graph(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> list[Part]:
         return describe(config, shape, vocabulary_size)
+
+    def part_sizes(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> list[int]:
+        return part_sizes(config, shape, vocabulary_size)
 
     def build(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> TransformerStudent:
         return TransformerStudent(config, shape, vocabulary_size)
