@@ -22,8 +22,12 @@ class Problem(Protocol):
     name: str
     space: JointSpace
     objectives: tuple[str, ...]
-    limits: Mapping[str, float]
-    reference: Mapping[str, float]
+
+    @property
+    def limits(self) -> Mapping[str, float]: ...
+
+    @property
+    def reference(self) -> Mapping[str, float]: ...
 
     def costs(self, params: Mapping[str, Any]) -> Mapping[str, float]:
         """What is known of a configuration before training; every objective but quality, every limit."""

@@ -125,8 +125,8 @@ class KnownCosts:
             drawn += POOL
             rows, costs = self._append(rows, costs, more)
             if drawn < MOST_DRAWS:
-                kept = self.excess(costs) <= 0
-                rows, costs = rows[kept], costs[kept]
+                feasible = self.excess(costs) <= 0
+                rows, costs = rows[feasible], costs[feasible]
         generator = np.random.default_rng([seed, 2])
         everything = np.ones(len(self.layout), dtype=bool)
         for _ in range(20):
@@ -137,7 +137,7 @@ class KnownCosts:
             more = self.layout.vary(np.repeat(rows[nearest], 4, axis=0), generator, 0.2, everything)
             rows, costs = self._append(rows[nearest], costs[nearest], more)
         excess = self.excess(costs)
-        kept = excess <= 0 if (excess <= 0).any() else np.argsort(excess, kind="stable")[:FEWEST]
+        kept = np.flatnonzero(excess <= 0) if (excess <= 0).any() else np.argsort(excess, kind="stable")[:FEWEST]
         return rows[kept][:POOL], costs[kept][:POOL]
 
     def _append(self, rows: np.ndarray, costs: np.ndarray, more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

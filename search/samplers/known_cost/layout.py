@@ -132,7 +132,9 @@ class Layout:
 
     def params(self, row: np.ndarray) -> dict[str, Any]:
         """Flat parameters of a row."""
-        return {self.names[column]: self._value(column, row[column]) for column in np.flatnonzero(~np.isnan(row))}
+        return {
+            self.names[column]: self._value(column, row[column]) for column in np.flatnonzero(~np.isnan(row)).tolist()
+        }
 
     def row(self, params: Mapping[str, Any]) -> np.ndarray | None:
         """The row of flat parameters; None if they are no whole configuration of the space."""

@@ -11,12 +11,13 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
+from objectives.pareto import Direction, non_dominated
 from search.samplers.known_cost.gain import ExpectedGain
-from search.samplers.known_cost.gaussian_process import GaussianProcess, Scales, fit_scales
+from search.samplers.known_cost.gaussian_process import GaussianProcess, Scales
 from search.samplers.known_cost.history import History
 from search.samplers.known_cost.known import KnownCosts
 
-STARTUP = 8  # trials before the model is asked
+STARTUP = 12  # trials before the model is asked: measured, fewer leave it sure of too little, more are spent
 MUTANTS, CROSSES, FRESH = 128, 64, 64
 BEST, REFINED = 8, 96  # refinement: so many variants of so many best candidates,
 STEPS = (0.1, 0.04)  # once with each of these steps
@@ -87,9 +88,7 @@ class KnownCostSampler(BaseSampler):
         rows, _ = pool
         return rows[history.started % len(rows)]
 
-    def _best(
-        self, history: History, pool: tuple[np.ndarray, np.ndarray], given: Mapping[str, Any]
-    ) -> np.ndarray:
+    def _best(self, history: History, pool: tuple[np.ndarray, np.ndarray], given: Mapping[str, Any]) -> np.ndarray:
         known = self._known
         features = known.features(self._study_seed)
         x = features(history.observed, known.costs(history.observed))
@@ -155,7 +154,6 @@ class KnownCostSampler(BaseSampler):
     @staticmethod
     def _front(costs: np.ndarray, means: np.ndarray) -> np.ndarray:
         """Which points [n] no other one beats, the best one alone if there is only quality."""
-        from objectives.pareto import Direction, non_dominated
-
-        directions: list[Direction] = ["minimize"] * costs.shape[1] + ["maximize"]
+        directions: list[Direction] = ["minimize" for _ in range(costs.shape[1])]
+        directions.append("maximize")
         return np.array(non_dominated(np.column_stack((costs, means)), directions), dtype=int)
