@@ -35,6 +35,7 @@ class SyntheticProblem:
         objectives: quality and any of deployed_bytes, latency_ms, long_latency_ms.
         deployed_bytes: the limit. By default about a third of all random configurations break it.
         noise: standard deviation of the quality between two trainings of one configuration.
+        space: by default that of a study file which says nothing about it.
     """
 
     name = "synthetic"
@@ -44,8 +45,9 @@ class SyntheticProblem:
         objectives: tuple[str, ...] = ("quality", "latency_ms"),
         deployed_bytes: int = 1_000_000,
         noise: float = 0.005,
+        space: JointSpace | None = None,
     ) -> None:
-        self.space = JointSpace(SpaceSpec())
+        self.space = space or JointSpace(SpaceSpec())
         self.objectives = objectives
         self.limits: dict[str, float] = {"deployed_bytes": deployed_bytes}
         self._noise = noise

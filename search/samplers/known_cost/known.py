@@ -138,7 +138,8 @@ class KnownCosts:
             rows, costs = self._append(rows[nearest], costs[nearest], more)
         excess = self.excess(costs)
         kept = np.flatnonzero(excess <= 0) if (excess <= 0).any() else np.argsort(excess, kind="stable")[:FEWEST]
-        return rows[kept][:POOL], costs[kept][:POOL]
+        different = list({rows[number].tobytes(): number for number in kept[::-1]}.values())[::-1][:POOL]
+        return rows[different], costs[different]
 
     def _append(self, rows: np.ndarray, costs: np.ndarray, more: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.concatenate((rows, more)), np.concatenate((costs, self.costs(more)))

@@ -192,7 +192,7 @@ class Layout:
         # A step beyond the end of a list turns back, so that every change changes something.
         near = np.abs(rows + sign)
         near = np.where(near > counts - 1, np.maximum(counts - 2, 0), near)
-        other = np.floor(generator.random((n, width)) * counts)
+        other = (rows + 1 + np.floor(generator.random((n, width)) * (counts - 1))) % counts
         index = np.where(generator.random((n, width)) < 0.7, near, other)
         place = np.abs(rows + scale * generator.standard_normal((n, width)))
         place = np.clip(np.where(place > 1, 2 - place, place), 0, 1)

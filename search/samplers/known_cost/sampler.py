@@ -85,8 +85,11 @@ class KnownCostSampler(BaseSampler):
         return layout.mask(rows, layout.draw_filled(self._generator, len(rows)))
 
     def _next_of(self, pool: tuple[np.ndarray, np.ndarray], history: History) -> np.ndarray:
+        """The configuration of the pool that its turn has come to, or the next one that was not tried."""
         rows, _ = pool
-        return rows[history.started % len(rows)]
+        seen = {row.tobytes() for row in np.concatenate((history.observed, history.believed))}
+        turns = [*range(history.started, len(rows)), *range(min(history.started, len(rows)))]
+        return next((rows[turn] for turn in turns if rows[turn].tobytes() not in seen), rows[0])
 
     def _best(self, history: History, pool: tuple[np.ndarray, np.ndarray], given: Mapping[str, Any]) -> np.ndarray:
         known = self._known
