@@ -18,7 +18,7 @@ from search.samplers.known_cost.history import History
 from search.samplers.known_cost.known import KnownCosts
 
 STARTUP = 12  # trials before the model is asked: measured, fewer leave it sure of too little, more are spent
-MUTANTS, CROSSES, FRESH = 128, 64, 64
+SAMPLED, MUTANTS, CROSSES, FRESH = 384, 128, 64, 64  # candidates: of the pool, variants of the front, drawn anew
 BEST, REFINED = 8, 96  # refinement: so many variants of so many best candidates,
 STEPS = (0.1, 0.04)  # once with each of these steps
 MOST_FITTED = 128  # observations that the kernel's scales are fitted to
@@ -119,6 +119,8 @@ class KnownCostSampler(BaseSampler):
 
         parents = tried[kept][self._front(tried_costs[kept][:, objectives], tried_means[kept])]
         rows, costs = pool
+        sampled = self._generator.permutation(len(rows))[:SAMPLED]
+        rows, costs = rows[sampled], costs[sampled]
         rows, costs = self._join(rows, costs, self._variants(parents if len(parents) else rows), given)
         gains = weigh(rows, costs)
         for step in STEPS:
