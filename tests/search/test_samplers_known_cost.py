@@ -179,6 +179,17 @@ def test_measured_costs_correct_predicted_ones(problem: SyntheticProblem, known:
     assert 1.25 * problem.costs(trial.params)["latency_ms"] <= 4.0
 
 
+def test_what_was_measured_to_break_a_limit_is_not_proposed_again(problem: SyntheticProblem) -> None:
+    study = make_study(KnownCosts(problem.space, problem.costs, problem.objectives, {"latency_ms": 4.0}))
+    found = []
+    for _ in range(6):
+        trial = propose(problem, study)
+        found.append(trial.params)
+        trial.set_constraint("latency_ms", 0.01)
+        study.tell(trial, state=TrialState.PRUNED)
+    assert all(params not in found[:index] for index, params in enumerate(found))
+
+
 def test_failed_trials_count_as_bad_and_orphaned_ones_for_nothing(problem: SyntheticProblem, known: KnownCosts) -> None:
     study = make_study(known)
     qualities = [0.8, 0.7, 0.9]

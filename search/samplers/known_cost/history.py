@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import optuna
@@ -23,18 +24,29 @@ class History:
             and again.
         believed: rows [m, columns] of trials whose quality is not known (yet): those that run, and those that were
             stopped before their full training.
+        rejected: rows [k, columns] of trials that broke a limit, by a cost that was measured.
         correction: [costs], by which a cost must be multiplied so that the median of the measured ones is met.
     """
 
     observed: np.ndarray
     qualities: np.ndarray
     believed: np.ndarray
+    rejected: np.ndarray
     correction: np.ndarray
 
     @property
     def started(self) -> int:
         """How many trials were handed out for training."""
         return len(self.observed) + len(self.believed)
+
+    def tried(self) -> np.ndarray:
+        """Rows of all trials that have a place in the model."""
+        return np.concatenate((self.observed, self.believed))
+
+    @cached_property
+    def keys(self) -> frozenset[bytes]:
+        """`key` of every trial."""
+        return frozenset(key(row) for row in np.concatenate((self.tried(), self.rejected)))
 
     @classmethod
     def of(cls, study: optuna.Study, but: FrozenTrial, known: KnownCosts) -> History:
@@ -45,7 +57,7 @@ class History:
             but: the trial that a proposal is wanted for.
             known: its costs.
         """
-        observed, qualities, failed, believed = [], [], [], []
+        observed, qualities, failed, believed, rejected = [], [], [], [], []
         ratios: list[list[float]] = [[] for _ in known.names]
         for trial in study.get_trials(deepcopy=False):
             if trial.number == but.number or trial.state == TrialState.WAITING or ORPHANED in trial.user_attrs:
@@ -62,6 +74,8 @@ class History:
                 failed.append(row)
             elif trial.state == TrialState.RUNNING or all(value <= 0 for value in trial.constraints.values()):
                 believed.append(row)
+            else:
+                rejected.append(row)
         if qualities:
             observed += failed
             qualities += [min(qualities)] * len(failed)
@@ -73,8 +87,14 @@ class History:
             np.array(observed).reshape(-1, width),
             np.array(qualities, dtype=float),
             np.array(believed).reshape(-1, width),
+            np.array(rejected).reshape(-1, width),
             np.array(correction),
         )
+
+
+def key(row: np.ndarray) -> bytes:
+    """The same for rows of one configuration, whose positions in ranges may differ in the last digits."""
+    return np.round(row, 9).tobytes()
 
 
 def _compare(trial: FrozenTrial, known: KnownCosts, costs: np.ndarray, ratios: list[list[float]]) -> None:

@@ -66,7 +66,7 @@ class KnownCosts:
         self._pools: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._features: dict[int, Features] = {}
         self._fitted: tuple[tuple[bytes, bytes], Scales] | None = None
-        self.recipe = np.array([name.startswith(RECIPE) for name in self.layout.names])
+        self.recipe = np.array([name.startswith(RECIPE) for name in self.layout.names], dtype=bool)
         self.distributions = self.layout.distributions()
 
     @cached_property
@@ -115,13 +115,13 @@ class KnownCosts:
         return self._pools[seed]
 
     def _spread(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        sobol = qmc.Sobol(len(self.layout), rng=np.random.default_rng([seed, 1]))
+        sobol = qmc.Sobol(max(1, len(self.layout)), rng=np.random.default_rng([seed, 1]))
         rows, costs = np.empty((0, len(self.layout))), np.empty((0, len(self.names)))
         drawn = 0
         while len(rows) < POOL and drawn < MOST_DRAWS:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the balance of the points: they are filtered anyway
-                more = self.layout.from_unit(sobol.random(POOL))
+                more = self.layout.from_unit(sobol.random(POOL)[:, : len(self.layout)])
             drawn += POOL
             rows, costs = self._append(rows, costs, more)
             if drawn < MOST_DRAWS:

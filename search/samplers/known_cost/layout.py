@@ -180,7 +180,7 @@ class Layout:
             rows: [n, columns].
             generator: source of randomness.
             scale: standard deviation of a step in a range.
-            only: bool [columns], the columns that may change.
+            only: bool [columns] or [n, columns], the columns that may change.
         """
         n, width = rows.shape
         allowed = ~np.isnan(rows) & only

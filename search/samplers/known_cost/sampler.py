@@ -14,8 +14,9 @@ from optuna.trial import FrozenTrial
 from objectives.pareto import Direction, non_dominated
 from search.samplers.known_cost.gain import ExpectedGain
 from search.samplers.known_cost.gaussian_process import GaussianProcess, Scales
-from search.samplers.known_cost.history import History
+from search.samplers.known_cost.history import History, key
 from search.samplers.known_cost.known import KnownCosts
+from space.dimensions import contains
 
 STARTUP = 12  # trials before the model is asked: measured, fewer leave it sure of too little, more are spent
 SAMPLED, MUTANTS, CROSSES, FRESH = 384, 128, 64, 64  # candidates: of the pool, variants of the front, drawn anew
@@ -60,11 +61,8 @@ class KnownCostSampler(BaseSampler):
             return {}
         history = History.of(study, trial, self._known)
         pool = self._pool(given)
-        row = self._next_of(pool, history) if len(history.qualities) < 2 else None
-        if row is None and history.started < STARTUP:
-            row = self._next_of(pool, history)
-        if row is None:
-            row = self._best(history, pool, given)
+        starting = history.started < STARTUP or len(history.qualities) < 2
+        row = self._next_of(pool, history) if starting else self._best(history, pool, given)
         return self._known.layout.params(row)
 
     def _pool(self, given: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -80,16 +78,15 @@ class KnownCostSampler(BaseSampler):
         rows = rows.copy()
         for name, value in given.items():
             column = layout.column(name)
-            if column is not None:
+            if column is not None and contains(layout.dimensions[column], value):
                 rows[:, column] = layout.position(column, value)
         return layout.mask(rows, layout.draw_filled(self._generator, len(rows)))
 
     def _next_of(self, pool: tuple[np.ndarray, np.ndarray], history: History) -> np.ndarray:
         """The configuration of the pool that its turn has come to, or the next one that was not tried."""
         rows, _ = pool
-        seen = {row.tobytes() for row in np.concatenate((history.observed, history.believed))}
-        turns = [*range(history.started, len(rows)), *range(min(history.started, len(rows)))]
-        return next((rows[turn] for turn in turns if rows[turn].tobytes() not in seen), rows[0])
+        turn = (history.started + len(history.rejected)) % len(rows)
+        return next((row for row in (*rows[turn:], *rows[:turn]) if key(row) not in history.keys), rows[turn])
 
     def _best(self, history: History, pool: tuple[np.ndarray, np.ndarray], given: Mapping[str, Any]) -> np.ndarray:
         known = self._known
@@ -101,7 +98,7 @@ class KnownCostSampler(BaseSampler):
         believed = features(history.believed, known.costs(history.believed))
         process = GaussianProcess(x, y, scales, believed)
 
-        tried = np.concatenate((history.observed, history.believed))
+        tried = history.tried()
         tried_costs = known.costs(tried)
         kept = known.excess(tried_costs, history.correction) <= 0
         tried_means = process.mean(np.concatenate((x, believed)))
@@ -109,12 +106,11 @@ class KnownCostSampler(BaseSampler):
         objectives = known.objective_costs
         worst_costs = known.worst_costs(self._study_seed)
         gain_of = ExpectedGain(tried_costs[kept][:, objectives], tried_means[kept], worst_costs, worst)
-        seen = {row.tobytes() for row in tried}
 
         def weigh(rows: np.ndarray, costs: np.ndarray) -> np.ndarray:
             gains = gain_of(costs[:, objectives], *process.predict(features(rows, costs)))
             gains[known.excess(costs, history.correction) > 0] = -1.0
-            gains[[row.tobytes() in seen for row in rows]] = -2.0
+            gains[[key(row) in history.keys for row in rows]] = -2.0
             return gains
 
         parents = tried[kept][self._front(tried_costs[kept][:, objectives], tried_means[kept])]
