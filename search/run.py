@@ -19,7 +19,7 @@ from runners.task import load_task
 from search.arm_check import check_front_on_arm
 from search.ledger import Ledger, Proposal
 from search.progress import Display, Monitor, NoDisplay
-from search.samplers import PerTrialSampler
+from search.samplers import study_sampler
 from search.storage import create_study, default_url, find_study, masked, open_storage
 from search.study import OVERRIDES, SOURCE, STUDY_FILE, Study, directions, half_made, read_file, study_folder
 from search.study_file import StudyFile, load_study_file
@@ -111,7 +111,9 @@ def run_study(
         else:
             for key, value in attributes.items():
                 existing.set_user_attr(key, value)
-        existing.sampler = PerTrialSampler(file.search.sampler, file.search.seed)
+        limits = {name: limit for name, limit in file.limits.model_dump().items() if limit is not None}
+        known = (space, prepared.shape, prepared.vocabulary, file.objectives, limits)
+        existing.sampler = study_sampler(file.search.sampler, file.search.seed, *known)
 
         def propose(trial: optuna.Trial) -> Proposal:
             config, recipe = space.suggest(trial)

@@ -65,15 +65,15 @@ class Part:
         return cls(items, sum(_field(_item_size(item)) for item in items))
 
 
-def encoded_size(parts: Iterable[Part], inputs: tuple[str, ...], outputs: int) -> int:
-    """Bytes of the model file made of these parts, exactly.
+def encoded_size(sizes: Iterable[int], inputs: tuple[str, ...], outputs: int) -> int:
+    """Bytes of the model file made of parts of these sizes, exactly.
 
     Args:
-        parts: the graph in order.
+        sizes: `Part.size` of every part of the graph.
         inputs: names of the int64 inputs, each [batch, sequence].
         outputs: width of the float output `logits` [batch, outputs].
     """
-    graph = sum(part.size for part in parts) + _frame_size(inputs, outputs)
+    graph = sum(sizes) + _frame_size(inputs, outputs)
     return _envelope_size() + _field(graph)
 
 

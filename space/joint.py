@@ -119,6 +119,33 @@ class JointSpace:
         """
         return self._build(take_from(params))
 
+    def config_from(self, params: Mapping[str, Any]) -> StudentConfig:
+        """The configuration alone: all that bytes and latency depend on.
+
+        Raises:
+            InputError: a parameter is missing or outside its dimension.
+        """
+        choose = take_from(params)
+        return self._config(choose("family", self._family), choose)
+
+    def choose(self, choose: Chooser) -> dict[str, Any]:
+        """Flat parameters that a chooser gives, in the order in which it is asked; nothing is built or checked."""
+        params: dict[str, Any] = {}
+
+        def keep(name: str, dimension: Choices | Range) -> Any:
+            value = choose(name, dimension)
+            if not is_fixed(dimension):
+                params[name] = value
+            return value
+
+        family = keep("family", self._family)
+        for name in _SHARED:
+            keep(name, getattr(self.spec, name))
+        get_family(family).choose(getattr(self.spec, family), keep)
+        for name in RecipeDimensions.model_fields:
+            keep(f"recipe.{name}", getattr(self.spec.recipe, name))
+        return params
+
     def draw(self, generator: np.random.Generator) -> tuple[StudentConfig, Recipe]:
         """Uniformly at random."""
         return self._build(draw_from(generator))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from search.cli.bench_commands import bench_samplers
 from search.cli.commands import app
 
 __all__ = ["app", "main"]
+
+app.command("bench-samplers")(bench_samplers)
 
 
 def main() -> None:

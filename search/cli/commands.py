@@ -72,7 +72,7 @@ def search(
     label: Annotated[str | None, typer.Option(help="Label column.")] = None,
     trials: Annotated[int | None, typer.Option(help="Trained trials in total.")] = None,
     workers: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="tpe, random or nsga2.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="known-cost, tpe, nsga2, gp, random or qmc.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
     latency: Annotated[str | None, typer.Option(help="emulated, native or estimated.")] = None,
     device: Annotated[str | None, typer.Option(help="Device profile, like cortex-a53.")] = None,

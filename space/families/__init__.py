@@ -47,8 +47,8 @@ AnyStudentConfig = Annotated[SerializeAsAny[StudentConfig], BeforeValidator(pars
 def deployed_bytes(config: StudentConfig, shape: TaskShape, vocabulary: Vocabulary) -> int:
     """Exact size of `model.onnx` and `vocab.txt` of a configuration, in bytes, without building either."""
     size = vocabulary.size(config.vocabulary_keep)
-    parts = get_family(config.family).graph(config, shape, size)
-    return encoded_size(parts, INPUTS[shape.segments], shape.outputs) + vocabulary.file_bytes(size)
+    sizes = get_family(config.family).part_sizes(config, shape, size)
+    return encoded_size(sizes, INPUTS[shape.segments], shape.outputs) + vocabulary.file_bytes(size)
 
 
 def export_model(config: StudentConfig, shape: TaskShape, vocabulary_size: int, student: Student) -> onnx.ModelProto:

@@ -174,6 +174,10 @@ class Family(ABC):
         calls = Program(items).infer(input_values(INPUTS[shape.segments], tokens))
         return [Section(tuple(calls), tokens)]
 
+    def part_sizes(self, config: Any, shape: TaskShape, vocabulary_size: int) -> list[int]:
+        """Bytes of the graph's parts; a family may count them without describing the graph."""
+        return [part.size for part in self.graph(config, shape, vocabulary_size)]
+
     @abstractmethod
     def build(self, config: Any, shape: TaskShape, vocabulary_size: int) -> Student:
         """A torch student with random weights (of torch's global generator)."""

@@ -13,7 +13,7 @@ import toy_pipeline
 
 from search.cli import main
 from search.ledger import ERROR, INFEASIBLE, RECORD, STOPPED, Assignment, Ledger, Proposal
-from search.samplers import PerTrialSampler
+from search.samplers import study_sampler
 from search.storage import create_study, default_url, find_study, open_storage
 from search.study import OVERRIDES, SOURCE, STUDY_FILE, directions, study_folder
 from search.study_file import StudyFile, load_study_file
@@ -54,12 +54,22 @@ class Engine:
             directions(list(file.objectives)),
             {STUDY_FILE: file.model_dump(mode="json"), OVERRIDES: {}, SOURCE: file.name},
         )
-        study.sampler = PerTrialSampler(file.search.sampler, file.search.seed)
+        shape, vocabulary = self.prepared.shape, self.prepared.vocabulary
+        limits = {name: limit for name, limit in file.limits.model_dump().items() if limit is not None}
+        study.sampler = study_sampler(
+            file.search.sampler,
+            file.search.seed,
+            space,
+            shape,
+            vocabulary,
+            file.objectives,
+            limits,
+            lambda config: {"latency_ms": toy_pipeline.latency(deployed_bytes(config, shape, vocabulary))},
+        )
         self.study = study
 
         def propose(trial: optuna.Trial) -> Proposal:
             config, recipe = space.suggest(trial)
-            shape, vocabulary = self.prepared.shape, self.prepared.vocabulary
             return Proposal(config, recipe, deployed_bytes(config, shape, vocabulary))
 
         self.ledger = Ledger(

@@ -44,6 +44,10 @@ def prepare(plan: TrialPlan) -> Prepared:
     return Prepared(TaskShape(outputs=2, segments=1, max_length=32), Vocabulary(tokens, score, score))
 
 
+def latency(size: int) -> float:
+    return size / 2e5
+
+
 def run_trial(
     plan: TrialPlan,
     prepared: Prepared,
@@ -54,7 +58,7 @@ def run_trial(
     bundle: Path,
 ) -> TrialRecord:
     size = deployed_bytes(config, prepared.shape, prepared.vocabulary)
-    milliseconds = size / 2e5
+    milliseconds = latency(size)
     most = float(os.environ.get("SHOEBOX_TOY_MOST_MS", "inf"))
     limit = plan.limits.latency_ms or most
     constraints = constraint_values(plan.limits, {"deployed_bytes": size, "latency_ms": milliseconds})

@@ -10,6 +10,7 @@ from space.families.transformer.config import PER_LAYER, SHARED, Layer, Transfor
 from space.families.transformer.graph import describe
 from space.families.transformer.module import TransformerStudent
 from space.families.transformer.operators import sections
+from space.families.transformer.sizes import part_sizes
 from space.graph import Part
 from space.operators import Section
 from space.shape import TaskShape
@@ -46,6 +47,9 @@ class TransformerFamily(Family):
 
     def sections(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int, tokens: int) -> list[Section]:
         return sections(config, shape, vocabulary_size, tokens)
+
+    def part_sizes(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> list[int]:
+        return part_sizes(config, shape, vocabulary_size)
 
     def build(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> TransformerStudent:
         return TransformerStudent(config, shape, vocabulary_size)

@@ -1,0 +1,106 @@
+"""What a study's trials say, in arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.samplers.known_cost.known import KnownCosts
+
+ORPHANED = "orphaned"  # see `search.ledger`: another trial repeats it
+
+
+@dataclass(frozen=True)
+class History:
+    """The trials of a study but one.
+
+    Attributes:
+        observed: rows [n, columns] of finished trials, and of failed ones.
+        qualities: [n]; a failed trial has the worst of the finished ones, so that its like is not tried again
+            and again.
+        believed: rows [m, columns] of trials whose quality is not known (yet): those that run, and those that were
+            stopped before their full training.
+        rejected: rows [k, columns] of trials that broke a limit, by a cost that was measured.
+        correction: [costs], by which a cost must be multiplied so that the median of the measured ones is met.
+    """
+
+    observed: np.ndarray
+    qualities: np.ndarray
+    believed: np.ndarray
+    rejected: np.ndarray
+    correction: np.ndarray
+
+    @property
+    def started(self) -> int:
+        """How many trials were handed out for training."""
+        return len(self.observed) + len(self.believed)
+
+    def tried(self) -> np.ndarray:
+        """Rows of all trials that have a place in the model."""
+        return np.concatenate((self.observed, self.believed))
+
+    @cached_property
+    def keys(self) -> frozenset[bytes]:
+        """`key` of every trial."""
+        return frozenset(key(row) for row in np.concatenate((self.tried(), self.rejected)))
+
+    @classmethod
+    def of(cls, study: optuna.Study, but: FrozenTrial, known: KnownCosts) -> History:
+        """Read a study.
+
+        Args:
+            study: to read.
+            but: the trial that a proposal is wanted for.
+            known: its costs.
+        """
+        observed, qualities, failed, believed, rejected = [], [], [], [], []
+        ratios: list[list[float]] = [[] for _ in known.names]
+        for trial in study.get_trials(deepcopy=False):
+            if trial.number == but.number or trial.state == TrialState.WAITING or ORPHANED in trial.user_attrs:
+                continue
+            row = known.layout.row(trial.params)
+            if row is None:  # of another space, or being asked for right now
+                continue
+            if trial.state.is_finished() and trial.constraints:
+                _compare(trial, known, known.costs(row[None])[0], ratios)
+            if trial.state == TrialState.COMPLETE:
+                observed.append(row)
+                qualities.append(trial.values[known.quality_index])
+            elif trial.state == TrialState.FAIL:
+                failed.append(row)
+            elif trial.state == TrialState.RUNNING or all(value <= 0 for value in trial.constraints.values()):
+                believed.append(row)
+            else:
+                rejected.append(row)
+        if qualities:
+            observed += failed
+            qualities += [min(qualities)] * len(failed)
+        else:
+            believed += failed
+        correction = [float(np.median(ratio)) if ratio else 1.0 for ratio in ratios]
+        width = len(known.layout)
+        return cls(
+            np.array(observed).reshape(-1, width),
+            np.array(qualities, dtype=float),
+            np.array(believed).reshape(-1, width),
+            np.array(rejected).reshape(-1, width),
+            np.array(correction),
+        )
+
+
+def key(row: np.ndarray) -> bytes:
+    """The same for rows of one configuration, whose positions in ranges may differ in the last digits."""
+    return np.round(row, 9).tobytes()
+
+
+def _compare(trial: FrozenTrial, known: KnownCosts, costs: np.ndarray, ratios: list[list[float]]) -> None:
+    """Enter what a trial's costs were measured to be, as told by its constraints, over what they are held to be."""
+    for index, name in enumerate(known.names):
+        excess = trial.constraints.get(name, 0.0)
+        # 0 stands for "not measured" (see `objectives.limits.constraint_values`).
+        if excess != 0.0 and np.isfinite(known.limits[index]):
+            ratios[index].append((1 + excess) * known.limits[index] / costs[index])

@@ -1,0 +1,64 @@
+"""A sampler that is made anew for every trial."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from search.samplers.named import SAMPLERS, SamplerName
+from search.samplers.places import place, seeds
+
+if TYPE_CHECKING:
+    from search.samplers.known_cost import KnownCosts
+
+
+class PerTrialSampler(BaseSampler):
+    """An Optuna sampler made anew for every trial, with the seed of that trial.
+
+    Args:
+        name: one of `SAMPLERS`.
+        seed: seed of the study.
+        known: what is known of the study's costs; only `known-cost` needs it.
+
+    Raises:
+        InputError: the sampler needs costs and none are given.
+    """
+
+    def __init__(self, name: SamplerName, seed: int, known: KnownCosts | None = None) -> None:
+        self.name = name
+        self.seed = seed
+        self.known = known
+        self._inner = self._make(0)
+
+    def _make(self, draw_seed: int) -> BaseSampler:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna's notes on experimental samplers and arguments
+            return SAMPLERS[self.name](self.known, self.seed, draw_seed)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._inner = self._make(seeds(self.seed, place(study, trial))[0])
+        self._inner.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._inner.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._inner.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self._inner.after_trial(study, trial, state, values)

@@ -1,0 +1,29 @@
+"""A trial's place in its study, and the seeds that follow from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial
+
+# Trial attributes (see `search.ledger`): a trial that does again what an orphaned one did not finish.
+RETRY_OF = "retry_of"
+PLACE = "place"
+
+
+def place(study: optuna.Study, trial: FrozenTrial) -> int:
+    """The trial's place in the study, counted as if no trial had ever been orphaned.
+
+    A retry takes the place of the trial that it repeats, so that seeds after a resume are those of an
+    uninterrupted study.
+    """
+    if PLACE in trial.user_attrs:
+        return int(trial.user_attrs[PLACE])
+    others = study.get_trials(deepcopy=False)
+    return trial.number - sum(t.number < trial.number and RETRY_OF in t.user_attrs for t in others)
+
+
+def seeds(study_seed: int, trial_place: int) -> tuple[int, int]:
+    """Seeds of one trial: (of the sampler's draw, of the training), both in [0, 2**31)."""
+    draw, training = np.random.SeedSequence([study_seed, trial_place]).generate_state(2)
+    return int(draw) >> 1, int(training) >> 1

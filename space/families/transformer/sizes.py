@@ -1,0 +1,61 @@
+"""Sizes of the parts of a transformer's graph, without describing each configuration's own.
+
+A search weighs thousands of configurations for each that it builds. A layer's size does not depend on the number of
+heads, the share of tokens that it keeps or (all numbers have one digit) its place, so that few different layers need
+to be described.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from space.config import Bits
+from space.families.transformer import graph
+from space.families.transformer.config import Layer, TransformerConfig
+from space.families.transformer.pieces import table
+from space.graph import Part, Tensor
+from space.shape import TaskShape
+
+
+def part_sizes(config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> list[int]:
+    """Bytes of the parts that `graph.describe` gives."""
+    prunings = sum(layer.token_keep < 1 for layer in config.layers)
+    stage = graph._EmbeddingStage.of(config)
+    few = graph._embedding(stage, 1, shape.max_length, shape.segments, prunings > 0).size
+    sizes = [few - _words_size(stage, 1) + _words_size(stage, vocabulary_size)]
+    block = graph._Block.of(config)._replace(heads=1)
+    passed, final = 0, len(config.layers) - 1
+    for index, layer in enumerate(config.layers):
+        prunes = layer.token_keep < 1
+        passed += prunes
+        following = 1 + (passed < prunings) if prunes else 0
+        bits = (layer.attention_bits, layer.ffn_bits)
+        sizes.append(_layer_size(block, layer.ffn_width, *bits, index == 0, following, prunes and index == final))
+    return [*sizes, graph._head(config.width, shape.outputs, len(config.layers), passed).size]
+
+
+@lru_cache(maxsize=4096)
+def _words_size(stage: graph._EmbeddingStage, vocabulary_size: int) -> int:
+    """Size of the embedding's weights that grow with the vocabulary."""
+    items = table("word", "", vocabulary_size, stage.embedding_width, stage.bits, stage.storage.block_size)
+    return Part.of(item for item in items if isinstance(item, Tensor)).size
+
+
+@lru_cache(maxsize=65536)
+def _layer_size(
+    block: graph._Block,
+    ffn_width: int,
+    attention_bits: Bits,
+    ffn_bits: Bits,
+    first: bool,
+    prunings: int,
+    last: bool,
+) -> int:
+    """Size of a layer that keeps all tokens (`prunings` 0), prunes last of all (1) or before another one (2)."""
+    layer = Layer(
+        ffn_width=ffn_width,
+        token_keep=0.5 if prunings else 1.0,
+        attention_bits=attention_bits,
+        ffn_bits=ffn_bits,
+    )
+    return graph._layer(block, layer, 0 if first else 1, 0, prunings, last).size

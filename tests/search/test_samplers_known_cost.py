@@ -1,0 +1,307 @@
+"""The parts of the known-cost sampler, each against a computation that does not share its code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+from scipy.special import ndtri
+
+from objectives.pareto import hypervolume
+from search.bench import SyntheticProblem
+from search.samplers import PerTrialSampler
+from search.samplers.known_cost import KnownCosts
+from search.samplers.known_cost.gain import ExpectedGain
+from search.samplers.known_cost.gaussian_process import GaussianProcess, Scales, fit_scales
+from search.samplers.known_cost.history import History
+from search.samplers.known_cost.layout import Layout
+from space import InputError, JointSpace, SpaceSpec
+
+
+@pytest.fixture(scope="module")
+def problem() -> SyntheticProblem:
+    return SyntheticProblem()
+
+
+@pytest.fixture
+def known(problem: SyntheticProblem) -> KnownCosts:
+    return KnownCosts(problem.space, problem.costs, problem.objectives, problem.limits, problem.reference)
+
+
+def make_study(known: KnownCosts, objectives: int = 2, seed: int = 0) -> optuna.Study:
+    directions = ["maximize", *["minimize"] * (objectives - 1)]
+    return optuna.create_study(directions=directions, sampler=PerTrialSampler("known-cost", seed, known))
+
+
+def propose(problem: SyntheticProblem, study: optuna.Study) -> optuna.Trial:
+    trial = study.ask()
+    problem.space.suggest(trial)
+    return trial
+
+
+def tell(problem: SyntheticProblem, study: optuna.Study, trial: optuna.Trial, quality: float) -> None:
+    costs = problem.costs(trial.params)
+    study.tell(trial, [quality, *(costs[name] for name in problem.objectives[1:])])
+
+
+@pytest.mark.parametrize("costs", [0, 1, 2, 3])
+def test_gain_is_the_mean_of_hypervolume_gains_over_the_quality(costs: int) -> None:
+    generator = np.random.default_rng(costs)
+    front = generator.random((12, costs)) * 1.1  # some beyond the reference
+    quality = generator.random(12) * 1.1 - 0.05
+    quality[3] = quality[4]
+    if costs:
+        front[5], front[7, 0] = front[6], front[8, 0]
+    worst = [1.0] * costs
+    directions: list[Any] = ["minimize"] * costs + ["maximize"]
+    gain = ExpectedGain(front, quality, worst, 0.0)
+    candidates, mean = generator.random((6, costs)), generator.random(6)
+    deviation = np.array([0.05, 0.2, 0.3, 0.1, 0.5, 0.2])
+    found = gain(candidates, mean, deviation)
+    points = np.column_stack((front, quality))
+    before = hypervolume(points, [*worst, 0.0], directions)
+    draws = ndtri((np.arange(1000) + 0.5) / 1000)
+    for i in range(6):
+        after = [
+            hypervolume(np.vstack((points, [*candidates[i], mean[i] + deviation[i] * z])), [*worst, 0.0], directions)
+            for z in draws
+        ]
+        assert found[i] == pytest.approx(np.mean(after) - before, rel=0.02, abs=2e-4)
+
+
+def test_gain_without_a_front_is_the_whole_box() -> None:
+    gain = ExpectedGain(np.empty((0, 1)), np.empty(0), [10.0], 0.5)
+    found = gain(np.array([[4.0], [12.0]]), np.array([0.9, 0.9]), np.array([1e-6, 1e-6]))
+    assert found == pytest.approx([6 * 0.4, 0.0])
+
+
+def test_process_predicts_and_knows_what_it_does_not_know() -> None:
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((80, 6))
+    y = x[:, 0] - 0.7 * x[:, 1] ** 2 + 0.05 * generator.standard_normal(80)
+    middle, spread = y[:60].mean(), y[:60].std()
+    scales = fit_scales(x[:60], (y[:60] - middle) / spread, np.zeros(6))
+    process = GaussianProcess(x[:60], (y[:60] - middle) / spread, scales)
+    mean, deviation = process.predict(x[60:])
+    truth = (y[60:] - middle) / spread
+    assert np.corrcoef(mean, truth)[0, 1] > 0.97
+    assert np.mean(np.abs(mean - truth) < 3 * np.hypot(deviation, np.sqrt(scales.noise))) > 0.9
+    assert process.predict(x[:1])[1][0] < process.predict(10 * np.ones((1, 6)))[1][0]
+    assert scales.lengths[0] < scales.lengths[5]
+
+
+def test_process_believes_a_running_trial_without_changing_its_mind() -> None:
+    generator = np.random.default_rng(1)
+    x, y = generator.standard_normal((20, 4)), generator.standard_normal(20)
+    scales = Scales(np.full(4, 2.0), 0.5, 0.3, 0.1)
+    running = generator.standard_normal((1, 4))
+    alone, believing = GaussianProcess(x, y, scales), GaussianProcess(x, y, scales, running)
+    others = generator.standard_normal((30, 4))
+    assert believing.mean(others) == pytest.approx(alone.mean(others), abs=1e-6)
+    assert believing.predict(running)[1][0] < alone.predict(running)[1][0]
+
+
+def test_rows_are_configurations_of_the_space() -> None:
+    spec = SpaceSpec(
+        embedding_width={"low": 16, "high": 256, "step": 16},
+        vocabulary_keep={"low": 0.05, "high": 0.5},
+        transformer={"depth": {"low": 1, "high": 6}, "ffn_width": {"low": 64, "high": 512, "step": 64}},
+        recipe={"teacher_learning_rate": 0.0},
+    )
+    space = JointSpace(spec)
+    layout = Layout(space)
+    generator = np.random.default_rng(0)
+    rows = layout.draw(generator, 200)
+    everything = np.ones(len(layout), dtype=bool)
+    varied = layout.vary(rows, generator, 0.2, everything)
+    crossed = layout.cross(rows, rows[::-1], generator)
+    for row in np.concatenate((rows, varied, crossed)):
+        params = layout.params(row)
+        config, recipe = space.from_params(params)  # raises if anything is missing or outside
+        assert space.to_params(config, recipe) == params
+        again = layout.row(params)
+        assert again is not None
+        np.testing.assert_allclose(again, row, atol=1e-12)
+    assert {len(space.from_params(layout.params(row))[0].layers) for row in rows} == set(range(1, 7))
+    assert all(not np.array_equal(row, other, equal_nan=True) for row, other in zip(rows, varied, strict=True))
+
+
+def test_no_row_for_parameters_that_are_no_configuration(known: KnownCosts) -> None:
+    params = known.layout.params(known.layout.draw(np.random.default_rng(0), 1)[0])
+    assert known.layout.row(params) is not None
+    assert known.layout.row({**params, "width": 7}) is None
+    assert known.layout.row({**params, "no such": 7}) is None
+    assert known.layout.row({name: value for name, value in params.items() if name != "width"}) is None
+
+
+def test_proposes_only_what_keeps_known_limits(problem: SyntheticProblem) -> None:
+    tight = {"deployed_bytes": 250_000.0, "latency_ms": 1.5}  # 2 % of random draws
+    known = KnownCosts(problem.space, problem.costs, problem.objectives, tight)
+    study = make_study(known)
+    for number in range(20):
+        trial = propose(problem, study)
+        costs = problem.costs(trial.params)
+        assert all(costs[name] <= limit for name, limit in tight.items())
+        tell(problem, study, trial, problem.evaluate(trial.params, number))
+
+
+def test_finds_the_feasible_corner_that_random_draws_miss(problem: SyntheticProblem) -> None:
+    rows, costs = KnownCosts(problem.space, problem.costs, problem.objectives, {"deployed_bytes": 75_000.0}).pool(0)
+    drawn = [problem.costs(problem.space.to_params(*problem.space.draw(np.random.default_rng(i)))) for i in range(300)]
+    assert all(cost["deployed_bytes"] > 75_000 for cost in drawn)
+    assert len(rows) > 0
+    assert (costs[:, 0] <= 75_000).all()
+
+
+def test_measured_costs_correct_predicted_ones(problem: SyntheticProblem, known: KnownCosts) -> None:
+    limited = KnownCosts(problem.space, problem.costs, problem.objectives, {"latency_ms": 4.0})
+    study = make_study(limited)
+    for number in range(14):
+        trial = propose(problem, study)
+        measured = 1.25 * problem.costs(trial.params)["latency_ms"]
+        trial.set_constraint("latency_ms", measured / 4.0 - 1)
+        if measured > 4.0:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, [problem.evaluate(trial.params, number), measured])
+    trial = study.ask()
+    history = History.of(study, study.trials[-1], limited)
+    assert history.correction[limited.names.index("latency_ms")] == pytest.approx(1.25)
+    while len([t for t in study.trials if t.state == TrialState.COMPLETE]) < 14:
+        problem.space.suggest(trial)
+        study.tell(trial, [problem.evaluate(trial.params, trial.number), 1.0])
+        trial = study.ask()
+    problem.space.suggest(trial)
+    assert 1.25 * problem.costs(trial.params)["latency_ms"] <= 4.0
+
+
+def test_what_was_measured_to_break_a_limit_is_not_proposed_again(problem: SyntheticProblem) -> None:
+    study = make_study(KnownCosts(problem.space, problem.costs, problem.objectives, {"latency_ms": 4.0}))
+    found = []
+    for _ in range(6):
+        trial = propose(problem, study)
+        found.append(trial.params)
+        trial.set_constraint("latency_ms", 0.01)
+        study.tell(trial, state=TrialState.PRUNED)
+    assert all(params not in found[:index] for index, params in enumerate(found))
+
+
+def test_failed_trials_count_as_bad_and_orphaned_ones_for_nothing(problem: SyntheticProblem, known: KnownCosts) -> None:
+    study = make_study(known)
+    qualities = [0.8, 0.7, 0.9]
+    for quality in qualities:
+        tell(problem, study, propose(problem, study), quality)
+    study.tell(propose(problem, study), state=TrialState.FAIL)
+    orphaned = propose(problem, study)
+    orphaned.set_user_attr("orphaned", True)
+    study.tell(orphaned, state=TrialState.FAIL)
+    propose(problem, study)  # running
+    history = History.of(study, create_trial(state=TrialState.WAITING), known)
+    assert history.qualities.tolist() == [*qualities, 0.7]
+    assert len(history.believed) == 1
+    assert history.started == 5
+
+
+def test_workers_at_a_time_get_different_proposals(problem: SyntheticProblem, known: KnownCosts) -> None:
+    study = make_study(known)
+    for number in range(16):
+        trial = propose(problem, study)
+        tell(problem, study, trial, problem.evaluate(trial.params, number))
+    running = [propose(problem, study).params for _ in range(6)]
+    students = {str(sorted(problem.costs(params).items())) for params in running}
+    assert len(students) >= 5
+
+
+def test_does_not_propose_a_configuration_twice() -> None:
+    # Only 12 configurations: after 11 of them the last one is left.
+    spec = SpaceSpec(
+        vocabulary_keep=0.1,
+        embedding_width=32,
+        embedding_bits=[4, 8],
+        block_size=32,
+        transformer={
+            "depth": [1, 2, 3],
+            "width": [96, 128],
+            "heads": 2,
+            "activation": "relu",
+            "ffn_width": 128,
+            "token_keep": 1.0,
+            "attention_bits": 4,
+            "ffn_bits": 4,
+        },
+        recipe={
+            "learning_rate": 1e-3,
+            "label_weight": 0.5,
+            "logit_weight": 1.0,
+            "hidden_weight": 1.0,
+            "temperature": 2.0,
+            "teacher_learning_rate": 0.0,
+            "initialization": "teacher",
+        },
+    )
+    space = JointSpace(spec)
+    small = SyntheticProblem(space=space)
+    study = make_study(KnownCosts(space, small.costs, small.objectives))
+    everything = [
+        {"embedding_bits": bits, "depth": depth, "width": width}
+        for bits in (4, 8)
+        for depth in (1, 2, 3)
+        for width in (96, 128)
+    ]
+    for params in everything[:-1]:
+        study.enqueue_trial(params)
+        trial = study.ask()
+        space.suggest(trial)
+        tell(small, study, trial, small.evaluate(params, trial.number))
+    trial = study.ask()
+    space.suggest(trial)
+    assert trial.params == everything[-1]
+
+
+def test_enqueued_parameters_are_kept_and_the_rest_chosen_to_fit(problem: SyntheticProblem, known: KnownCosts) -> None:
+    study = make_study(known)
+    for number in range(14):
+        trial = propose(problem, study)
+        tell(problem, study, trial, problem.evaluate(trial.params, number))
+    study.enqueue_trial({"depth": 4, "width": 256, "layer3.ffn_bits": 8})
+    trial = propose(problem, study)
+    assert (trial.params["depth"], trial.params["width"], trial.params["layer3.ffn_bits"]) == (4, 256, 8)
+    assert problem.costs(trial.params)["deployed_bytes"] <= problem.limits["deployed_bytes"]
+
+
+@pytest.mark.parametrize(
+    "objectives",
+    [("quality",), ("quality", "latency_ms", "deployed_bytes")],
+    ids=["one", "three"],
+)
+def test_other_numbers_of_objectives_beat_random(objectives: tuple[str, ...]) -> None:
+    from search.bench import replay
+
+    problem = SyntheticProblem(objectives)
+    ours = replay(problem, "known-cost", 0, 30)
+    random = replay(problem, "random", 0, 30)
+    assert ours.hypervolume[-1] > random.hypervolume[-1]
+    assert ours.rejected == 0
+
+
+def test_costs_that_nobody_knows_are_left_out(problem: SyntheticProblem) -> None:
+    def bytes_only(params: Mapping[str, Any]) -> dict[str, float]:
+        return {"deployed_bytes": problem.costs(params)["deployed_bytes"]}
+
+    limits = {"deployed_bytes": 1e6, "latency_ms": 3.0}
+    study = make_study(KnownCosts(problem.space, bytes_only, problem.objectives, limits))
+    for number in range(14):
+        trial = propose(problem, study)
+        assert problem.costs(trial.params)["deployed_bytes"] <= 1e6
+        tell(problem, study, trial, problem.evaluate(trial.params, number))
+
+
+def test_without_costs_it_says_what_it_needs() -> None:
+    with pytest.raises(InputError, match="needs to know the costs"):
+        PerTrialSampler("known-cost", 0)
+    with pytest.raises(ValueError, match="quality"):
+        KnownCosts(JointSpace(SpaceSpec()), lambda params: {}, ("latency_ms",))
