@@ -12,6 +12,8 @@ from objectives.latency import LatencyReading
 from space.config import Recipe
 from space.families import AnyStudentConfig
 
+LATENCIES = ("latency_ms", "long_latency_ms")  # costs by the readings of a trial, shorter text first
+
 
 class ArmQuality(BaseModel):
     """Quality with the kernels of the study's ARM core, beside that with this machine's, on the same examples.
@@ -79,8 +81,7 @@ class TrialRecord(BaseModel):
 def costs(deployed_bytes: int, readings: Sequence[LatencyReading | None]) -> dict[str, float]:
     """Costs from the size and the readings at the shorter and, where there is one, the longer length."""
     found: dict[str, float] = {"deployed_bytes": deployed_bytes}
-    names = ("latency_ms", "long_latency_ms")
-    for name, reading in zip(names, readings, strict=False):
+    for name, reading in zip(LATENCIES, readings, strict=False):
         if reading is not None:
             found[name] = reading.milliseconds
             if reading.peak_heap_bytes is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import tokenizers
 import torch
 
-from objectives.latency import LatencyReading
+from objectives.latency import LatencyModel, LatencyReading, load_profile
 from objectives.limits import broken, constraint_values
 from objectives.quality import score
 from runners.batches import Encoded
@@ -25,7 +25,7 @@ from runners.latency import LatencyMeter
 from runners.lessons import Lessons, WordStates
 from runners.plan import TrialPlan
 from runners.precision import training_device
-from runners.record import TrialRecord, costs, library_versions
+from runners.record import LATENCIES, TrialRecord, costs, library_versions
 from runners.task import Task, load_task
 from runners.teacher import TeacherOutputs, prepare_teacher
 from runners.teacher.statistics import prepare_statistics
@@ -33,6 +33,7 @@ from runners.teacher.words import prepare_words, word_basis
 from runners.transfer import TransferOutputs, prepare_transfer
 from runners.wordpiece import encode_texts, wordpiece
 from space.config import Recipe, StudentConfig
+from space.errors import InputError
 from space.families import Student, architecture_key, build_student, deployed_bytes, export_model
 from space.shape import TaskShape
 from space.vocabulary import Vocabulary
@@ -141,6 +142,27 @@ def measure_latency(plan: TrialPlan, prepared: Prepared, config: StudentConfig) 
 
     key = architecture_key(config, prepared.shape, size)
     return LatencyMeter(plan.device).measure(key, write, timed_lengths(plan, prepared, config))
+
+
+def cost_predictor(plan: TrialPlan, prepared: Prepared) -> Callable[[StudentConfig], dict[str, float]]:
+    """Predicts the latencies of configurations at their `timed_lengths`, in about a millisecond, for proposing them.
+
+    What it answers knows nothing where no costs of the device are recorded, or where this machine is the device.
+    """
+    if plan.device.latency == "native":
+        return lambda config: {}
+    try:
+        model = LatencyModel(load_profile(plan.device.profile))
+    except InputError:  # a profile of the user's own
+        return lambda config: {}
+
+    def predict(config: StudentConfig) -> dict[str, float]:
+        size = prepared.vocabulary.size(config.vocabulary_keep)
+        lengths = timed_lengths(plan, prepared, config)
+        found = [model.predict(config, prepared.shape, size, tokens).milliseconds for tokens in lengths]
+        return dict(zip(LATENCIES, found, strict=False))
+
+    return predict
 
 
 def run_trial(

@@ -111,8 +111,8 @@ def run_study(
         else:
             for key, value in attributes.items():
                 existing.set_user_attr(key, value)
-        limits = {name: limit for name, limit in file.limits.model_dump().items() if limit is not None}
-        known = (space, prepared.shape, prepared.vocabulary, file.objectives, limits)
+        predict = load_pipeline(pipeline).cost_predictor(plan, prepared)
+        known = (space, prepared.shape, prepared.vocabulary, file.objectives, file.limits.given(), predict)
         existing.sampler = study_sampler(file.search.sampler, file.search.seed, *known)
 
         def propose(trial: optuna.Trial) -> Proposal:

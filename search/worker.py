@@ -9,6 +9,7 @@ import math
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -36,6 +37,7 @@ class Pipeline(Protocol):
     """How a trial is carried out: a module with these functions, `runners.trial` or a test's own."""
 
     def prepare(self, plan: Any) -> Any: ...
+    def cost_predictor(self, plan: Any, prepared: Any) -> Callable[[Any], dict[str, float]]: ...
     def run_trial(
         self, plan: Any, prepared: Any, number: int, config: Any, recipe: Any, seed: int, bundle: Any
     ) -> TrialRecord: ...

@@ -2,6 +2,7 @@
 
 from objectives.latency.counts import CacheCounts, ExecutionCounts, read_counts
 from objectives.latency.cycles import Cycles, cost_model_version, cycles, milliseconds
+from objectives.latency.estimate import LatencyEstimate, LatencyModel
 from objectives.latency.profile import DeviceProfile, known_profiles, load_profile
 from objectives.latency.reading import LatencyReading, reading_from_counts
 
@@ -10,6 +11,8 @@ __all__ = [
     "Cycles",
     "DeviceProfile",
     "ExecutionCounts",
+    "LatencyEstimate",
+    "LatencyModel",
     "LatencyReading",
     "cost_model_version",
     "cycles",

@@ -21,7 +21,8 @@ from runners.batches import collate
 from runners.evaluate import open_session, run_model
 from runners.plan import FidelitySpec, TrialPlan
 from runners.predict import load_bundle
-from runners.trial import InfeasibleTrial, Prepared, measure_latency, prepare, run_trial
+from runners.record import costs
+from runners.trial import InfeasibleTrial, Prepared, cost_predictor, measure_latency, prepare, run_trial
 from runners.wordpiece import encode_texts, wordpiece
 from space import InputError, JointSpace, SpaceSpec, deployed_bytes
 
@@ -206,6 +207,25 @@ def test_two_lengths_are_timed_and_the_longer_one_can_be_limited(sentences, tmp_
     with pytest.raises(InfeasibleTrial) as caught:
         run_trial(strict, prepared, 1, config, recipe, 0, tmp_path / "other")
     assert [name for name, value in caught.value.constraints.items() if value > 0] == ["long_latency_ms"]
+
+
+@pytest.mark.parametrize("tokens", [8, "auto"])
+def test_predicted_costs_are_those_that_an_estimate_measures(sentences, tokens):
+    plan, prepared = sentences
+    plan = plan.model_copy(update={"device": plan.device.model_copy(update={"tokens": tokens})})
+    predict = cost_predictor(plan, prepared)
+    for seed in range(4):
+        config, _ = draw(seed)
+        readings = measure_latency(plan, prepared, config)
+        measured = costs(0, readings)
+        del measured["deployed_bytes"]
+        assert predict(config) == pytest.approx(measured, rel=1e-6)
+
+
+def test_nothing_is_predicted_for_a_device_without_records(sentences):
+    plan, prepared = sentences
+    native = plan.model_copy(update={"device": plan.device.model_copy(update={"latency": "native"})})
+    assert cost_predictor(native, prepared)(draw(0)[0]) == {}
 
 
 def test_full_disk_leaves_nothing_behind(sentences, tmp_path, monkeypatch):

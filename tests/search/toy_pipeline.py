@@ -12,6 +12,7 @@ import math
 import os
 import string
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,10 @@ def prepare(plan: TrialPlan) -> Prepared:
 
 def latency(size: int) -> float:
     return size / 2e5
+
+
+def cost_predictor(plan: TrialPlan, prepared: Prepared) -> Callable[[StudentConfig], dict[str, float]]:
+    return lambda config: {"latency_ms": deployed_bytes(config, prepared.shape, prepared.vocabulary) / 2e5}
 
 
 def run_trial(
