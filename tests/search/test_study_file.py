@@ -12,6 +12,8 @@ from space import InputError
 
 SHIPPED = ["banking77", "cola", "mrpc", "quickstart", "rte", "sst2", "stsb"]
 
+SAMPLER_NAMES = "'known-cost', 'tpe', 'nsga2', 'gp', 'random' or 'qmc'"
+
 
 def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
     assert list(shipped_studies()) == SHIPPED
@@ -29,10 +31,7 @@ def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
         ("tasks: {}", "tasks is not a key of a study file. Did you mean 'task'?"),
         ("search: {trials: many}", "search.trials should be a whole number, found 'many'."),
         ("search: {trials: 0}", "search.trials should be at least 1, found 0."),
-        (
-            "search: {sampler: tpp}",
-            "search.sampler should be 'known-cost', 'tpe', 'nsga2', 'gp', 'random' or 'qmc', found 'tpp'.",
-        ),
+        ("search: {sampler: tpp}", f"search.sampler should be {SAMPLER_NAMES}, found 'tpp'."),
         ("search: 3", "search should be a section of keys and values, found 3."),
         ("limits: {deployed_bytes: 2 MB}", "limits.deployed_bytes should be a whole number, found '2 MB'."),
         ("fidelity: {epochs: [1]}", "fidelity.epochs should be a number, found [1]."),
@@ -140,10 +139,7 @@ def test_overrides_reach_their_keys(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ({"trials": 0}, "--trials: should be at least 1, found 0."),
-        (
-            {"sampler": "best"},
-            "--sampler: should be 'known-cost', 'tpe', 'nsga2', 'gp', 'random' or 'qmc', found 'best'.",
-        ),
+        ({"sampler": "best"}, f"--sampler: should be {SAMPLER_NAMES}, found 'best'."),
         ({"data": "/does/not/exist"}, "--data: there is no folder /does/not/exist."),
         ({"latency": "guessed"}, "--latency: should be 'emulated', 'native' or 'estimated', found 'guessed'."),
     ],
