@@ -40,7 +40,7 @@ INFEASIBLE = "infeasible"  # constraint values of a trial that breaks a limit
 BYTES = "deployed_bytes"  # known before training; a trial that has it was handed to a worker
 ORPHANED = "orphaned"  # a trial whose driver or worker went away; another one repeats it
 
-Objective = Literal["quality"] | Cost
+Objective = Literal["quality", Cost]
 State = Literal["finished", "failed", "infeasible", "orphaned", "running", "waiting"]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 
 import numpy as np
@@ -53,16 +53,19 @@ Item = Tensor | Node
 
 @dataclass(frozen=True)
 class Part:
-    """Some consecutive items of a graph and the bytes that they add to it."""
+    """Some consecutive items of a graph."""
 
     items: tuple[Item, ...]
-    size: int
 
     @classmethod
     def of(cls, items: Iterable[Item]) -> Part:
-        """Measure items."""
-        items = tuple(items)
-        return cls(items, sum(_field(_item_size(item)) for item in items))
+        """A part of these items."""
+        return cls(tuple(items))
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes that the items add to the file."""
+        return sum(_field(_item_size(item)) for item in self.items)
 
 
 def encoded_size(sizes: Iterable[int], inputs: tuple[str, ...], outputs: int) -> int:

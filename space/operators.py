@@ -113,8 +113,14 @@ class Program:
 
 def kept_attributes(attributes: Mapping[str, Attribute]) -> tuple[tuple[str, int | Dims], ...]:
     """The attributes that an `OperatorCall` keeps; 0 is the default of all of them."""
-    found = ((name, attributes.get(name)) for name in _KEPT)
-    return tuple((name, value) for name, value in found if value and isinstance(value, (int, tuple)))
+    if not attributes:
+        return ()
+    kept: list[tuple[str, int | Dims]] = []
+    for name in _KEPT:
+        value = attributes.get(name)
+        if value and isinstance(value, (int, tuple)):
+            kept.append((name, value))
+    return tuple(kept)
 
 
 def _constant(tensor: Tensor) -> Value:

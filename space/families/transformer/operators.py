@@ -7,7 +7,7 @@ from functools import lru_cache
 from space.families.base import INPUTS
 from space.families.transformer import graph
 from space.families.transformer.config import Layer, TransformerConfig
-from space.families.transformer.pieces import Storage
+from space.families.transformer.pieces import Storage, table
 from space.operators import Program, Section, Value, input_values
 from space.shape import TaskShape
 
@@ -18,10 +18,13 @@ _POSITIONS = 1
 
 
 def sections(config: TransformerConfig, shape: TaskShape, vocabulary_size: int, tokens: int) -> list[Section]:
-    """Embedding, then attention and feed-forward network of each layer, then head."""
+    """Words, rest of the embedding, then attention and feed-forward network of each layer, then head."""
     prunings = sum(layer.token_keep < 1 for layer in config.layers)
     stage = graph._EmbeddingStage.of(config)
-    found = [_embedding(stage, vocabulary_size, shape.max_length, shape.segments, prunings > 0, tokens)]
+    found = [
+        _words(stage.embedding_width, stage.bits, stage.storage.block_size, vocabulary_size, tokens),
+        _embedding(stage, shape.max_length, shape.segments, prunings > 0, tokens),
+    ]
     block = graph._Block.of(config)
     for index, layer in enumerate(config.layers):
         prunes, last = layer.token_keep < 1, index == len(config.layers) - 1
@@ -35,11 +38,16 @@ def sections(config: TransformerConfig, shape: TaskShape, vocabulary_size: int, 
 
 
 @lru_cache(maxsize=65536)
-def _embedding(
-    stage: graph._EmbeddingStage, vocabulary_size: int, positions: int, segments: int, prunes: bool, tokens: int
-) -> Section:
-    program = Program(graph._embedding(stage, vocabulary_size, positions, segments, prunes).items)
-    return Section(tuple(program.infer(input_values(INPUTS[segments], tokens))), tokens)
+def _words(width: int, bits: int, block_size: int, vocabulary_size: int, tokens: int) -> Section:
+    """The look-up of the words, by itself: all else is the same for every size of the vocabulary."""
+    program = Program(table("word", "input_ids", vocabulary_size, width, bits, block_size))
+    return Section(tuple(program.infer(input_values(INPUTS[1], tokens))), tokens)
+
+
+@lru_cache(maxsize=65536)
+def _embedding(stage: graph._EmbeddingStage, positions: int, segments: int, prunes: bool, tokens: int) -> Section:
+    program = Program(graph._embedding(stage, 1, positions, segments, prunes).items)
+    return Section(tuple(program.infer(input_values(INPUTS[segments], tokens))[1:]), tokens)
 
 
 @lru_cache(maxsize=4096)
