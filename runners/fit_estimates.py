@@ -7,7 +7,7 @@ relative errors of the whole.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 from objectives.latency import DeviceProfile, cycles
-from objectives.latency.estimate import Cost, FitError, add_up
+from objectives.latency.estimate import add_up
+from objectives.latency.recorded import Cost, FitError
 from objectives.latency.traffic import Machine, memory_features
 from objectives.latency.work import kind_of, work_of
 from runners.measurements import Measurement
@@ -52,7 +53,7 @@ def _tuples(value: Any) -> Any:
 
 def total_work(calls: Sequence[OperatorCall]) -> dict[str, float]:
     """Work of a whole model, and one ``run``."""
-    total: Counter[str] = Counter()
+    total: defaultdict[str, float] = defaultdict(float)
     for call, count in Counter(calls).items():
         for name, amount in work_of(call).items():
             total[name] += count * amount

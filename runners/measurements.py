@@ -107,7 +107,7 @@ def save(measurements: Sequence[Measurement], folder: Path, name: str) -> None:
         arrays[f"{cpu}.executions"] = np.array(executions, np.uint64)
         arrays[f"{cpu}.starts"] = np.array(starts, np.uint64)
     temporary = folder / f".{name}.npz"
-    np.savez_compressed(temporary, **arrays)
+    np.savez_compressed(temporary, allow_pickle=False, **arrays)
     os.replace(temporary, folder / f"{name}.npz")
     entries = [
         {"subject": dict(m.subject), "caches": {device: asdict(caches) for device, caches in m.caches.items()}}

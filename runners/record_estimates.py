@@ -25,7 +25,7 @@ import torch
 
 import objectives.latency
 from objectives.latency import cost_model_version, known_profiles, load_profile
-from objectives.latency.estimate import Estimates, profile_digest
+from objectives.latency.recorded import Estimates, profile_digest
 from runners.emulator import Installation, find_installation, install
 from runners.fit_estimates import Sample, fit, relative_errors, sample, summarize
 from runners.measurements import Measurement, cache_key, load, measure_batch, save
@@ -51,6 +51,8 @@ _WIDE: dict[str, Any] = {
         "ffn_width": [64, 128, 256, 320, 384, 512, 768, 1024],
         "token_keep": [1.0, 0.8, 0.6, 0.5, 0.3],
         "depth": {"low": 1, "high": 6},
+        "activation": ["gelu", "gelu_tanh", "hardswish", "relu", "relu_squared"],
+        "unpacking": ["run", "load"],
     },
 }
 
@@ -78,7 +80,8 @@ def measure_students(
 ) -> list[Measurement]:
     """Measure random students, given by space and seed, with random weights."""
     with tempfile.TemporaryDirectory(prefix="shoebox-record-") as name:
-        paths, subjects = [], []
+        paths: list[Path] = []
+        subjects: list[dict[str, Any]] = []
         for space, seed in students:
             config, shape, vocabulary_size = draw_student(space, seed)
             torch.manual_seed(seed)

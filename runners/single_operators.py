@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,12 +24,15 @@ _ACTIVATIONS = {
     "LayerNormalization": 1,
     "SkipLayerNormalization": 2,
     "Gelu": 1,
+    "FastGelu": 1,
+    "HardSwish": 1,
     "Relu": 1,
     "Transpose": 1,
     "Split": 1,
     "Add": 2,
 }
-_MICROSOFT = {"MatMulNBits", "FusedMatMul", "SkipLayerNormalization"}
+_MICROSOFT = {"FastGelu", "FusedMatMul", "MatMulNBits", "SkipLayerNormalization"}
+_PRODUCTS = {"FusedMatMul", "MatMul"}
 _BY_KIND = {"MatMulNBits": 20, "FusedMatMul": 50, "MatMul": 40, "Transpose": 40}
 _OTHERWISE = 20
 
@@ -60,7 +64,8 @@ def single_operator(call: OperatorCall, generator: np.random.Generator) -> onnx.
             values = generator.integers(0, 256, size=dims).astype(np.uint8)
         weights.append(numpy_helper.from_array(values, f"value{index}"))
         names.append(f"value{index}")
-        if index < _ACTIVATIONS[call.operator]:  # else it would be folded into a constant
+        weights_of_product = call.operator in _PRODUCTS and index == 1 and len(dims) == 2
+        if index < _ACTIVATIONS[call.operator] and not weights_of_product:  # else it would be folded into a constant
             nodes.append(helper.make_node("Add", [f"value{index}", "offset"], [f"activation{index}"]))
             names[-1] = f"activation{index}"
     if call.operator == "MatMulNBits":
@@ -82,8 +87,8 @@ def single_operator(call: OperatorCall, generator: np.random.Generator) -> onnx.
     return helper.make_model(graph, opset_imports=domains, ir_version=IR_VERSION)
 
 
-def _attributes(call: OperatorCall) -> dict[str, object]:
-    attributes: dict[str, object] = dict(call.attributes)
+def _attributes(call: OperatorCall) -> dict[str, Any]:
+    attributes: dict[str, Any] = dict(call.attributes)
     if call.operator in ("LayerNormalization", "SkipLayerNormalization"):
         attributes["epsilon"] = 1e-5
     if call.operator == "FusedMatMul":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil, inf, log, prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,11 +50,12 @@ class Section:
 
 
 class Value(NamedTuple):
-    """What is known of a tensor: its shape, one number that fills it, or its whole numbers."""
+    """What is known of a tensor: its shape, one number that fills it, its whole numbers, whether the file fixes it."""
 
     dims: Dims
     fill: float | None = None
     numbers: Dims | None = None
+    fixed: bool = False
 
 
 Attributes = Mapping[str, Any]
@@ -89,14 +90,20 @@ class Program:
             self._steps.append((rule, [name for name in item.inputs if name], attributes, kept_attributes(attributes)))
 
     def infer(self, values: dict[str, Value], first: int = 0, last: int | None = None) -> list[OperatorCall]:
-        """Calls of the nodes from ``first`` to before ``last``; adds what they yield to ``values`` (by name)."""
+        """Calls of the nodes from ``first`` to before ``last``; adds what they yield to ``values`` (by name).
+
+        Nodes that no input leads to are folded when a file is loaded: they are no calls.
+        """
         values.update(self.constants)
         calls = []
-        for node, (rule, names, attributes, whole) in zip(
-            self.nodes[first:last], self._steps[first:last], strict=True
-        ):
+        for node, (rule, names, attributes, whole) in zip(self.nodes[first:last], self._steps[first:last], strict=True):
             inputs = [values[name] for name in names]
             outputs = rule(inputs, attributes)[: len(node.outputs)]
+            if all(value.fixed for value in inputs):
+                values.update(
+                    (name, value._replace(fixed=True)) for name, value in zip(node.outputs, outputs, strict=True)
+                )
+                continue
             for name, value in zip(node.outputs, outputs, strict=True):
                 values[name] = value
             shapes = tuple([value[0] for value in inputs])
@@ -106,16 +113,17 @@ class Program:
 
 def kept_attributes(attributes: Mapping[str, Attribute]) -> tuple[tuple[str, int | Dims], ...]:
     """The attributes that an `OperatorCall` keeps; 0 is the default of all of them."""
-    return tuple((name, value) for name in _KEPT if (value := attributes.get(name)) and not isinstance(value, float))
+    found = ((name, attributes.get(name)) for name in _KEPT)
+    return tuple((name, value) for name, value in found if value and isinstance(value, (int, tuple)))
 
 
 def _constant(tensor: Tensor) -> Value:
     if tensor.value is None:
-        return Value(tensor.dims)
+        return Value(tensor.dims, fixed=True)
     if tensor.data_type == TensorProto.INT64:
         numbers = tuple(int(number) for number in tensor.value)
-        return Value(tensor.dims, float(numbers[0]) if len(numbers) == 1 else None, numbers)
-    return Value(tensor.dims, float(np.float32(tensor.value[0])) if len(set(tensor.value)) == 1 else None)
+        return Value(tensor.dims, float(numbers[0]) if len(numbers) == 1 else None, numbers, fixed=True)
+    return Value(tensor.dims, float(np.float32(tensor.value[0])) if len(set(tensor.value)) == 1 else None, fixed=True)
 
 
 # ---- shape rules
@@ -214,6 +222,15 @@ def _split(inputs: list[Value], attributes: Attributes) -> list[Value]:
     return [Value((*dims[:axis], size, *dims[axis + 1 :])) for size in sizes]
 
 
+def _slice(inputs: list[Value], attributes: Attributes) -> list[Value]:
+    data, starts, ends = inputs[0], inputs[1].numbers or (), inputs[2].numbers or ()
+    axes = inputs[3].numbers or () if len(inputs) > 3 else range(len(starts))
+    dims = list(data.dims)
+    for axis, start, end in zip(axes, starts, ends, strict=True):
+        dims[axis] = len(range(dims[axis])[start:end])
+    return [Value(tuple(dims), data.fill)]
+
+
 def _concat(inputs: list[Value], attributes: Attributes) -> list[Value]:
     dims = list(inputs[0].dims)
     axis = attributes["axis"] % len(dims)
@@ -254,7 +271,9 @@ def _top_k(inputs: list[Value], attributes: Attributes) -> list[Value]:
 
 
 _RULES: dict[str, Rule] = {
-    **dict.fromkeys(("Equal", "Less", "Greater", "Or", "And", "Where", "Pow", "Mod"), _elementwise()),
+    **dict.fromkeys(
+        ("Equal", "Less", "Greater", "Or", "And", "Where", "Pow", "Mod", "BitShift", "BitwiseAnd"), _elementwise()
+    ),
     "Add": _elementwise(lambda a, b: a + b),
     "Sub": _elementwise(lambda a, b: a - b),
     "Mul": _elementwise(lambda a, b: a * b),
@@ -262,11 +281,12 @@ _RULES: dict[str, Rule] = {
     "Max": _elementwise(max),
     "Min": _elementwise(min),
     "Ceil": _elementwise(ceil),
+    "Log": _elementwise(lambda a: log(a) if a > 0 else -inf),
     "Floor": _elementwise(lambda a: a // 1),
     "Cast": _elementwise(lambda a: a),
     **dict.fromkeys(("Relu", "Gelu", "Tanh", "Sigmoid", "Erf", "Sqrt", "HardSwish", "LeakyRelu", "Softmax"), _same),
     **dict.fromkeys(("LayerNormalization", "SkipLayerNormalization", "SimplifiedLayerNormalization"), _same),
-    **dict.fromkeys(("BiasGelu", "FastGelu", "QuickGelu", "Identity"), _same),
+    **dict.fromkeys(("BiasGelu", "FastGelu", "QuickGelu", "Identity", "LpNormalization"), _same),
     "Shape": _shape,
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
@@ -277,6 +297,7 @@ _RULES: dict[str, Rule] = {
     "Reshape": _reshape,
     "Transpose": _transpose,
     "Split": _split,
+    "Slice": _slice,
     "Concat": _concat,
     "MatMul": _matmul,
     "FusedMatMul": _matmul,

@@ -15,112 +15,24 @@ emulated ones.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import NamedTuple
-
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from objectives.latency.profile import DeviceProfile
 from objectives.latency.reading import LatencyReading
+from objectives.latency.recorded import estimate_version, load_estimates
 from objectives.latency.traffic import THRESHOLDS, Machine, footprint_of, ramp, scaled_by_footprint, traffic_of
 from objectives.latency.work import kind_of, work_of
 from space.config import StudentConfig
-from space.errors import InputError
 from space.families import get_family
 from space.operators import OperatorCall, Section
 from space.shape import TaskShape
 
 _GENERIC = "Small"  # kind whose cost per element and call stands in for an operator without a record
 _KEPT_SECTIONS = 200_000
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Cost(_Strict):
-    """Of one unit of work."""
-
-    instructions: NonNegativeFloat
-    cycles: NonNegativeFloat
-
-
-class FitError(_Strict):
-    """Relative error of estimated against emulated milliseconds, on models that were not fitted to."""
-
-    models: NonNegativeInt
-    median: NonNegativeFloat
-    maximum: NonNegativeFloat
-
-
-class Estimates(_Strict):
-    """Recorded costs of one device.
-
-    Attributes:
-        device: name of the profile.
-        profile: digest of the profile that cycles were counted with.
-        recorded: date.
-        versions: of the tools that the costs were recorded with.
-        error: on students held out, by the space that they were drawn from.
-        kinds: of operator calls that were recorded.
-        costs: of computing, by ``kind.unit``.
-        stalls: cycles of waiting for memory, by feature of `traffic.memory_features`.
-    """
-
-    device: str
-    profile: str
-    recorded: str
-    versions: dict[str, str]
-    error: dict[str, FitError]
-    kinds: list[str]
-    costs: dict[str, Cost]
-    stalls: dict[str, NonNegativeFloat]
-
-
-def profile_digest(profile: DeviceProfile) -> str:
-    """Changes with everything in a profile that milliseconds depend on."""
-    text = profile.model_dump_json(include={"clock_ghz", "pipeline", "memory", "emulation"})
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-@cache
-def _stored(device: str) -> Estimates | None:
-    path = files("objectives.latency") / "data" / f"{device}.json"
-    try:
-        return Estimates.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None
-
-
-def load_estimates(profile: DeviceProfile) -> Estimates:
-    """The recorded costs of a device.
-
-    Raises:
-        InputError: there are none, or they belong to another version of its profile.
-    """
-    found = _stored(profile.name)
-    if found is None:
-        raise InputError(
-            f"There are no recorded operator costs for the device {profile.name!r}.",
-            "Use `--latency emulated`, or one of the shipped devices.",
-        )
-    if found.profile != profile_digest(profile):
-        raise InputError(
-            f"The recorded operator costs of {profile.name!r} belong to another version of its profile.",
-            "Use `--latency emulated`, or the profile as shipped.",
-        )
-    return found
-
-
-def estimate_version(profile: DeviceProfile) -> str:
-    """Identifies the recorded costs of a device."""
-    text = load_estimates(profile).model_dump_json()
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
@@ -192,9 +104,7 @@ class LatencyModel:
         self._summaries: dict[Section, _Summary] = {}
         self._known: dict[OperatorCall, tuple[float, float, float, int]] = {}
 
-    def predict(
-        self, config: StudentConfig, shape: TaskShape, vocabulary_size: int, tokens: int
-    ) -> LatencyEstimate:
+    def predict(self, config: StudentConfig, shape: TaskShape, vocabulary_size: int, tokens: int) -> LatencyEstimate:
         """Latency of a configuration at a length of ``tokens``, in well under a millisecond."""
         return self.predict_sections(get_family(config.family).sections(config, shape, vocabulary_size, tokens))
 
@@ -309,7 +219,7 @@ class LatencyModel:
         )
 
     @staticmethod
-    def _code_stalls(summaries: Sequence[_Summary], distance, capacity: int) -> float:  # type: ignore[no-untyped-def]
+    def _code_stalls(summaries: Sequence[_Summary], distance: Callable[..., float], capacity: int) -> float:
         """Cycles of fetching kernels again that other memory has displaced since their last use."""
         stall = 0.0
         lowest = THRESHOLDS[0] * 0.8 * capacity

@@ -12,7 +12,7 @@ there is no int8 kernel for them. That workspace is the largest single cause of 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -140,9 +140,7 @@ class Footprint(NamedTuple):
         return min(self.total, weights + activations + workspace + min(code, self.code))
 
 
-def footprint_of(
-    weights: float, largest_activations: float, largest_workspace: float, code: float
-) -> Footprint:
+def footprint_of(weights: float, largest_activations: float, largest_workspace: float, code: float) -> Footprint:
     """The footprint of a model from sums and maxima over its calls."""
     return Footprint(weights, _LIVE_ACTIVATIONS * largest_activations, largest_workspace, code)
 
@@ -158,7 +156,7 @@ def memory_features(calls: Sequence[OperatorCall], machine: Machine) -> dict[str
         sum(codes.values()),
     )
     evicted = [ramp(footprint.total / machine.capacity, t) for t in THRESHOLDS]
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     found["run"] = 1.0
     for threshold, share in zip(THRESHOLDS, evicted, strict=True):
         found[f"run@{threshold}"] = share
@@ -167,7 +165,8 @@ def memory_features(calls: Sequence[OperatorCall], machine: Machine) -> dict[str
     for counted in (False, True):  # the first round is the warm-up
         for traffic in touched:
             if counted:
-                found.update(dict(traffic.fixed))
+                for name, amount in traffic.fixed:
+                    found[name] += amount
                 for name, amount in scaled_by_footprint(traffic).items():
                     for threshold, share in zip(THRESHOLDS, evicted, strict=True):
                         found[f"{name}@{threshold}"] += amount * share

@@ -70,16 +70,20 @@ def _product(call: OperatorCall) -> tuple[str, Work]:
     shared = len(call.inputs) > 1 and prod(call.inputs[1][:-2]) == 1
     if shared and matrices > 1:  # one matrix for all: multiplied at once
         rows, matrices = rows * matrices, 1
-    key = "Product[turned" if a.get("transB") else "Product["
     wide, narrow = width // 16, -(-(width % 16) // 4)
-    amounts: Work = {"matrices": matrices, "packed": matrices * depth * (wide * 16 + narrow * 4)}
+    amounts: Work = {"matrices": matrices}
+    if len(call.inputs) > 1 and len(call.inputs[1]) == 2:  # weights, packed when the file is loaded
+        key = "Product[weights,"
+    else:
+        key = "Product[turned," if a.get("transB") else "Product[plain,"
+        amounts["packed"] = matrices * depth * (wide * 16 + narrow * 4)
     if rows == 1:
         return f"{key} one row]", amounts | {"products": depth * width * matrices, "outputs": width * matrices}
     for name, count in _row_groups(rows):
         for columns, tiles in (("wide", wide), ("narrow", narrow)):
             amounts[f"{name}.{columns}.products"] = matrices * count * tiles * depth
             amounts[f"{name}.{columns}.tiles"] = matrices * count * tiles
-    return f"{key}]", amounts
+    return f"{key} several rows]", amounts
 
 
 def _row_wise(call: OperatorCall) -> tuple[str, Work]:

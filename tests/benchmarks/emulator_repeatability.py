@@ -24,7 +24,6 @@ from objectives.latency import load_profile, milliseconds
 from runners.emulator import EmulatedRun, install, run_each
 from runners.emulator.execution import raised
 
-
 # Ends by itself where this script is killed.
 LOOP = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
 

@@ -9,16 +9,18 @@ Findings (ONNX Runtime 1.31.1, qemu 7.2.22, profiles as of that date, 32 tokens,
 
 - Linear maps are 81 % of the instructions of a 3 x 192 student of 4 bits, and 70 % of a pruned 2 x 128 one; gelu 6
   and 4 %, norms 5 and 6 %, attention between its linear maps 8 and 10 %.
-- Bits. Without a dot product (A53, A72) `MatMulNBits` unpacks all weights at every call: 28 instructions a weight
-  for 2 bits, 18 for 8 bits, 3 for 4 bits, then a float32 product of about 0.15 instructions a multiplication.
-  A 192 x 384 map takes an A53 2.58 ms with 2 bits, 2.58 with 8, 0.88 with 4; plain float32 takes 0.86. Levels 0
+- Bits. Without a dot product (A53, A72) `MatMulNBits` unpacks all weights at every call: 26 instructions a weight
+  for 2 bits, 16 for 8 bits, 2 for 4 bits, then a float32 product of about 0.32 instructions a multiplication.
+  A 192 x 384 map takes an A53 2.58 ms with 2 bits, 2.58 with 8, 0.88 with 4; plain float32 takes 0.99. Levels 0
   and 4 run the same code there. With a dot product (A55, A76) level 4 has kernels that do not unpack: an A76 takes
   0.28 ms with 2 bits, 0.08 with 8, 0.07 with 4, and 0.5, 0.5 and 0.17 at level 0.
 - Hence `unpacking: load` (weights unpacked once, by operators that ONNX Runtime folds when it loads the file): a
   3 x 192 student of 2 bits goes from 36.4 to 16.8 ms on the A53, of 8 bits from 36.1 to 16.8; on the A76 from 4.2
-  to 3.2 and from 1.9 to 3.2. It takes 4 bytes of heap a weight. With 4 bits there is nothing to gain.
+  to 3.2 and from 1.9 to 3.2. It takes 4 bytes of heap a weight. With 4 bits there is little
+  to gain: a map takes 13 % less time at 12 tokens and 12 to 19 % more at 32 and 64.
 - Blocks hardly matter on the A53. On the A76 at level 4 they do: with 4 bits, 16 takes 3 times as long as 32 and
-  64, and 128 takes 2.5 times as long where it does not divide the inputs; with 2 bits, 64 and 128 are 1.5 times as fast as 32.
+  64, and 128 takes 2.5 times as long where it does not divide the inputs; with 2 bits, 64 and 128
+  are 1.6 times as fast as 32.
 - Activations, 32 x 384 values on the A53: erf-gelu 0.50 ms, tanh-gelu 0.36, hardswish 0.11, squared relu 0.08,
   relu 0.04. In a 3 x 192 student that is 16.2, 15.8, 15.0, 15.0 and 14.8 ms in all.
 - Layer norm costs 16 instructions a value (0.25 ms for 32 x 192), twice that of RMS norm; the sum before it is
@@ -31,7 +33,8 @@ Findings (ONNX Runtime 1.31.1, qemu 7.2.22, profiles as of that date, 32 tokens,
 - Fusions that do not pay: `MultiHeadAttention` has 1 to 4 % fewer instructions than the nine operators in its
   place but takes 2 to 25 % more time on the A53 and 8 to 50 % more on the A76 (its own copies miss the caches) at
   32 and 64 tokens; a bias costs 2.1 instructions a value in `MatMulNBits`, 1.3 in
-  `BiasGelu`, 3.0 in `SkipLayerNormalization`: moving it would gain 0.1 % at most, and on the A76 lose.
+  `BiasGelu`, 3.0 in `SkipLayerNormalization`: moving it into `BiasGelu` would
+  save 0.2 % of the instructions and lose time on the A76.
 - Not applied, since it changes what is computed: weights of 8 bits with one scale a row and activations of 8 bits
   (`DynamicQuantizeMatMul`) take 0.54 ms on the A53 and 0.06 on the A76, less than any of the above; RMS norm.
 """

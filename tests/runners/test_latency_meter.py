@@ -176,16 +176,13 @@ def test_estimates_follow_the_emulator(device, own_cache, emulator, tmp_path, mo
         assert estimated.milliseconds == pytest.approx(emulated.milliseconds, rel=0.3)
 
 
-def test_counts_the_work_of_operators(tmp_path) -> None:
+def test_lists_the_operators_that_run(tmp_path) -> None:
     shape = replace(SMALL, layers=2, bits=8, accuracy_level=4, keep=0.5)
-    work = count_operators(write_encoder(tmp_path / "model.onnx", shape), 10)
-    key = "MatMulNBits[8 bits, level 4]"
-    one_layer = 4 * 64 * 64 + 2 * 64 * 128
-    assert work[f"{key}.nodes"] == 1 + 6 + 6
-    assert work[f"{key}.weights"] == 32 * 64 + 2 * one_layer
-    assert work[f"{key}.products"] == 10 * 32 * 64 + 10 * one_layer + 5 * one_layer
-    assert work["Gelu.elements"] == 10 * 128 + 5 * 128
-    assert work["Softmax.rows"] == 2 * 10 + 2 * 5
+    calls = count_operators(write_encoder(tmp_path / "model.onnx", shape), 10)
+    products = [call for call in calls if call.operator == "MatMulNBits"]
+    assert len(products) == 1 + 6 + 6
+    assert all(dict(call.attributes)["bits"] == 8 for call in products)
+    assert [call.inputs[0] for call in calls if call.operator == "Gelu"] == [(1, 10, 128), (1, 5, 128)]
 
 
 def test_models_that_cannot_be_counted_are_named(tmp_path) -> None:

@@ -44,9 +44,7 @@ class TransformerFamily(Family):
     def graph(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> list[Part]:
         return describe(config, shape, vocabulary_size)
 
-    def sections(
-        self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int, tokens: int
-    ) -> list[Section]:
+    def sections(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int, tokens: int) -> list[Section]:
         return sections(config, shape, vocabulary_size, tokens)
 
     def build(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> TransformerStudent:

@@ -27,8 +27,8 @@ class Storage(NamedTuple):
     def unpacks(self, bits: int) -> bool:
         """Whether weights of so many bits are unpacked when the file is loaded.
 
-        Those of 4 bits never: unpacking them at each run costs an A53 about 3 instructions a weight, against 28
-        for 2 bits and 18 for 8.
+        Those of 4 bits never: unpacking them at each run costs an A53 about 2 instructions a weight, against 26
+        for 2 bits and 16 for 8.
         """
         return self.unpacking == "load" and bits != 4
 

@@ -1,0 +1,94 @@
+"""How far the latency model is off and how fast it is: a benchmark, not a test.
+
+    python tests/benchmarks/latency_model.py --students 100
+
+Measures fresh random students, which no shipped cost was fitted to, on every device at 16, 64 and 128 tokens, and
+prints errors of the shipped costs by device, space and length. ``--keep FOLDER`` stores the raw counts there, and takes
+what it finds there, so that a changed cost model can be judged again. ``--students 0`` only times predictions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from objectives.latency import cycles, known_profiles, load_profile
+from objectives.latency.estimate import LatencyModel
+from runners.emulator import find_installation, install
+from runners.measurements import load, save
+from runners.record_estimates import SPACES, draw_student, measure_students
+
+_LENGTHS = (16, 64, 128)
+_FIRST_SEED = 800_000  # the recording takes its seeds below
+_BATCH = 25
+
+
+def measure(folder: Path, students: int, spaces: list[str]) -> None:
+    """Measure what a folder lacks."""
+    installation = find_installation() or install(print)
+    for space in spaces:
+        for first in range(0, students, _BATCH):
+            batch = [(space, _FIRST_SEED + number) for number in range(first, min(first + _BATCH, students))]
+            for tokens in _LENGTHS:
+                name = f"{space}-{first:04d}-{tokens}"
+                if not (folder / f"{name}.json").exists():
+                    save(measure_students(batch, tokens, known_profiles(), installation), folder, name)
+                    print(f"measured {name}", flush=True)
+
+
+def print_errors(folder: Path) -> None:
+    """Errors of milliseconds, and the worst students."""
+    models = {device: LatencyModel(load_profile(device)) for device in known_profiles()}
+    errors = defaultdict(list)
+    for measurement in load(folder):
+        subject = measurement.subject
+        config, shape, vocabulary_size = draw_student(subject["kind"], subject["seed"])
+        for device, model in models.items():
+            spent = cycles(measurement.counts(model.profile), model.profile)
+            found = model.predict(config, shape, vocabulary_size, subject["tokens"])
+            error = (found.compute_cycles + found.stall_cycles) / (spent.compute + spent.stall) - 1
+            errors[device, subject["kind"], subject["tokens"]].append((abs(error), error, config.summary()))
+    print("| device | space | tokens | students | median | maximum | worst student |\n|---|---|---|---|---|---|---|")
+    for (device, space, tokens), found in sorted(errors.items()):
+        middle, (_, worst, summary) = np.median([error for error, _, _ in found]), max(found)
+        print(f"| {device} | {space} | {tokens} | {len(found)} | {middle:.1%} | {worst:+.1%} | {summary} |")
+
+
+def print_speed(predictions: int) -> None:
+    """Seconds of processor time for fresh candidates, nothing remembered from before."""
+    students = [draw_student("default", seed) for seed in range(predictions)]
+    model = LatencyModel(load_profile("cortex-a53"))
+    gc.collect()
+    gc.freeze()  # what the draws left behind is not ours to trace
+    wall, processor = time.perf_counter(), time.process_time()
+    for config, shape, vocabulary_size in students:
+        model.predict(config, shape, vocabulary_size, 64)
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    each = processor / predictions * 1e6
+    print(f"{predictions} predictions: {processor:.2f} s of one core ({each:.0f} us each), {wall:.2f} s on the clock")
+
+
+def main() -> None:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(description="Errors and speed of the latency model.")
+    parser.add_argument("--students", type=int, default=100)
+    parser.add_argument("--spaces", nargs="+", choices=SPACES, default=list(SPACES))
+    parser.add_argument("--predictions", type=int, default=10_000)
+    parser.add_argument("--keep", type=Path, help="folder of raw counts")
+    arguments = parser.parse_args()
+    print_speed(arguments.predictions)
+    with tempfile.TemporaryDirectory(prefix="shoebox-benchmark-") as name:
+        folder = arguments.keep or Path(name)
+        if arguments.students:
+            measure(folder, arguments.students, arguments.spaces)
+            print_errors(folder)
+
+
+if __name__ == "__main__":
+    main()
