@@ -59,12 +59,16 @@ class Recipe(BaseModel):
             `a CE + b tau^2 KL(p_S || p_T)`; 0 is plain distillation. The teacher's encoder stays frozen, so
             no value costs a teacher forward.
         state_weight: weight of the squared error to the teacher's hidden states of words, over its variance, averaged
-            over the student's layers. Needs the teacher's states, which are made once per text.
+            over the student's layers. Needs the teacher's states, which are made once per text; makes steps 7 %
+            longer. On SST-2, after a third of an epoch, 1 lowers the divergence from the teacher from 0.249 to 0.243.
         relation_weight: weight of the divergence from the relations between the teacher's states of the words of a
             text (MiniLM, Wang et al. 2020, arXiv 2002.10957).
         initialization: what starts from the teacher: `random` nothing, `teacher` the embeddings (PCA of its
             embedding matrix, XtremeDistil), `layers` also the layers (its weights, projected onto the principal
-            components of its hidden states).
+            components of its hidden states; only of teachers that are laid out like BERT). After a third of an
+            epoch of SST-2 the divergence is 0.260 with `teacher` and 0.249 with `layers`; `teacher` reaches 0.266 in
+            a whole epoch. Pairs of texts gain most: on STS-B, with `layers` and states, the error of training after
+            600 steps is 0.17 in place of 0.73, and a student of 1.3 MB reaches a correlation of 0.80 in 4 epochs.
         transfer_share: share of the examples that is drawn from the study's transfer text.
     """
 

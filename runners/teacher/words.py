@@ -106,6 +106,8 @@ def prepare_words(
             name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
             for name in ("values", "scale", "starts", "first")
         }
+        if tuple(record["layers"]) != basis.layers or arrays["scale"].shape != basis.scale.shape:
+            raise ValueError("it holds other layers or components")
         return WordStates(**arrays, layers=tuple(record["layers"]), depth=record["depth"])
 
     return make_once(folder, read, fill, "teacher's states of words", _log)
