@@ -51,7 +51,7 @@ _WIDE: dict[str, Any] = {
         "ffn_width": [64, 128, 256, 320, 384, 512, 768, 1024],
         "token_keep": [1.0, 0.8, 0.6, 0.5, 0.3],
         "depth": {"low": 1, "high": 6},
-        "activation": ["gelu", "gelu_tanh", "hardswish", "relu", "relu_squared"],
+        "activation": ["gelu", "gelu_tanh", "relu", "relu_squared"],
         "unpacking": ["run", "load"],
     },
 }

@@ -25,7 +25,6 @@ _ACTIVATIONS = {
     "SkipLayerNormalization": 2,
     "Gelu": 1,
     "FastGelu": 1,
-    "HardSwish": 1,
     "Relu": 1,
     "Transpose": 1,
     "Split": 1,

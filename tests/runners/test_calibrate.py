@@ -161,7 +161,7 @@ def test_calibrates_what_was_measured_on_a_device(tmp_path: Path, emulator: Inst
     assert profile.calibrated
     assert "measured.csv" in (profile.pipeline.overhead.source or "")
     meter = LatencyMeter(DeviceSpec(profile=str(output), tokens=16))
-    reading = meter.measure("calibrated", lambda path: path.write_bytes(models[2].read_bytes()) and None)
+    (reading,) = meter.measure("calibrated", lambda path: path.write_bytes(models[2].read_bytes()), [16])
     expected = milliseconds(run_models([models[2]], 16, start, emulator)[0].counts, device)
     assert reading.milliseconds == pytest.approx(expected, rel=0.03)
     assert reading.calibrated

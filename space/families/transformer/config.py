@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from space.config import Bits, StudentConfig
 from space.dimensions import Choices, Dimension, Range, check_values, describe, ends
 
-Activation: TypeAlias = Literal["gelu", "gelu_tanh", "hardswish", "relu", "relu_squared"]
+Activation: TypeAlias = Literal["gelu", "gelu_tanh", "relu", "relu_squared"]
 Unpacking: TypeAlias = Literal["run", "load"]
 MAX_DEPTH = 9
 SHARED = ("width", "heads", "activation", "unpacking")

@@ -33,7 +33,6 @@ def _squared_relu(source: str, target: str) -> Iterator[Item]:
 _ACTIVATIONS = {
     "gelu": _named("Gelu"),
     "gelu_tanh": _named("FastGelu", MICROSOFT),
-    "hardswish": _named("HardSwish"),
     "relu": _named("Relu"),
     "relu_squared": _squared_relu,
 }

@@ -21,7 +21,6 @@ from space.vocabulary import CLS_ID, SEP_ID
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "gelu_tanh": partial(functional.gelu, approximate="tanh"),
-    "hardswish": functional.hardswish,
     "relu": functional.relu,
     "relu_squared": lambda x: functional.relu(x).square(),
 }
