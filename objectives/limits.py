@@ -17,8 +17,8 @@ class Limits(BaseModel):
         deployed_bytes: most bytes that `model.onnx` and `vocab.txt` may take together.
         latency_ms: most milliseconds of one inference on a text of median length; none by default.
         long_latency_ms: the same on a long text (95th percentile); none by default.
-        peak_heap_bytes: most bytes of heap that loading the model and running it on that long text may take at
-            once, ONNX Runtime's own share included; none by default.
+        peak_heap_bytes: most bytes of heap that loading the model and running it on the longest timed text may take
+            at once, ONNX Runtime's own share included; none by default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

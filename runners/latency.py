@@ -73,6 +73,9 @@ class DeviceSpec(BaseModel):
 class LatencyMeter:
     """Times architectures on one device.
 
+    Attributes:
+        identity: changes with anything that the device's profile says (natively: with the machine).
+
     Raises:
         InputError: on construction, where the device is unknown or has no recorded costs to estimate from.
     """
@@ -90,6 +93,7 @@ class LatencyMeter:
         else:
             tools = {"sources": sources_version(), "cost_model": cost_model_version()}
         tools["onnxruntime"] = version("onnxruntime")
+        self.identity = hashlib.sha256(content.encode()).hexdigest()[:12]
         self._context = [content, device.latency, json.dumps(tools, sort_keys=True)]
 
     def prepare(self) -> None:

@@ -11,7 +11,6 @@ from runners.arm_quality import add_arm_quality, measure_arm_quality
 from runners.latency import DeviceSpec
 from runners.task import Task
 from search.study import ON_ARM, Study
-from space.errors import InputError
 
 logger = logging.getLogger("shoebox.search.arm_check")
 
@@ -31,12 +30,13 @@ def check_front_on_arm(study: optuna.Study, url: str, task: Task, device: Device
             continue
         try:
             measured = measure_arm_quality(Path(record.bundle), task, device)
+            found[str(record.trial)] = measured.model_dump(mode="json")
+            study.set_user_attr(ON_ARM, found)
             add_arm_quality(Path(record.bundle), record, measured)
-        except InputError as error:
-            logger.warning("Trial %d was not judged with ARM kernels: %s", record.trial, error)
+        except Exception as error:  # a damaged bundle, a full disk: the search itself has ended well
+            reason = " ".join(str(error).split())
+            logger.warning("Trial %d could not be judged with ARM kernels: %s", record.trial, reason)
             continue
-        found[str(record.trial)] = measured.model_dump(mode="json")
-        study.set_user_attr(ON_ARM, found)
         logger.info(
             "Trial %d with the kernels of %s: %s %.4f, %.4f with those of this machine (%d examples).",
             record.trial,

@@ -13,10 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from runners.cores import usable_cores
-from space.errors import InputError
-from space.paths import cache, home
-
 LIBRARIES = ("torch", "transformers", "datasets", "optuna", "ray", "onnxruntime", "onnx", "numpy")
 LEAST_FREE_BYTES = 2_000_000_000  # a teacher, its outputs, the emulator and some dozen bundles
 
@@ -38,7 +34,15 @@ def examine(storage: str | None = None) -> Iterator[Finding]:
     Args:
         storage: URL; default `home()/studies.db`.
     """
-    yield from (_machine(), _libraries(), _precision(), _teacher())
+    libraries = _libraries()
+    yield libraries
+    if libraries.state == "problem":  # the rest of the project needs them
+        return
+    from space.paths import cache, home
+
+    yield _machine()
+    yield _precision()
+    yield _teacher()
     yield _folder("results", home())
     yield _folder("cache", cache())
     yield _storage(storage)
@@ -46,6 +50,8 @@ def examine(storage: str | None = None) -> Iterator[Finding]:
 
 
 def _machine() -> Finding:
+    from runners.cores import usable_cores
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     text = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     return Finding("machine", "ok", f"{text}, {usable_cores()} usable cores, {memory:.0f} GiB of memory")
@@ -85,8 +91,8 @@ def _teacher() -> Finding:
 
 
 def _folder(subject: str, folder: Path) -> Finding:
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
     try:
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
@@ -98,6 +104,7 @@ def _folder(subject: str, folder: Path) -> Finding:
 
 def _storage(url: str | None) -> Finding:
     from search.storage import default_url, masked, open_storage, storage_exists, study_names
+    from space.errors import InputError
 
     url = url or default_url()
     if not storage_exists(url):
@@ -113,7 +120,9 @@ def _latency_backends() -> Iterator[Finding]:
     from objectives.latency import known_profiles
     from runners.emulator import find_installation
     from runners.emulator.execution import start_once
+    from runners.emulator.native import find_native, is_arm
     from runners.emulator.parts import require_platform
+    from space.errors import InputError
 
     def attempt(action: Callable[[], object]) -> str | None:
         try:
@@ -133,7 +142,9 @@ def _latency_backends() -> Iterator[Finding]:
     else:
         versions = ", ".join(f"{name} {number}" for name, number in installation.versions.items())
         yield Finding("latency: emulated", "ok", versions)
-    if platform.machine() == "aarch64":
+    if reason := attempt(find_native):
+        yield Finding("latency: native", "note", reason)
+    elif is_arm():
         yield Finding("latency: native", "ok", "this machine's own core, by the clock")
     else:
         text = f"this machine is no ARM ({platform.machine()}): native times are its own, not a phone's"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 import optuna
 import torch
 
@@ -21,7 +22,7 @@ from search.ledger import Ledger, Proposal
 from search.progress import Display, Monitor, NoDisplay
 from search.samplers import study_sampler
 from search.storage import create_study, default_url, find_study, masked, open_storage
-from search.study import OVERRIDES, SOURCE, STUDY_FILE, Study, directions, half_made, read_file, study_folder
+from search.study import OVERRIDES, SOURCE, STUDY_FILE, TIMED_ON, Study, directions, half_made, read_file, study_folder
 from search.study_file import StudyFile, load_study_file
 from search.worker import load_pipeline
 from space.errors import InputError
@@ -51,7 +52,7 @@ def run_study(
         resume: go on with a study that was stopped or killed. More `trials` than before make it longer.
         storage: URL of the storage; default `home()/studies.db`.
         display: shows progress; nothing by default.
-        pipeline: name of the module whose `prepare` and `run_trial` carry out a trial; default `PIPELINE`.
+        pipeline: name of the module whose functions carry out a trial (`search.worker.Pipeline`); default `PIPELINE`.
 
     Raises:
         InputError: a wrong study file or option; the study exists (without `resume`), does not exist (with
@@ -63,6 +64,8 @@ def run_study(
     pipeline = pipeline or PIPELINE
     url = storage or default_url()
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    if str(given.get("device")).endswith((".yaml", ".yml")):  # a resume may come from another folder
+        given["device"] = str(Path(given["device"]).expanduser().absolute())
     source = "" if isinstance(study, StudyFile) else str(study)
     file = study if isinstance(study, StudyFile) else load_study_file(study, given)
     opened = open_storage(url)
@@ -86,6 +89,11 @@ def run_study(
         if existing is None:
             _check_no_bundles(file.name)
         meter = LatencyMeter(file.device)
+        if existing is not None and existing.user_attrs.get(TIMED_ON, meter.identity) != meter.identity:
+            raise InputError(
+                f"The device {file.device.profile} says something else than when study {file.name!r} was started.",
+                "Set its profile back to resume, or start another study by --name NAME.",
+            )
         task = load_task(file.task)
         meter.prepare()  # here, not in the workers, so that the emulator is set up once
         with _all_cores():
@@ -102,6 +110,7 @@ def run_study(
             STUDY_FILE: file.model_dump(mode="json"),
             OVERRIDES: {key: str(value) if isinstance(value, Path) else value for key, value in given.items()},
             SOURCE: source or file.name,
+            TIMED_ON: meter.identity,
         }
         if existing is None:
             left = find_study(opened, file.name)
@@ -112,6 +121,10 @@ def run_study(
             for key, value in attributes.items():
                 existing.set_user_attr(key, value)
         predict = load_pipeline(pipeline).cost_predictor(plan, prepared)
+        if file.search.sampler == "known-cost":
+            foreseen = {"quality", "deployed_bytes", *predict(space.draw(np.random.default_rng(0))[0])}
+            if unknown := {*file.objectives, *file.limits.given()} - foreseen:
+                logger.warning("known-cost cannot foresee %s here and leaves it out.", ", ".join(sorted(unknown)))
         known = (space, prepared.shape, prepared.vocabulary, file.objectives, file.limits.given(), predict)
         existing.sampler = study_sampler(file.search.sampler, file.search.seed, *known)
 
@@ -142,7 +155,9 @@ def _run(file: StudyFile, ledger: Ledger, url: str, pipeline: str, plan: Any, di
     # Ray takes more than a second to import: only a search pays for it.
     from search.local_ray import local_ray
 
-    workers = min(file.search.worker_count(), file.search.trials)
+    # By the clock, one trial's training would disturb another one's timing.
+    most = 1 if file.device.latency == "native" else file.search.worker_count()
+    workers = min(most, file.search.trials)
     threads = max(1, usable_cores() // workers)
     monitor = Monitor(ledger, list(file.objectives), file.limits, file.task.metric, display)
     display.start(file.name)

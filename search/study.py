@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 STUDY_FILE = "study_file"  # the whole study file (JSON)
 OVERRIDES = "overrides"  # command-line values that it was made with
 SOURCE = "source"  # name or path that it was loaded from
+TIMED_ON = "timed_on"  # identity of the device (`LatencyMeter.identity`)
 ON_ARM = "on_arm"  # quality with ARM kernels (JSON of `ArmQuality`) by the number of the trial
 
 # Where a study sets no limit on a cost, its worst for the hypervolume.

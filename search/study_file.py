@@ -99,6 +99,8 @@ class StudyFile(BaseModel):
             raise ValueError(
                 f"long_latency_ms needs two lengths: device.tokens should be auto or two, not {self.device.tokens}"
             )
+        if self.device.latency == "native" and (self.search.workers or 1) > 1:
+            raise ValueError("search.workers should be 1 with device.latency: native, or trials disturb the clock")
         if "peak_heap_bytes" in used and self.device.latency == "estimated":
             raise ValueError("peak_heap_bytes is counted by device.latency: emulated or native, not by estimated")
         drawn = any(share != 0 for share in ends(self.space.recipe.transfer_share))  # type: ignore[attr-defined]

@@ -61,6 +61,8 @@ def evaluate_on_arm(
         for number, share in enumerate(shares):
             values = np.fromfile(work / f"results-{number}", np.float32)
             rows = [len(batches[index]["input_ids"]) for index in share]
+            if not values.size or values.size % sum(rows):
+                raise InputError(f"{model} answered {values.size} float32 values for {sum(rows)} inputs.")
             parts = np.split(values.reshape(sum(rows), -1), np.cumsum(rows)[:-1])
             results.update(zip(share, parts, strict=True))
     return np.concatenate([results[index] for index in range(len(batches))])

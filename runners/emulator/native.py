@@ -158,7 +158,9 @@ def measure_natively(
         except InputError as error:
             found[index] = error
     if valid:
-        with tempfile.TemporaryDirectory(prefix="shoebox-native-") as folder:
+        lock = cache() / "native" / "clock.lock"  # two that time on one core at once would disturb each other
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock), tempfile.TemporaryDirectory(prefix="shoebox-native-") as folder:
             answers = send(runner, list(valid.values()) * rounds, Path(folder), model_seconds)
         for place, index in enumerate(valid):
             own = answers[place :: len(valid)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -176,14 +177,20 @@ def _run(runner: Runner, command: Sequence[str], requests: str, folder: Path, li
     try:
         stdout, stderr = process.communicate(requests, timeout=limit)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        _kill(process)
         stdout, stderr = process.communicate()
         return _Done(None, stdout, stderr, limit)
     except BaseException:  # we are being interrupted
-        os.killpg(process.pid, signal.SIGKILL)
+        _kill(process)
         process.wait()
         raise
     return _Done(process.returncode, stdout, stderr, limit)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """End a runner and its forks, whichever of them are left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _ending(line: str) -> tuple[str, tuple[str, int]] | None:

@@ -59,3 +59,18 @@ def test_an_emulator_that_is_not_installed_is_a_note(home, monkeypatch):
 def test_native_times_are_flagged_where_the_machine_is_no_arm(machine, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: machine)
     assert states()["latency: native"] == ("ok" if machine == "aarch64" else "note")
+
+
+def test_a_missing_library_is_the_only_finding(monkeypatch):
+    from importlib import metadata
+
+    known = metadata.version
+
+    def version(name: str) -> str:
+        if name == "ray":
+            raise metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr("search.doctor.metadata.version", version)
+    (only,) = examine()
+    assert (only.state, only.text) == ("problem", "missing: ray; install Shoebox by pip")

@@ -183,3 +183,10 @@ def test_wrong_file_on_the_command_line_exits_with_2_and_one_sentence(toy_file: 
     assert done.stderr == (
         f"shoebox: Study file {toy_file}: search.trails is not a key of section 'search'. Did you mean 'trials'?\n"
     )
+
+
+def test_native_latency_wants_one_worker(toy_file: Path) -> None:
+    toy_file.write_text(toy_file.read_text().replace("latency: estimated", "latency: native"))
+    with pytest.raises(InputError, match=r"search\.workers should be 1 with device\.latency: native"):
+        load_study_file(toy_file)
+    assert load_study_file(toy_file, {"workers": 1}).device.latency == "native"
