@@ -67,7 +67,8 @@ def local_ray(workers: int, threads: int) -> Iterator[Path]:
             yield folder / "tune"
     finally:
         if started:
-            ray.shutdown()
+            with _own_signals():
+                ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
         for name, value in before.items():
             if value is None:
@@ -78,7 +79,8 @@ def local_ray(workers: int, threads: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Put back the SIGTERM handler that Ray replaces; the caller's may end the search in order."""
+    """Put back the SIGTERM handler that Ray replaces, at its start and at its end; the caller's may end the search in
+    order."""
     if threading.current_thread() is not threading.main_thread():  # where no handler can be set
         yield
         return

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -227,3 +228,21 @@ def test_workers_share_the_cores_and_are_reused(
     assert (printed.out, printed.err) == ("", "")
     proposals: list[Any] = [trial.params for trial in study.trials()]
     assert len({json.dumps(params, sort_keys=True) for params in proposals}) == len(proposals)
+
+
+def test_a_handler_of_signals_outlives_ray() -> None:
+    """Ray leaves the system's own handler of SIGTERM behind, which would end the process without cleaning up."""
+    program = """
+import os, signal
+from search.local_ray import local_ray
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+with local_ray(1, 1):
+    pass
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
