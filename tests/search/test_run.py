@@ -39,6 +39,8 @@ def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, **environment},
         start_new_session=True,
+        # What runs in the background ignores SIGINT and hands that on: the tests may, the search should not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
