@@ -49,6 +49,7 @@ class Lessons:
         labels: int64 [n], or float32 [n] for a regression; None for text without labels, which then takes no part
             in the loss on labels.
         words: the teacher's states of the words, or None where they were not kept.
+        taught: the texts in the teacher's word pieces, where it is to learn too.
 
     Raises:
         ValueError: the arrays differ in length.
@@ -59,9 +60,10 @@ class Lessons:
     hidden: npt.NDArray[np.float16]
     labels: npt.NDArray[Any] | None = None
     words: WordStates | None = None
+    taught: Encoded | None = None
 
     def __post_init__(self) -> None:
-        for name in ("logits", "hidden", "labels", "words"):
+        for name in ("logits", "hidden", "labels", "words", "taught"):
             found = getattr(self, name)
             if found is not None and len(found) != len(self.encoded):
                 raise ValueError(f"{name} has {len(found)} rows, but there are {len(self.encoded)} texts")

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from objectives.latency import LatencyModel, LatencyReading, load_profile
 from objectives.limits import broken, constraint_values
 from objectives.quality import score
-from runners.batches import Encoded
+from runners.batches import Encoded, encode
 from runners.bundle import MODEL, BundleConfig, new_folder, write_model, write_results
 from runners.distill import TrainingLog, distil
 from runners.evaluate import open_session, run_model
@@ -28,7 +28,8 @@ from runners.plan import TrialPlan
 from runners.precision import training_device
 from runners.record import LATENCIES, TrialRecord, costs, library_versions
 from runners.task import Task, load_task
-from runners.teacher import TeacherOutputs, prepare_teacher
+from runners.teacher import TeacherOutputs, load_teacher, prepare_teacher
+from runners.teacher.model import find_model, load_tokenizer
 from runners.teacher.statistics import prepare_statistics
 from runners.teacher.words import prepare_words, word_basis
 from runners.transfer import TransferOutputs, prepare_transfer
@@ -219,8 +220,9 @@ def run_trial(
             _initialise(student, prepared, plan, config, recipe)
             tokens, device = prepared.vocabulary.tokens(entries), training_device()
             shares = [recipe.transfer_share] * (len(sources) - 1)
+            encoder = load_teacher(teacher) if recipe.updates_encoder else None
             log = distil(
-                student, sources, shares, teacher, recipe, plan.fidelity, task.regression, tokens, seed, device
+                student, sources, shares, teacher, recipe, plan.fidelity, task.regression, tokens, seed, device, encoder
             )
         with clock("export"):
             written = write_model(folder, student, bundle_config, prepared.vocabulary.tokens(entries))
@@ -275,6 +277,14 @@ def gather_lessons(plan: TrialPlan, prepared: Prepared, entries: int, recipe: Re
     found = [Lessons(encoded, teacher.train_logits, teacher.train_hidden, task.train.labels, own)]
     if recipe.transfer_share > 0:
         found.append(prepared.transfer_lessons(entries, further))
+    if recipe.updates_encoder:
+        examples = [task.train] if len(found) == 1 or transfer is None else [task.train, transfer.examples]
+        tokenizer, _ = load_tokenizer(find_model(teacher.model), teacher.model)
+        length = _teacher_length(plan, prepared)
+        found = [
+            replace(lessons, taught=encode(tokenizer, texts, length))
+            for lessons, texts in zip(found, examples, strict=True)
+        ]
     return found
 
 

@@ -56,8 +56,10 @@ class Recipe(BaseModel):
         hidden_weight: c, weight of the loss on the teacher's pooled hidden state.
         temperature: tau.
         teacher_learning_rate: learning rate of the teacher's task layer under the mutual loss
-            `a CE + b tau^2 KL(p_S || p_T)`; 0 is plain distillation. The teacher's encoder stays frozen, so
-            no value costs a teacher forward.
+            `a CE + b tau^2 KL(p_S || p_T)`; 0 is plain distillation from cached answers.
+        teacher_update: what of the teacher learns where its learning rate is not 0. `task_layer`: the encoder stays
+            frozen, which costs no teacher forward. `encoder`: all of it, under `L_T = a CE + b tau^2 KL(p_S || p_T) +
+            c MSE(P h_S, h_T)`; each step then runs the teacher forward and backward.
         state_weight: weight of the squared error to the teacher's hidden states of words, over its variance, averaged
             over the student's layers. Needs the teacher's states, which are made once per text; makes steps 7 %
             longer. With `layers`, 1 lowers the divergence from the teacher after a third of an epoch of SST-2 from
@@ -81,10 +83,16 @@ class Recipe(BaseModel):
     hidden_weight: float = Field(ge=0)
     temperature: float = Field(ge=0.1, le=100)
     teacher_learning_rate: float = Field(ge=0, le=1)
+    teacher_update: Literal["task_layer", "encoder"] = "task_layer"
     state_weight: float = Field(default=0.0, ge=0)
     relation_weight: float = Field(default=0.0, ge=0)
     initialization: Literal["random", "teacher", "layers"]
     transfer_share: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def updates_encoder(self) -> bool:
+        """Whether the teacher's encoder is trained beside the student."""
+        return self.teacher_learning_rate > 0 and self.teacher_update == "encoder"
 
     @property
     def learns_words(self) -> bool:

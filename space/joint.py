@@ -43,6 +43,7 @@ class RecipeDimensions(BaseModel):
     hidden_weight: Dimension = Range(low=0.0, high=4.0)
     temperature: Dimension = Range(low=1.0, high=6.0)
     teacher_learning_rate: Dimension = Choices(values=(0.0, 1e-5, 1e-4))
+    teacher_update: Dimension = Choices(values=("task_layer",))
     state_weight: Dimension = Choices(values=(0.0,))
     relation_weight: Dimension = Choices(values=(0.0,))
     initialization: Dimension = Choices(values=("random", "teacher"))

@@ -64,6 +64,9 @@ class Distillation:
         seed: of the order of examples, and of the sample of `fidelity.train_examples`. The weights of new
             projections are drawn from torch's global generator.
         device: where to train.
+        encoder: the teacher, trained in place where `recipe.updates_encoder`: gives logits and pooled states of the
+            inputs `Lessons.taught`. It stays in evaluation mode, since dropout would make a training that goes on
+            differ from one that was not stopped.
     """
 
     def __init__(
@@ -78,7 +81,11 @@ class Distillation:
         tokens: Sequence[str],
         seed: int,
         device: torch.device,
+        encoder: nn.Module | None = None,
     ) -> None:
+        if recipe.updates_encoder and (encoder is None or any(source.taught is None for source in sources)):
+            raise ValueError("teacher_update: encoder needs the teacher, and all texts in its word pieces")
+        self._encoder = encoder.to(device).eval() if encoder is not None and recipe.updates_encoder else None
         self.student, self._recipe, self._device = student, recipe, device
         words = sources[0].words if recipe.learns_words else None
         self._pool = LessonPool(
@@ -110,11 +117,17 @@ class Distillation:
         for group in groups:
             group["lr"] = self._recipe.learning_rate
         if self._recipe.teacher_learning_rate > 0:
-            rate = self._recipe.teacher_learning_rate
-            groups.append({"params": list(self._objective.task_layer.parameters()), "weight_decay": 0.0, "lr": rate})
+            taught = list(self._objective.task_layer.parameters()) + self._encoder_parameters()
+            groups.append({"params": taught, "weight_decay": 0.0, "lr": self._recipe.teacher_learning_rate})
         for group in groups:
             group["peak"] = group["lr"]
         return torch.optim.AdamW(groups, fused=True)
+
+    def _encoder_parameters(self) -> list[nn.Parameter]:
+        """All of the teacher but its task layer, which the objective holds."""
+        if self._encoder is None:
+            return []
+        return [value for name, value in self._encoder.named_parameters() if not name.startswith("head.")]
 
     def run(self, until: int | None = None) -> TrainingLog:
         """Train up to step `until`, by default to the end.
@@ -123,7 +136,11 @@ class Distillation:
             DivergedError: the loss became NaN or infinite.
         """
         end = self.steps if until is None else min(until, self.steps)
-        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        encoder = self._encoder_parameters()
+        apart = set(encoder)
+        parameters = [
+            value for group in self._optimizer.param_groups for value in group["params"] if value not in apart
+        ]
         progress = ProgressLines(logger, "Distilling", self.steps)
         self.student.to(self._device).train()
         while self.done < end:
@@ -135,6 +152,7 @@ class Distillation:
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
+            nn.utils.clip_grad_norm_(encoder, 1.0)
             self._optimizer.step()
             value = float(loss.detach())
             if not math.isfinite(value):
@@ -156,7 +174,11 @@ class Distillation:
     def _loss(self, batch: Batch) -> Tensor:
         with autocast(self._device, self._pool.mean_length):
             pooled, states = self.student.encode_layers(**batch.inputs)
-        loss: Tensor = self._objective(pooled.float(), batch.hidden, batch.logits, batch.labels)
+        hidden = batch.hidden
+        if self._encoder is not None:
+            with autocast(self._device):
+                hidden = self._encoder(batch.taught)[1]
+        loss: Tensor = self._objective(pooled.float(), hidden, batch.logits, batch.labels)
         if self._words is None or batch.words is None:
             return loss
         wants_relations = self._recipe.relation_weight > 0
@@ -166,10 +188,14 @@ class Distillation:
         loss = loss + self._recipe.state_weight * found
         return loss if relations is None else loss + self._recipe.relation_weight * relations
 
+    @property
+    def _modules(self) -> dict[str, nn.Module | None]:
+        own = {"student": self.student, "objective": self._objective, "words": self._words}
+        return {**own, "encoder": self._encoder}
+
     def save(self, path: Path) -> None:
         """Write all that `restore` needs to a safetensors file."""
-        modules = {"student": self.student, "objective": self._objective, "words": self._words}
-        write_checkpoint(path, modules, self._optimizer, self._losses[: self.done])
+        write_checkpoint(path, self._modules, self._optimizer, self._losses[: self.done])
 
     def restore(self, path: Path) -> None:
         """Continue where the training stood that wrote `path`, made with the same arguments.
@@ -177,8 +203,7 @@ class Distillation:
         Raises:
             InputError: the file is of another training, or damaged.
         """
-        modules = {"student": self.student, "objective": self._objective, "words": self._words}
-        losses = read_checkpoint(path, modules, self._optimizer)
+        losses = read_checkpoint(path, self._modules, self._optimizer)
         self.done = len(losses)
         self._losses[: self.done] = losses
 
@@ -194,11 +219,13 @@ def distil(
     tokens: Sequence[str],
     seed: int,
     device: torch.device,
+    encoder: nn.Module | None = None,
 ) -> TrainingLog:
     """Train a student in place, from start to end; arguments as of `Distillation`.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
     """
-    training = Distillation(student, sources, shares, teacher, recipe, fidelity, regression, tokens, seed, device)
-    return training.run()
+    return Distillation(
+        student, sources, shares, teacher, recipe, fidelity, regression, tokens, seed, device, encoder
+    ).run()

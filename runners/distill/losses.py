@@ -55,13 +55,13 @@ class CrossDistillation(nn.Module):
             self.task_layer.bias.copy_(torch.from_numpy(np.array(teacher.head_bias)))
 
     def forward(self, pooled: Tensor, hidden: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """L_S, plus L_T of the task layer where its learning rate is not 0; both are means over the batch.
+        """L_S, plus L_T where the teacher's learning rate is not 0; both are means over the batch.
 
         A text without a label counts, with 0 for its loss on the label.
 
         Args:
             pooled: the student's h_S [batch, student width].
-            hidden: the teacher's h_T [batch, teacher width].
+            hidden: the teacher's h_T [batch, teacher width]; with a gradient where its encoder learns.
             logits: the teacher's cached logits [batch, outputs].
             labels: int64 [batch], `NO_LABEL` for none, or float [batch] for a regression, NaN for none.
         """
@@ -69,13 +69,17 @@ class CrossDistillation(nn.Module):
         mutual = self.recipe.teacher_learning_rate > 0
         weight, bias = self.task_layer.weight.detach(), self.task_layer.bias.detach()
         student = functional.linear(projected, weight, bias)
-        taught = functional.linear(hidden, weight, bias) if mutual else logits
-        loss = self._answers(student, taught, labels)
-        if self.recipe.hidden_weight > 0:
-            loss = loss + self.recipe.hidden_weight * functional.mse_loss(projected, hidden) / self.hidden_variance
+        taught = functional.linear(hidden.detach(), weight, bias) if mutual else logits
+        loss = self._answers(student, taught, labels) + self._states(projected, hidden.detach())
         if mutual:
             loss = loss + self._answers(self.task_layer(hidden), student.detach(), labels)
+            if hidden.requires_grad:
+                loss = loss + self._states(hidden, projected.detach())
         return loss
+
+    def _states(self, learner: Tensor, other: Tensor) -> Tensor:
+        """`c MSE(learner, other)`."""
+        return self.recipe.hidden_weight * functional.mse_loss(learner, other) / self.hidden_variance
 
     def _answers(self, learner: Tensor, other: Tensor, labels: Tensor) -> Tensor:
         """`a CE(learner, labels) + b tau^2 KL(other || learner)`, or their squared errors."""

@@ -31,6 +31,7 @@ class Batch:
         labels: [batch], with `NO_LABEL` or NaN for none.
         words: int64 [batch, sequence], the word of each piece among all words of the pool, or `NO_WORD`; None where
             the pool has no word states.
+        taught: inputs of the teacher; None where a source has none.
     """
 
     inputs: dict[str, Tensor]
@@ -38,6 +39,7 @@ class Batch:
     logits: Tensor
     labels: Tensor
     words: Tensor | None
+    taught: dict[str, Tensor] | None
 
 
 class LessonPool:
@@ -72,6 +74,8 @@ class LessonPool:
         self._sources, self._batch_size, self._seed = sources, batch_size, seed
         self._encoded = _joined([source.encoded for source in sources])
         self._lengths = self._encoded.lengths
+        taught = [source.taught for source in sources if source.taught is not None]
+        self._taught = _joined(taught) if len(taught) == len(sources) else None
         self._offsets = np.cumsum([0, *(len(source) for source in sources)])
         self._first = np.arange(len(sources[0]))
         if sample is not None and sample < len(sources[0]):
@@ -129,6 +133,7 @@ class LessonPool:
             logits=torch.from_numpy(logits).to(device),
             labels=torch.from_numpy(self._labels[rows]).to(device),
             words=None if self._words is None else self._collate_words(rows, device),
+            taught=None if self._taught is None else collate(self._taught, rows, device),
         )
 
     def word_states(self, words: Tensor) -> Tensor:

@@ -118,6 +118,22 @@ def test_mutual_loss_adds_the_teachers_own(teacher, batch):
     assert objective(*batch).item() == pytest.approx(loss(student, taught) + loss(taught, student), rel=1e-5)
 
 
+def test_a_learning_encoder_follows_the_students_states_too(teacher, batch):
+    """L_T = c MSE(P h_S, h_T) once its state has a gradient; neither side's loss moves the other."""
+    weights = {"hidden_weight": 2.0, "teacher_learning_rate": 1e-4, "teacher_update": "encoder"}
+    objective = CrossDistillation(WIDTH, teacher, recipe(**weights), regression=False)
+    once = objective(*batch)
+    hidden = batch[1].clone().requires_grad_()
+    twice = objective(batch[0], hidden, *batch[2:])
+    assert twice.item() == pytest.approx(2 * once.item(), rel=1e-5)
+    twice.backward()
+    with torch.no_grad():
+        error = objective.projection(batch[0]) - batch[1]
+    expected = -2.0 * 2 * error / error.numel() / objective.hidden_variance
+    torch.testing.assert_close(hidden.grad, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(objective.projection.bias.grad, -expected.sum(0), rtol=1e-4, atol=1e-6)
+
+
 def test_folded_head_answers_like_projection_and_task_layer(teacher, batch):
     objective = CrossDistillation(WIDTH, teacher, recipe(label_weight=1.0), regression=False)
     head = torch.nn.Linear(WIDTH, OUTPUTS)

@@ -18,13 +18,24 @@ from objectives.limits import Limits
 from objectives.quality import score
 from runners import bundle as bundle_module
 from runners.batches import collate
+from runners.distill.loop import Distillation
 from runners.evaluate import open_session, run_model
 from runners.plan import FidelitySpec, TrialPlan
 from runners.predict import load_bundle
 from runners.record import costs
-from runners.trial import InfeasibleTrial, Prepared, cost_predictor, measure_latency, prepare, run_trial
+from runners.teacher import Teacher, load_teacher
+from runners.trial import (
+    InfeasibleTrial,
+    Prepared,
+    cost_predictor,
+    gather_lessons,
+    measure_latency,
+    prepare,
+    run_trial,
+)
 from runners.wordpiece import encode_texts, wordpiece
 from space import InputError, JointSpace, SpaceSpec, deployed_bytes
+from space.families import build_student
 
 SPACE = SpaceSpec(
     vocabulary_keep=[0.5, 1.0],
@@ -167,6 +178,40 @@ def test_whole_knowledge_of_the_teacher_trains_a_student(prepared_plan, tmp_path
     assert record.recipe.initialization == "layers"
     assert record.seconds["teacher"] > 0
     assert np.isfinite(record.metrics["final_loss"])
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-3])
+def test_teachers_encoder_learns_only_with_a_rate_and_goes_on_where_it_stopped(prepared_plan, tmp_path, rate):
+    plan, prepared = prepared_plan
+    mutual = {"teacher_update": "encoder", "teacher_learning_rate": rate, "state_weight": 0.0}
+    config, recipe = JointSpace(SpaceSpec(transformer={"width": 32, "heads": 2}, recipe=mutual)).draw(
+        np.random.default_rng(0)
+    )
+    entries = prepared.vocabulary.size(config.vocabulary_keep)
+    sources = gather_lessons(plan, prepared, entries, recipe)
+
+    def training() -> tuple[Distillation, Teacher]:
+        torch.manual_seed(0)
+        teacher = load_teacher(prepared.teacher)
+        student = build_student(config, prepared.shape, entries)
+        tokens, device = prepared.vocabulary.tokens(entries), torch.device("cpu")
+        regression, fidelity = prepared.task.regression, FidelitySpec(epochs=1, batch_size=16)
+        return Distillation(
+            student, sources, [], prepared.teacher, recipe, fidelity, regression, tokens, 0, device, teacher
+        ), teacher
+
+    (whole, moved), (stopped, _), (resumed, again) = training(), training(), training()
+    before = {name: value.clone() for name, value in moved.encoder.state_dict().items()}
+    whole.run()
+    stopped.run(2)
+    stopped.save(tmp_path / "half.safetensors")
+    resumed.restore(tmp_path / "half.safetensors")
+    resumed.run()
+    after = moved.encoder.state_dict()
+    assert any(not torch.equal(after[name], before[name]) for name in before) == (rate > 0)
+    assert all(torch.equal(value, again.encoder.state_dict()[name]) for name, value in after.items())
+    same = zip(whole.student.parameters(), resumed.student.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in same)
 
 
 def test_latency_limit_is_checked_before_training(sentences, tmp_path):
