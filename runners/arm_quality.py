@@ -6,17 +6,19 @@ that a file answers slightly differently on a phone than here. Emulation without
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from objectives.latency import load_profile
 from objectives.quality import score
 from runners.bundle import MODEL, read_config, read_vocabulary, write_results
-from runners.emulator import evaluate_on_arm, find_installation
+from runners.emulator import Installation, evaluate_on_arm, find_installation
 from runners.evaluate import batched, open_session, run_model
 from runners.latency import DeviceSpec
-from runners.record import ArmQuality, TrialRecord
+from runners.record import ArmQuality, TaskQuality, TrialRecord, mean_retention
 from runners.task import Task
 from runners.wordpiece import encode_texts, wordpiece
 from space.errors import InputError
@@ -24,8 +26,16 @@ from space.errors import InputError
 _SAME_VALUE = 1e-2  # predictions of a regression that count as equal
 
 
-def measure_arm_quality(bundle: Path, task: Task, device: DeviceSpec) -> ArmQuality:
+def measure_arm_quality(bundle: Path, tasks: Mapping[str, Task], device: DeviceSpec, record: TrialRecord) -> ArmQuality:
     """Run a bundle on at most `device.check_examples` validation examples, evenly spaced, with both sets of kernels.
+
+    Several tasks share the examples evenly; their quality is the mean retention on them.
+
+    Args:
+        bundle: folder.
+        tasks: by name.
+        device: of the study.
+        record: of the trial; brings the quality of several tasks' teachers.
 
     Raises:
         InputError: the bundle is gone or damaged, or the emulator is missing or fails.
@@ -33,16 +43,50 @@ def measure_arm_quality(bundle: Path, task: Task, device: DeviceSpec) -> ArmQual
     installation = find_installation()
     if installation is None:
         raise InputError("The emulator is not installed.", "Run `shoebox emulator install`.")
+    most = max(1, device.check_examples // len(tasks))
+    found = {name: _measure(bundle, name, task, device, installation, most) for name, task in tasks.items()}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    parts = list(found.values())
+    examples = sum(part.examples for part in parts)
+
+    def retention(kernels: Literal["quality", "quality_here"]) -> float:
+        return mean_retention(
+            {
+                name: TaskQuality.of(known.metric, getattr(found[name], kernels), known.teacher_quality)
+                for name, known in record.tasks.items()
+            }
+        )
+
+    return parts[0].model_copy(
+        update={
+            "examples": examples,
+            "quality": retention("quality"),
+            "quality_here": retention("quality_here"),
+            "agreement": sum(part.agreement * part.examples for part in parts) / examples,
+            "largest_difference": max(part.largest_difference for part in parts),
+            "median_difference": float(np.median([part.median_difference for part in parts])),
+            "tasks": found,
+        }
+    )
+
+
+def _measure(
+    bundle: Path, name: str, task: Task, device: DeviceSpec, installation: Installation, most: int
+) -> ArmQuality:
     config, profile = read_config(bundle), load_profile(device.profile)
-    tokenizer = wordpiece(read_vocabulary(bundle), config.lower_case, config.shape.max_length)
+    shape, columns = config.shape.part(name)
+    tokenizer = wordpiece(read_vocabulary(bundle), config.lower_case, shape.max_length)
     validation = task.validation
-    rows = np.linspace(0, len(validation) - 1, min(len(validation), device.check_examples)).round().astype(int)
+    rows = np.linspace(0, len(validation) - 1, min(len(validation), most)).round().astype(int)
     pairs = None if validation.pairs is None else [validation.pairs[row] for row in rows]
     encoded = encode_texts(tokenizer, [validation.texts[row] for row in rows], pairs)
+    encoded = encoded.for_segments(config.shape.segments)
     here = run_model(open_session(bundle / MODEL), encoded)
     places, batches = zip(*batched(encoded), strict=True)
     there = np.zeros_like(here)
     there[np.concatenate(places)] = evaluate_on_arm(bundle / MODEL, batches, profile, installation)
+    here, there = here[:, columns], there[:, columns]
     labels = validation.labels[rows]
     worst = np.abs(there - here).max(axis=1)
     same = worst < _SAME_VALUE if task.regression else there.argmax(axis=1) == here.argmax(axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,12 @@ class Encoded:
     def lengths(self) -> npt.NDArray[np.int64]:
         """Word pieces of each text, int64 [n]."""
         return np.diff(self.starts)
+
+    def for_segments(self, count: int) -> Encoded:
+        """The same texts for a model of so many segments: one that reads pairs takes a single text for a first one."""
+        if count == 1 or self.segments is not None:
+            return self
+        return replace(self, segments=np.zeros(len(self.ids), np.uint8))
 
 
 def encode(tokenizer: Any, examples: Examples, max_length: int) -> Encoded:

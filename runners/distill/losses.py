@@ -100,10 +100,16 @@ class CrossDistillation(nn.Module):
         return recipe.label_weight * to_label + recipe.logit_weight * tau**2 * divergence
 
     @torch.no_grad()
-    def fold_into(self, head: nn.Linear) -> None:
-        """Write `W_T P` and its bias into the student's head, so that the file needs one small product."""
-        head.weight.copy_(self.task_layer.weight @ self.projection.weight)
-        head.bias.copy_(self.task_layer.weight @ self.projection.bias + self.task_layer.bias)
+    def fold_into(self, head: nn.Linear, first: int = 0) -> None:
+        """Write `W_T P` and its bias into the student's head, so that the file needs one small product.
+
+        Args:
+            head: of the student.
+            first: where this task's logits begin among those of the head.
+        """
+        rows = slice(first, first + len(self.task_layer.bias))
+        head.weight[rows] = self.task_layer.weight @ self.projection.weight
+        head.bias[rows] = self.task_layer.weight @ self.projection.bias + self.task_layer.bias
 
 
 def without_labels(count: int, regression: bool) -> npt.NDArray[Any]:

@@ -174,6 +174,7 @@ def predict(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
     text: Annotated[str | None, typer.Argument(help="Text; without it, lines of standard input.")] = None,
     pair: Annotated[str | None, typer.Option(help="Second text of a sentence pair.")] = None,
+    task: Annotated[str | None, typer.Option(help="Which task, of a bundle of several.")] = None,
 ) -> None:
     """Run a bundle on text. On standard input, the texts of a pair stand on one line with a tab between."""
     from runners.predict import load_bundle
@@ -184,7 +185,7 @@ def predict(
     if text is None and pair is None and any("\t" in line for line in texts):
         split = [line.partition("\t") for line in texts]
         texts, pairs = [first for first, _, _ in split], [second for _, _, second in split]
-    for prediction in loaded.predict(texts, pairs):
+    for prediction in loaded.predict(texts, pairs, task):
         score = f"{prediction.score:.4f}"
         typer.echo(score if prediction.label is None else f"{prediction.label}\t{score}")
 

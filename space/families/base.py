@@ -162,7 +162,7 @@ class Family(ABC):
 
     @abstractmethod
     def graph(self, config: Any, shape: TaskShape, vocabulary_size: int) -> list[Part]:
-        """The ONNX graph, from the inputs `INPUTS[shape.segments]` to `logits`."""
+        """The ONNX graph, from the inputs `INPUTS[shape.segments]` to `shape.graph_outputs`."""
 
     def sections(self, config: Any, shape: TaskShape, vocabulary_size: int, tokens: int) -> list[Section]:
         """The operators that the graph executes on `tokens` tokens, batch 1, nothing padded.

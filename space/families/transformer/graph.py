@@ -39,7 +39,7 @@ _ACTIVATIONS = {
 
 
 def describe(config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> list[Part]:
-    """The graph from `input_ids`, `attention_mask` (and `token_type_ids`) to `logits`."""
+    """The graph from `input_ids`, `attention_mask` (and `token_type_ids`) to `logits`, and those of each task."""
     prunings = sum(layer.token_keep < 1 for layer in config.layers)
     parts = [_embedding(_EmbeddingStage.of(config), vocabulary_size, shape.max_length, shape.segments, prunings > 0)]
     stage = 0
@@ -47,6 +47,7 @@ def describe(config: TransformerConfig, shape: TaskShape, vocabulary_size: int) 
         parts.append(_layer(_Block.of(config), layer, index, stage, prunings, index == len(config.layers) - 1))
         stage += layer.token_keep < 1
     parts.append(_head(config.width, shape.outputs, len(config.layers), stage))
+    parts += answers(shape)
     return parts
 
 
@@ -239,3 +240,17 @@ def _head(width: int, outputs: int, depth: int, stage: int) -> Part:
         yield node("Gemm", "pooled head.weight head.bias", "logits", transB=1)
 
     return Part.of(items())
+
+
+@lru_cache(maxsize=4096)
+def answers(shape: TaskShape) -> tuple[Part, ...]:
+    """Of several tasks, the logits of each under its own name; nothing of one.
+
+    The heads of all tasks are one product, and this is one operator more, whatever the number of tasks: on ARM each
+    operator costs some 3,000 instructions before it does anything, more than a head has weights.
+    """
+    if not shape.tasks:
+        return ()
+    widths = vector("task_outputs", *(task.outputs for task in shape.tasks.values()))
+    names = " ".join(f"logits.{name}" for name in shape.tasks)
+    return (Part((widths, node("Split", "logits task_outputs", names, axis=-1))),)
