@@ -79,9 +79,10 @@ class Distillation:
         seed: int,
         device: torch.device,
     ) -> None:
-        self._encoders = [course.encoder for course in courses if course.encoder is not None]
-        taught_texts = (source.taught is not None for course in courses for source in course.sources)
-        if recipe.updates_encoder and not (len(self._encoders) == len(courses) and all(taught_texts)):
+        learning = courses if recipe.updates_encoder else ()
+        self._encoders = [course.encoder for course in learning if course.encoder is not None]
+        taught_texts = (source.taught is not None for course in learning for source in course.sources)
+        if len(self._encoders) < len(learning) or not all(taught_texts):
             raise ValueError("teacher_update: encoder needs the teachers, and all texts in their word pieces")
         for encoder in self._encoders:
             encoder.to(device).eval()

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from runners.trial import (
     InfeasibleTrial,
     Prepared,
     cost_predictor,
-    gather_lessons,
     measure_latency,
     prepare,
     run_trial,
@@ -184,23 +184,21 @@ def test_whole_knowledge_of_the_teacher_trains_a_student(prepared_plan, tmp_path
 
 @pytest.mark.parametrize("rate", [0.0, 1e-3])
 def test_teachers_encoder_learns_only_with_a_rate_and_goes_on_where_it_stopped(prepared_plan, tmp_path, rate):
-    plan, prepared = prepared_plan
+    _, prepared = prepared_plan
     mutual = {"teacher_update": "encoder", "teacher_learning_rate": rate, "state_weight": 0.0}
     config, recipe = JointSpace(SpaceSpec(transformer={"width": 32, "heads": 2}, recipe=mutual)).draw(
         np.random.default_rng(0)
     )
     entries = prepared.vocabulary.size(config.vocabulary_keep)
-    sources = gather_lessons(plan, prepared, entries, recipe)
+    teacher = prepared.tasks[ONLY].teacher
 
     def training() -> tuple[Distillation, Teacher]:
         torch.manual_seed(0)
-        teacher = load_teacher(prepared.teacher)
+        encoder = load_teacher(teacher)
+        course = replace(prepared.course(ONLY, entries, recipe), encoder=encoder)
         student = build_student(config, prepared.shape, entries)
-        tokens, device = prepared.vocabulary.tokens(entries), torch.device("cpu")
-        regression, fidelity = prepared.task.regression, FidelitySpec(epochs=1, batch_size=16)
-        return Distillation(
-            student, sources, [], prepared.teacher, recipe, fidelity, regression, tokens, 0, device, teacher
-        ), teacher
+        tokens, fidelity = prepared.vocabulary.tokens(entries), FidelitySpec(epochs=1, batch_size=16)
+        return Distillation(student, [course], recipe, fidelity, tokens, 0, torch.device("cpu")), encoder
 
     (whole, moved), (stopped, _), (resumed, again) = training(), training(), training()
     before = {name: value.clone() for name, value in moved.encoder.state_dict().items()}
