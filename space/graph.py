@@ -25,6 +25,7 @@ _NUMPY: dict[int, np.dtype] = {
     TensorProto.UINT8: np.dtype("u1"),
 }
 Attribute = int | float | str | tuple[int, ...]
+Dims = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -68,20 +69,20 @@ class Part:
         return sum(_field(_item_size(item)) for item in self.items)
 
 
-def encoded_size(sizes: Iterable[int], inputs: tuple[str, ...], outputs: int) -> int:
+def encoded_size(sizes: Iterable[int], inputs: tuple[str, ...], output_dims: Dims) -> int:
     """Bytes of the model file made of parts of these sizes, exactly.
 
     Args:
         sizes: `Part.size` of every part of the graph.
         inputs: names of the int64 inputs, each [batch, sequence].
-        outputs: width of the float output `logits` [batch, outputs].
+        output_dims: shape of the float output `logits`, free sizes by name.
     """
-    graph = sum(sizes) + _frame_size(inputs, outputs)
+    graph = sum(sizes) + _frame_size(inputs, output_dims)
     return _envelope_size() + _field(graph)
 
 
 def build_model(
-    parts: Iterable[Part], inputs: tuple[str, ...], outputs: int, weights: Mapping[str, np.ndarray]
+    parts: Iterable[Part], inputs: tuple[str, ...], output_dims: Dims, weights: Mapping[str, np.ndarray]
 ) -> onnx.ModelProto:
     """The model of these parts with the given weights.
 
@@ -100,7 +101,7 @@ def build_model(
                 used.add(item.name)
     if extra := set(weights) - used:
         raise ValueError(f"weights without a place in the graph: {sorted(extra)}")
-    graph = helper.make_graph(nodes, "student", *_values(inputs, outputs), tensors)
+    graph = helper.make_graph(nodes, "student", *_values(inputs, output_dims), tensors)
     model = helper.make_model(
         graph,
         opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
@@ -130,24 +131,24 @@ def _tensor(tensor: Tensor, weights: Mapping[str, np.ndarray]) -> onnx.TensorPro
     return helper.make_tensor(tensor.name, tensor.data_type, tensor.dims, data, raw=True)
 
 
-def _values(inputs: tuple[str, ...], outputs: int) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
+def _values(inputs: tuple[str, ...], output_dims: Dims) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
     shape = ["batch", "sequence"]
     return (
         [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in inputs],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", outputs])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, output_dims)],
     )
 
 
 @lru_cache
-def _frame_size(inputs: tuple[str, ...], outputs: int) -> int:
+def _frame_size(inputs: tuple[str, ...], output_dims: Dims) -> int:
     """Bytes of a graph without items."""
-    return helper.make_graph([], "student", *_values(inputs, outputs)).ByteSize()
+    return helper.make_graph([], "student", *_values(inputs, output_dims)).ByteSize()
 
 
 @lru_cache
 def _envelope_size() -> int:
     """Bytes of a model beside its graph."""
-    model = build_model([], (), 1, {})
+    model = build_model([], (), (1,), {})
     model.ClearField("graph")
     return model.ByteSize()
 
