@@ -33,7 +33,7 @@ class BundleConfig(BaseModel):
         format: version of this layout.
         study: name of the study that made it.
         teacher: id of the teacher.
-        label_names: of the classes in the order of the logits; None for a regression.
+        label_names: of the classes, or tags, in the order of the logits; None for a regression.
         lower_case: whether text is lower-cased before it is split.
         shape: outputs, segments and longest input.
         student, recipe: configuration and training.
@@ -144,6 +144,9 @@ def read_vocabulary(folder: Path) -> list[str]:
 def _card(config: BundleConfig, record: TrialRecord) -> str:
     inputs = "`input_ids`, `attention_mask`" + (", `token_type_ids`" if config.shape.segments == 2 else "")
     answers = "one real value" if config.label_names is None else f"{config.shape.outputs} classes"
+    if config.shape.per_token:
+        answers = f"{config.shape.outputs} tags; the first piece of a word carries its tag"
+    dims = ", ".join(map(str, config.shape.output_dims))
     rows: list[tuple[str, Any]] = [
         (f"{record.metric} (validation split)", f"{record.quality:.4f}"),
         ("the teacher's", f"{record.metrics['teacher_quality']:.4f}"),
@@ -171,7 +174,7 @@ A student of `{config.teacher}` found and trained by Shoebox.
 
 - Architecture: {config.student.summary()}.
 - `model.onnx` takes {inputs}, int64 [batch, sequence] of at most {config.shape.max_length} word pieces, and answers
-  `logits`, float32 [batch, {config.shape.outputs}] ({answers}). It needs ONNX Runtime with its contrib operators.
+  `logits`, float32 [{dims}] ({answers}). It needs ONNX Runtime with its contrib operators.
 - `vocab.txt` is a WordPiece vocabulary ({"lower-cased" if config.lower_case else "cased"}).
 - `student.safetensors` and `config.json` reload the student in torch; `metrics.json` holds every measurement.
 - Quality was measured on `model.onnx` by ONNX Runtime {record.versions["onnxruntime"]} ({record.versions["machine"]}).

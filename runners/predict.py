@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from runners.bundle import CHECKPOINT, MODEL, BundleConfig, read_config, read_vocabulary
 from runners.evaluate import open_session, run_model
-from runners.wordpiece import encode_texts, wordpiece
+from runners.tags import Tagged, as_written, split_text, tag_words
+from runners.wordpiece import encode_texts, encode_words, wordpiece
 from space.errors import InputError
 from space.families import Student, build_student
 
@@ -49,8 +50,11 @@ class Bundle:
         """Run `model.onnx` on texts, or on pairs of texts.
 
         Raises:
-            InputError: pairs are missing for a task on pairs, given for one on single texts, or too few.
+            InputError: pairs are missing for a task on pairs, given for one on single texts, or too few; or the bundle
+                tags words (`tag`).
         """
+        if self.config.shape.per_token:
+            raise InputError(f"{self.folder} tags words: it has no answer for a whole text.", "Use tag or tag_words.")
         if self.config.shape.segments == 2 and pairs is None:
             raise InputError(f"{self.folder} judges pairs of texts.", "Give the second text with --pair.")
         if self.config.shape.segments == 1 and pairs is not None:
@@ -70,6 +74,33 @@ class Bundle:
             probabilities = {name: float(value) for name, value in zip(names, row, strict=True)}
             answers.append(Prediction(label=names[best], score=float(row[best]), probabilities=probabilities))
         return answers
+
+    def tag(self, texts: Sequence[str]) -> list[Tagged]:
+        """Run `model.onnx` on texts, which are split into words at spaces and punctuation.
+
+        Raises:
+            InputError: the bundle does not tag words.
+        """
+        split = [split_text(text) for text in texts]
+        found = self.tag_words([words for words, _ in split])
+        return [as_written(*rest) for rest in zip(found, texts, (spans for _, spans in split), strict=True)]
+
+    def tag_words(self, texts: Sequence[Sequence[str]]) -> list[Tagged]:
+        """Run `model.onnx` on texts that are split into words already.
+
+        Raises:
+            InputError: the bundle does not tag words, or a word is no text.
+        """
+        names = self.config.label_names
+        if not self.config.shape.per_token or names is None:
+            raise InputError(f"{self.folder} judges whole texts: it does not tag words.", "Use predict.")
+        return tag_words(
+            texts,
+            names,
+            self.config.shape.max_length,
+            lambda words: encode_words(self._tokenizer, words),
+            lambda encoded: run_model(self._session, encoded),
+        )
 
     def student(self) -> Student:
         """The torch student with its trained weights, in evaluation mode."""

@@ -16,7 +16,6 @@ import torch
 
 from objectives.latency import LatencyModel, LatencyReading, load_profile
 from objectives.limits import broken, constraint_values
-from objectives.quality import score
 from runners.batches import Encoded
 from runners.bundle import MODEL, BundleConfig, new_folder, write_model, write_results
 from runners.distill import TrainingLog, distil
@@ -32,7 +31,7 @@ from runners.teacher import TeacherOutputs, prepare_teacher
 from runners.teacher.statistics import prepare_statistics
 from runners.teacher.words import prepare_words, word_basis
 from runners.transfer import TransferOutputs, prepare_transfer
-from runners.wordpiece import encode_texts, wordpiece
+from runners.wordpiece import encode_examples, wordpiece
 from space.config import Recipe, StudentConfig
 from space.errors import InputError
 from space.families import Student, architecture_key, build_student, deployed_bytes, export_model
@@ -64,8 +63,7 @@ class Prepared:
     def encoded_train(self, size: int) -> Encoded:
         """The train split in the word pieces of a vocabulary of that size; made once per size."""
         if size not in self._encoded:
-            examples = self.task.train
-            self._encoded[size] = encode_texts(self.tokenizer(size), examples.texts, examples.pairs)
+            self._encoded[size] = encode_examples(self.tokenizer(size), self.task.train)
         return self._encoded[size]
 
     def text_lengths(self, size: int) -> tuple[int, int]:
@@ -76,8 +74,7 @@ class Prepared:
         if size not in self._lengths:
             examples = self.task.train
             rows = range(0, len(examples), -(-len(examples) // _MEASURED_TEXTS))
-            pairs = None if examples.pairs is None else [examples.pairs[row] for row in rows]
-            encoded = encode_texts(self.tokenizer(size), [examples.texts[row] for row in rows], pairs)
+            encoded = encode_examples(self.tokenizer(size), examples.take(rows))
             median, long = np.quantile(encoded.lengths, [0.5, 0.95], method="higher")
             self._lengths[size] = int(median), int(long)
         return self._lengths[size]
@@ -112,7 +109,9 @@ def prepare(plan: TrialPlan) -> Prepared:
     """Load the data and the teacher's outputs; fine-tunes the teacher if the cache does not hold it."""
     task = load_task(plan.task)
     teacher = prepare_teacher(plan.teacher, task)
-    shape = TaskShape(outputs=task.outputs, segments=task.segments, max_length=task.max_length)
+    shape = TaskShape(
+        outputs=task.outputs, segments=task.segments, max_length=task.max_length, per_token=task.per_token
+    )
     transfer, count = None, teacher.vocabulary_count
     if plan.transfer is not None:
         transfer = prepare_transfer(plan.transfer, task, teacher, plan.teacher.max_length)
@@ -227,10 +226,9 @@ def run_trial(
         if written != size:
             raise AssertionError(f"the bundle takes {written} bytes, {size} were predicted")
         with clock("evaluate"):
-            validation = task.validation
-            inputs = encode_texts(prepared.tokenizer(entries), validation.texts, validation.pairs)
+            inputs = encode_examples(prepared.tokenizer(entries), task.validation)
             logits = run_model(open_session(folder / MODEL), inputs)
-            quality = score(task.metric, validation.labels, logits, task.regression)
+            quality = task.quality(task.validation, logits)
         record = TrialRecord(
             trial=number,
             config=config,

@@ -20,6 +20,7 @@ from search.samplers import SamplerName
 from search.validation import closest, explain, parse_yaml
 from space.dimensions import ends
 from space.errors import InputError
+from space.families import get_family
 from space.joint import SpaceSpec
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -106,7 +107,12 @@ class StudyFile(BaseModel):
         drawn = any(share != 0 for share in ends(self.space.recipe.transfer_share))  # type: ignore[attr-defined]
         if drawn and self.transfer is None:
             raise ValueError("space.recipe.transfer_share is above 0, but there is no section transfer")
+        for name in self.space.families:  # type: ignore[attr-defined]
+            if problem := get_family(name).misfit(getattr(self.space, name), self.task.per_token):
+                raise ValueError(problem)
         if self.transfer is not None:
+            if self.task.per_token:
+                raise ValueError("transfer is for tasks that judge whole texts: a token-classification has none")
             if not drawn:
                 raise ValueError("transfer is never read: give space.recipe.transfer_share choices above 0")
             if problem := self.transfer.misfit(len(self.task.text_columns)):
@@ -132,6 +138,7 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
     "data": ("task", "data"),
     "text": ("task", "text"),
     "label": ("task", "label"),
+    "where": ("task", "where"),
     "trials": ("search", "trials"),
     "workers": ("search", "workers"),
     "seed": ("search", "seed"),
@@ -139,6 +146,8 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
     "latency": ("device", "latency"),
     "device": ("device", "profile"),
 }
+
+_OF_WORDS = {"text": ("task", "tokens"), "label": ("task", "tags")}
 
 
 def shipped_studies() -> dict[str, str]:
@@ -156,7 +165,8 @@ def load_study_file(name_or_path: str | Path, overrides: Mapping[str, Any] | Non
         name_or_path: a shipped study's name, or a path. Relative paths in the file (data, a teacher's
             folder, a device profile) are taken from the file's folder.
         overrides: values by option (keys of `OVERRIDES`); None means not given. `data` is a folder,
-            `text` one column or two with a comma between.
+            `text` one column or two with a comma between; `text` and `label` name the columns of tokens and tags
+            where words are tagged; `where` is COLUMN=VALUE, or several with commas between.
 
     Raises:
         InputError: no such study; not YAML; an unknown key or a wrong value (names file, key path and what
@@ -227,12 +237,29 @@ def _apply(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, str]
             value = str(Path(str(value)).expanduser().absolute())
         if option == "text" and isinstance(value, str) and "," in value:
             value = [column.strip() for column in value.split(",")]
-        *parents, last = OVERRIDES[option]
+        if option == "where":
+            value = _conditions(str(value))
+        path = OVERRIDES[option]
+        if option in _OF_WORDS and data.get("task", {}).get("kind") == "token-classification":
+            path = _OF_WORDS[option]
+        *parents, last = path
         section = data
         for parent in parents:
             if not isinstance(section.get(parent), dict):
                 section[parent] = {}
             section = section[parent]
         section[last] = value
-        given[".".join(OVERRIDES[option])] = f"--{option}"
+        given[".".join(path)] = f"--{option}"
     return given
+
+
+def _conditions(text: str) -> dict[str, Any]:
+    """`lang=en,genre=2` as a mapping; whole numbers and truth values are such."""
+    found = {}
+    for condition in text.split(","):
+        column, equals, value = (part.strip() for part in condition.partition("="))
+        if not (column and equals and value):
+            raise InputError(f"--where: {condition!r} is no condition.", "Write COLUMN=VALUE, as in lang=en.")
+        truth = {"true": True, "false": False}
+        found[column] = truth.get(value, int(value) if value.isdecimal() else value)
+    return found

@@ -156,7 +156,7 @@ class Distillation:
     def _loss(self, batch: Batch) -> Tensor:
         with autocast(self._device, self._pool.mean_length):
             pooled, states = self.student.encode_layers(**batch.inputs)
-        loss: Tensor = self._objective(pooled.float(), batch.hidden, batch.logits, batch.labels)
+        loss: Tensor = self._objective(batch.answers(pooled).float(), batch.hidden, batch.logits, batch.labels)
         if self._words is None or batch.words is None:
             return loss
         wants_relations = self._recipe.relation_weight > 0
