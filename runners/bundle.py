@@ -174,7 +174,8 @@ A student of `{config.teacher}` found and trained by Shoebox.
 
 - Architecture: {config.student.summary()}.
 - `model.onnx` takes {inputs}, int64 [batch, sequence] of at most {config.shape.max_length} word pieces, and answers
-  `logits`, float32 [{dims}] ({answers}). It needs ONNX Runtime with its contrib operators.
+  `logits`, float32 [{dims}] ({answers}).
+  It needs ONNX Runtime with its contrib operators.
 - `vocab.txt` is a WordPiece vocabulary ({"lower-cased" if config.lower_case else "cased"}).
 - `student.safetensors` and `config.json` reload the student in torch; `metrics.json` holds every measurement.
 - Quality was measured on `model.onnx` by ONNX Runtime {record.versions["onnxruntime"]} ({record.versions["machine"]}).
