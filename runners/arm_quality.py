@@ -13,14 +13,13 @@ from typing import Literal
 import numpy as np
 
 from objectives.latency import load_profile
-from objectives.quality import score
 from runners.bundle import MODEL, read_config, read_vocabulary, write_results
 from runners.emulator import Installation, evaluate_on_arm, find_installation
-from runners.evaluate import batched, open_session, run_model
+from runners.evaluate import batched, gather_answers, open_session, run_model
 from runners.latency import DeviceSpec
 from runners.record import ArmQuality, TaskQuality, TrialRecord, mean_retention
 from runners.task import Task
-from runners.wordpiece import encode_texts, wordpiece
+from runners.wordpiece import encode_examples, wordpiece
 from space.errors import InputError
 
 _SAME_VALUE = 1e-2  # predictions of a regression that count as equal
@@ -77,24 +76,22 @@ def _measure(
     config, profile = read_config(bundle), load_profile(device.profile)
     shape, columns = config.shape.part(name)
     tokenizer = wordpiece(read_vocabulary(bundle), config.lower_case, shape.max_length)
-    validation = task.validation
-    rows = np.linspace(0, len(validation) - 1, min(len(validation), most)).round().astype(int)
-    pairs = None if validation.pairs is None else [validation.pairs[row] for row in rows]
-    encoded = encode_texts(tokenizer, [validation.texts[row] for row in rows], pairs)
-    encoded = encoded.for_segments(config.shape.segments)
-    here = run_model(open_session(bundle / MODEL), encoded)
+    count = len(task.validation)
+    rows = np.linspace(0, count - 1, min(count, most)).round().astype(int)
+    examples = task.validation.take(rows)
+    encoded = encode_examples(tokenizer, examples).for_segments(config.shape.segments)
+    here = run_model(open_session(bundle / MODEL), encoded)[:, columns]
     places, batches = zip(*batched(encoded), strict=True)
-    there = np.zeros_like(here)
-    there[np.concatenate(places)] = evaluate_on_arm(bundle / MODEL, batches, profile, installation)
-    here, there = here[:, columns], there[:, columns]
-    labels = validation.labels[rows]
-    worst = np.abs(there - here).max(axis=1)
-    same = worst < _SAME_VALUE if task.regression else there.argmax(axis=1) == here.argmax(axis=1)
+    found = evaluate_on_arm(bundle / MODEL, batches, profile, installation, per_token=config.shape.per_token)
+    there = gather_answers(encoded, list(zip(places, found, strict=True)))[:, columns]
+    answered = ~np.isnan(here[:, 0])  # words without a piece got no answer from either
+    worst = np.abs(there - here)[answered].max(axis=1)
+    same = worst < _SAME_VALUE if task.regression else (there.argmax(axis=1) == here.argmax(axis=1))[answered]
     return ArmQuality(
         device=profile.name,
         examples=len(rows),
-        quality=score(task.metric, labels, there, task.regression),
-        quality_here=score(task.metric, labels, here, task.regression),
+        quality=task.quality(examples, there),
+        quality_here=task.quality(examples, here),
         agreement=float(same.mean()),
         largest_difference=float(worst.max()),
         median_difference=float(np.median(worst)),

@@ -33,7 +33,8 @@ class BundleConfig(BaseModel):
         format: version of this layout.
         study: name of the study that made it.
         teacher: id of the teacher.
-        label_names: of the classes in the order of the logits; None for a regression; of several tasks, by task.
+        label_names: of the classes, or tags, in the order of the logits; None for a regression; of several tasks, by
+            task.
         lower_case: whether text is lower-cased before it is split.
         shape: outputs, segments and longest input; of several tasks also those of each.
         student, recipe: configuration and training.
@@ -171,7 +172,8 @@ A student of `{config.teacher}` found and trained by Shoebox.
 
 - Architecture: {config.student.summary()}.
 - `model.onnx` takes {inputs}, int64 [batch, sequence] of at most {config.shape.max_length} word pieces, and answers
-  {_answers(config)}. It needs ONNX Runtime with its contrib operators.
+  {_answers(config)}.
+  It needs ONNX Runtime with its contrib operators.
 - `vocab.txt` is a WordPiece vocabulary ({"lower-cased" if config.lower_case else "cased"}).
 - `student.safetensors` and `config.json` reload the student in torch; `metrics.json` holds every measurement.
 - Quality was measured on `model.onnx` by ONNX Runtime {record.versions["onnxruntime"]} ({record.versions["machine"]}).
@@ -198,7 +200,9 @@ def _answers(config: BundleConfig) -> str:
 
     shape = config.shape
     if not shape.tasks:
-        return f"`logits`, float32 [batch, {shape.outputs}] ({kind('', shape.outputs)})"
+        tags = f"{shape.outputs} tags; the first piece of a word carries its tag"
+        dims = ", ".join(map(str, shape.graph_outputs[0][1]))
+        return f"`logits`, float32 [{dims}] ({tags if shape.per_token else kind('', shape.outputs)})"
     named = ", ".join(
         f"`logits.{name}` [batch, {task.outputs}] ({kind(name, task.outputs)}, "
         f"{'pairs' if task.segments == 2 else 'single texts'})"

@@ -81,6 +81,9 @@ class TaskSections(BaseModel):
             raise ValueError("a study has task or tasks, not both: put all tasks under tasks")
         if len(self.tasks) < 2:
             raise ValueError("tasks should name two tasks or more; describe a single one under task")
+        for name, task in self.tasks.items():
+            if task.per_token:
+                raise ValueError(f"tasks.{name} tags words, which a student of other tasks cannot: study it by itself")
         if self.transfer is not None:
             raise ValueError("transfer is text for one task: put it into that task's section, tasks.NAME.transfer")
         return self

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from runners.bundle import CHECKPOINT, MODEL, BundleConfig, read_config, read_vocabulary
 from runners.evaluate import open_session, run_model
-from runners.wordpiece import encode_texts, wordpiece
+from runners.tags import Tagged, as_written, split_text, tag_words
+from runners.wordpiece import encode_texts, encode_words, wordpiece
 from space.errors import InputError
 from space.families import Student, build_student
 from space.shape import TaskShape
@@ -59,8 +60,10 @@ class Bundle:
 
         Raises:
             InputError: pairs are missing for a task on pairs, given for one on single texts, or too few; the task is
-                missing or unknown, or named where there is only one.
+                missing or unknown, or named where there is only one; or the bundle tags words (`tag`).
         """
+        if self.config.shape.per_token:
+            raise InputError(f"{self.folder} tags words: it has no answer for a whole text.", "Use tag or tag_words.")
         shape, columns = self._part(task)
         where = self.folder if task is None else f"Task {task} of {self.folder}"
         if shape.segments == 2 and pairs is None:
@@ -98,6 +101,33 @@ class Bundle:
             missing = "knows several tasks" if task is None else f"knows no task {task!r}"
             raise InputError(f"{self.folder} {missing}.", f"Say which with --task: {', '.join(tasks)}.")
         return self.config.shape.part(task or "")
+
+    def tag(self, texts: Sequence[str]) -> list[Tagged]:
+        """Run `model.onnx` on texts, which are split into words at spaces and punctuation.
+
+        Raises:
+            InputError: the bundle does not tag words.
+        """
+        split = [split_text(text) for text in texts]
+        found = self.tag_words([words for words, _ in split])
+        return [as_written(*rest) for rest in zip(found, texts, (spans for _, spans in split), strict=True)]
+
+    def tag_words(self, texts: Sequence[Sequence[str]]) -> list[Tagged]:
+        """Run `model.onnx` on texts that are split into words already.
+
+        Raises:
+            InputError: the bundle does not tag words, or a word is no text.
+        """
+        names = self.config.labels_of("") if self.config.shape.per_token else None
+        if names is None:
+            raise InputError(f"{self.folder} judges whole texts: it does not tag words.", "Use predict.")
+        return tag_words(
+            texts,
+            names,
+            self.config.shape.max_length,
+            lambda words: encode_words(self._tokenizer(self.config.shape.max_length), words),
+            lambda encoded: run_model(self._session, encoded),
+        )
 
     def student(self) -> Student:
         """The torch student with its trained weights, in evaluation mode."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,14 +12,14 @@ from runners.batches import Encoded, encode
 from runners.distill import Course
 from runners.lessons import Lessons
 from runners.plan import TaskPlan, TrialPlan
-from runners.task import Task, load_task
+from runners.task import Examples, Task, load_task
 from runners.teacher import TeacherOutputs, load_teacher, prepare_teacher
 from runners.teacher.model import find_model, load_tokenizer
 from runners.teacher.origin import sum_of_equals
 from runners.teacher.statistics import LayerStatistics, prepare_statistics
 from runners.teacher.words import prepare_words, word_basis
 from runners.transfer import TransferOutputs, prepare_transfer
-from runners.wordpiece import encode_texts, wordpiece
+from runners.wordpiece import encode_examples, wordpiece
 from space.config import Recipe
 from space.errors import InputError
 from space.shape import TaskShape
@@ -48,7 +47,10 @@ class TaughtTask:
     @property
     def shape(self) -> TaskShape:
         """What a student of this task alone looks like from outside."""
-        return TaskShape(outputs=self.task.outputs, segments=self.task.segments, max_length=self.task.max_length)
+        task = self.task
+        return TaskShape(
+            outputs=task.outputs, segments=task.segments, max_length=task.max_length, per_token=task.per_token
+        )
 
     def statistics(self) -> LayerStatistics:
         """Of the teacher on the train split."""
@@ -77,15 +79,14 @@ class Prepared:
         tokens = self.vocabulary.tokens(size)
         return wordpiece(tokens, self.vocabulary.lower_case, self.tasks[name].task.max_length)
 
-    def encode(self, name: str, size: int, texts: Sequence[str], pairs: Sequence[str] | None) -> Encoded:
-        """Texts of a task as a student with a vocabulary of that size reads them."""
-        return encode_texts(self.tokenizer(name, size), texts, pairs).for_segments(self.shape.segments)
+    def encode(self, name: str, size: int, examples: Examples) -> Encoded:
+        """Examples of a task as a student with a vocabulary of that size reads them."""
+        return encode_examples(self.tokenizer(name, size), examples).for_segments(self.shape.segments)
 
     def encoded_train(self, name: str, size: int) -> Encoded:
         """The train split of a task in the word pieces of a vocabulary of that size; made once per size."""
         if (name, size) not in self._encoded:
-            examples = self.tasks[name].task.train
-            self._encoded[name, size] = self.encode(name, size, examples.texts, examples.pairs)
+            self._encoded[name, size] = self.encode(name, size, self.tasks[name].task.train)
         return self._encoded[name, size]
 
     def text_lengths(self, size: int) -> tuple[int, int]:
@@ -103,8 +104,7 @@ class Prepared:
     def _task_lengths(self, name: str, size: int) -> tuple[int, int]:
         examples = self.tasks[name].task.train
         rows = range(0, len(examples), -(-len(examples) // _MEASURED_TEXTS))
-        pairs = None if examples.pairs is None else [examples.pairs[row] for row in rows]
-        encoded = self.encode(name, size, [examples.texts[row] for row in rows], pairs)
+        encoded = self.encode(name, size, examples.take(rows))
         median, long = np.quantile(encoded.lengths, [0.5, 0.95], method="higher")
         return int(median), int(long)
 

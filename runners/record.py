@@ -55,7 +55,7 @@ class ArmQuality(BaseModel):
         device: name of the device profile whose kernels ran, under emulation.
         examples: of the validation split, evenly spaced.
         quality, quality_here: the study's metric with the kernels of that core and of this machine.
-        agreement: share of the examples with the same answer (for a regression: within 1e-2).
+        agreement: share of the examples with the same answer (for a regression: within 1e-2; of tags: of the words).
         largest_difference, median_difference: between logits of the same example (its worst logit).
         versions: of the emulator's tools.
         tasks: of a study of several tasks, what each of them found on its share of the examples; `quality` and

@@ -14,7 +14,6 @@ import torch
 
 from objectives.latency import LatencyModel, LatencyReading, load_profile
 from objectives.limits import broken, constraint_values
-from objectives.quality import score
 from runners.bundle import MODEL, BundleConfig, LabelNames, new_folder, write_model, write_results
 from runners.distill import TrainingLog, distil
 from runners.evaluate import open_session, run_model
@@ -183,9 +182,9 @@ def _judge(model: Path, prepared: Prepared, entries: int) -> dict[str, TaskQuali
     session, found = open_session(model), {}
     for name, taught in prepared.tasks.items():
         task, examples = taught.task, taught.task.validation
-        logits = run_model(session, prepared.encode(name, entries, examples.texts, examples.pairs))
+        logits = run_model(session, prepared.encode(name, entries, examples))
         _, columns = prepared.shape.part(name)
-        quality = score(task.metric, examples.labels, logits[:, columns], task.regression)
+        quality = task.quality(examples, logits[:, columns])
         found[name] = TaskQuality.of(task.metric, quality, taught.teacher.validation_quality)
     return found
 

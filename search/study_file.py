@@ -11,12 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from objectives.limits import Cost, Limits
 from runners.cores import usable_cores
 from runners.latency import DeviceSpec
-from runners.plan import FidelitySpec, TaskSections, TrialPlan
+from runners.plan import FidelitySpec, TaskPlan, TaskSections, TrialPlan
 from search.ledger import Objective
 from search.samplers import SamplerName
 from search.validation import closest, explain, parse_yaml
 from space.dimensions import ends
 from space.errors import InputError
+from space.families import get_family
 from space.joint import RecipeDimensions, SpaceSpec
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -98,14 +99,24 @@ class StudyFile(TaskSections):
         if drawn and all(plan.transfer is None for plan in self.task_plans.values()):
             raise ValueError("space.recipe.transfer_share is above 0, but there is no section transfer")
         for name, plan in self.task_plans.items():
-            if plan.transfer is not None:
-                if not drawn:
-                    raise ValueError("transfer is never read: give space.recipe.transfer_share choices above 0")
-                if problem := plan.transfer.misfit(len(plan.task.text_columns)):
-                    raise ValueError(problem if self.task else f"tasks.{name}: {problem}")
+            if problem := self._misfit(plan, drawn):
+                raise ValueError(problem if self.task else f"tasks.{name}: {problem}")
         if self.task and self.space.recipe.task_exponent != RecipeDimensions().task_exponent:  # type: ignore[attr-defined]
             raise ValueError("space.recipe.task_exponent is about several tasks, but there is only one: leave it out")
         return self
+
+    def _misfit(self, plan: TaskPlan, drawn: bool) -> str | None:
+        """What keeps the other sections from serving a task; None if nothing does."""
+        for name in self.space.families:  # type: ignore[attr-defined]
+            if problem := get_family(name).misfit(getattr(self.space, name), plan.task.per_token):
+                return problem
+        if plan.transfer is None:
+            return None
+        if plan.task.per_token:
+            return "transfer is for tasks that judge whole texts: a token-classification has none"
+        if not drawn:
+            return "transfer is never read: give space.recipe.transfer_share choices above 0"
+        return plan.transfer.misfit(len(plan.task.text_columns))
 
     def plan(self) -> TrialPlan:
         """What the trial pipeline needs to know."""
@@ -127,6 +138,7 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
     "data": ("task", "data"),
     "text": ("task", "text"),
     "label": ("task", "label"),
+    "where": ("task", "where"),
     "trials": ("search", "trials"),
     "workers": ("search", "workers"),
     "seed": ("search", "seed"),
@@ -134,6 +146,8 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
     "latency": ("device", "latency"),
     "device": ("device", "profile"),
 }
+
+_OF_WORDS = {"text": ("task", "tokens"), "label": ("task", "tags")}
 
 
 def shipped_studies() -> dict[str, str]:
@@ -151,7 +165,9 @@ def load_study_file(name_or_path: str | Path, overrides: Mapping[str, Any] | Non
         name_or_path: a shipped study's name, or a path. Relative paths in the file (data, a teacher's
             folder, a device profile) are taken from the file's folder.
         overrides: values by option (keys of `OVERRIDES`); None means not given. `data` is a folder (of several
-            tasks, one that holds a folder for each), `text` one column or two with a comma between.
+            tasks, one that holds a folder for each), `text` one column or two with a comma between; `text` and
+            `label` name the columns of tokens and tags where words are tagged; `where` is COLUMN=VALUE, or several
+            with commas between.
 
     Raises:
         InputError: no such study; not YAML; an unknown key or a wrong value (names file, key path and what
@@ -248,18 +264,35 @@ def _apply(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, str]
                 _data_of_tasks(data["tasks"], folder.resolve())
                 continue
             value = {"path": str(folder.resolve())}
-        if option in ("text", "label") and "tasks" in data:
-            raise InputError(f"--{option} is for a study of one task.", "Write the columns into the study file.")
+        if option in ("text", "label", "where") and "tasks" in data:
+            raise InputError(f"--{option} is for a study of one task.", "Write it into the study file.")
         if option == "device" and str(value).endswith((".yaml", ".yml")):
             value = str(Path(str(value)).expanduser().absolute())
         if option == "text" and isinstance(value, str) and "," in value:
             value = [column.strip() for column in value.split(",")]
-        *parents, last = OVERRIDES[option]
+        if option == "where":
+            value = _conditions(str(value))
+        path = OVERRIDES[option]
+        if option in _OF_WORDS and data.get("task", {}).get("kind") == "token-classification":
+            path = _OF_WORDS[option]
+        *parents, last = path
         section = data
         for parent in parents:
             if not isinstance(section.get(parent), dict):
                 section[parent] = {}
             section = section[parent]
         section[last] = value
-        given[".".join(OVERRIDES[option])] = f"--{option}"
+        given[".".join(path)] = f"--{option}"
     return given
+
+
+def _conditions(text: str) -> dict[str, Any]:
+    """`lang=en,genre=2` as a mapping; whole numbers and truth values are such."""
+    found = {}
+    for condition in text.split(","):
+        column, equals, value = (part.strip() for part in condition.partition("="))
+        if not (column and equals and value):
+            raise InputError(f"--where: {condition!r} is no condition.", "Write COLUMN=VALUE, as in lang=en.")
+        truth = {"true": True, "false": False}
+        found[column] = truth.get(value, int(value) if value.isdecimal() else value)
+    return found

@@ -17,6 +17,7 @@ class TaskShape(BaseModel):
         outputs: number of logits; 1 for regression; of several tasks those of all, side by side.
         segments: 1 for single sentences, 2 for sentence pairs (adds the input `token_type_ids`).
         max_length: longest input in tokens, special tokens included; the position table has this many rows.
+        per_token: whether each token gets logits of its own, as sequence labelling needs; else each input does.
         tasks: of a student of several tasks, the shape of each by its name, in the order of their logits.
     """
 
@@ -25,6 +26,7 @@ class TaskShape(BaseModel):
     outputs: int = Field(ge=1)
     segments: int = Field(ge=1, le=2)
     max_length: int = Field(ge=4, le=512)
+    per_token: bool = False
     tasks: dict[str, TaskShape] = {}
 
     def __hash__(self) -> int:  # a dictionary has none
@@ -56,8 +58,9 @@ class TaskShape(BaseModel):
     @property
     def graph_outputs(self) -> tuple[Output, ...]:
         """Names and shapes of the graph's outputs: `logits`, and of several tasks `logits.<task>` each."""
+        free = ("batch", "sequence") if self.per_token else ("batch",)
         parts = ((f"logits.{name}", shape.outputs) for name, shape in self.tasks.items())
-        return tuple((name, ("batch", count)) for name, count in (("logits", self.outputs), *parts))
+        return tuple((name, (*free, count)) for name, count in (("logits", self.outputs), *parts))
 
     @model_serializer(mode="wrap")
     def _without_tasks(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -183,7 +183,8 @@ class Distillation:
         if self._encoders:
             with autocast(self._device):
                 hidden = self._encoders[course](batch.taught)[1]
-        loss: Tensor = self._objectives[course](pooled.float(), hidden, batch.logits, batch.labels)
+        answers = batch.answers(pooled).float()
+        loss: Tensor = self._objectives[course](answers, hidden, batch.logits, batch.labels)
         if batch.words is None:
             return loss
         wants_relations = self._recipe.relation_weight > 0

@@ -17,7 +17,8 @@ class TeacherSpec(BaseModel):
         batch_size: examples per step.
         max_length: longest input in word pieces; default: the task's.
         seed: of head, order and dropout.
-        pooling: how token states become one sentence state: their mean.
+        pooling: how token states become one sentence state: their mean. Where words are labelled, each has the state of
+            its first piece.
         weight_decay: of AdamW, on matrices only.
         warmup: share of the steps over which the rate rises.
     """

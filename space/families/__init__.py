@@ -70,7 +70,7 @@ def architecture_key(config: StudentConfig, shape: TaskShape, vocabulary_size: i
     content = {
         "structure": structure,
         "graph": family.graph_version,
-        "shape": shape.model_dump(),
+        "shape": shape.model_dump(exclude_defaults=True),
         "vocabulary": vocabulary_size,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]

@@ -197,5 +197,5 @@ def test_states_of_words_come_closer() -> None:
 
 
 def test_lessons_of_different_lengths_are_refused() -> None:
-    with pytest.raises(ValueError, match="labels has 3 rows, but there are 40 texts"):
+    with pytest.raises(ValueError, match="labels has 3 rows in place of 40"):
         replace(lessons(40, 0), labels=np.zeros(3, np.int64))

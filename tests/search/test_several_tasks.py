@@ -78,6 +78,10 @@ def test_each_task_has_its_own_plan(tmp_path: Path) -> None:
         ),
         ({"tasks": changed("gap", teacher={"epochs": 0})}, "tasks.gap.teacher.epochs should be at least 1, found 0."),
         ({"tasks": changed("gap", metric="f1")}, "tasks.gap metric f1 does not fit a regression"),
+        (
+            {"tasks": {**TASKS, "names": {"data": {"path": "data"}, "kind": "token-classification"}}},
+            "tasks.names tags words, which a student of other tasks cannot: study it by itself.",
+        ),
         ({"tasks": {**TASKS, "a b": TASKS["mood"]}}, "tasks.a b should be of letters, digits"),
         ({"transfer": {"recombine": 3}}, "transfer is text for one task: put it into that task's section"),
         (

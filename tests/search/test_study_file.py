@@ -10,7 +10,18 @@ import pytest
 from search.study_file import load_study_file, shipped_studies
 from space import InputError
 
-SHIPPED = ["banking77", "cola", "mrpc", "multi-task", "quickstart", "rte", "sst2", "stsb"]
+SHIPPED = [
+    "banking77",
+    "cola",
+    "mrpc",
+    "multi-task",
+    "quickstart",
+    "rte",
+    "sst2",
+    "stsb",
+    "wikiann-de",
+    "wikiann-en",
+]
 
 SAMPLER_NAMES = "'known-cost', 'tpe', 'nsga2', 'gp', 'random' or 'qmc'"
 
