@@ -90,7 +90,7 @@ def test_every_task_is_judged_by_its_own_metric_on_the_file(prepared, made) -> N
     size = len(bundle.tokens)
     for name, taught in prepared.tasks.items():
         examples = taught.task.validation
-        encoded = prepared.encode(name, size, examples.texts, examples.pairs)
+        encoded = prepared.encode(name, size, examples)
         assert encoded.lengths.max() <= taught.task.max_length
         feed = collate(encoded, np.arange(len(encoded)), CPU)
         own, everything = session.run([f"logits.{name}", "logits"], {key: value.numpy() for key, value in feed.items()})
@@ -146,9 +146,9 @@ def test_arm_kernels_judge_every_task(prepared, made, monkeypatch) -> None:
     """The emulator itself is tested elsewhere: here this machine's kernels stand in for it."""
     record, bundle = made
 
-    def evaluate(model: Path, batches: Any, profile: Any, installation: Any) -> np.ndarray:
+    def evaluate(model: Path, batches: Any, profile: Any, installation: Any, per_token: bool) -> list[np.ndarray]:
         session = open_session(model)
-        return np.concatenate([session.run(["logits"], dict(batch))[0] for batch in batches])
+        return [session.run(["logits"], dict(batch))[0] for batch in batches]
 
     monkeypatch.setattr(arm_quality, "evaluate_on_arm", evaluate)
     monkeypatch.setattr(arm_quality, "find_installation", lambda: SimpleNamespace(versions={}))
@@ -248,7 +248,7 @@ def test_every_task_has_the_same_say_in_the_vocabulary() -> None:
 
 
 def test_a_teacher_that_learnt_nothing_is_refused(plan, monkeypatch) -> None:
-    monkeypatch.setattr("runners.teacher.store.score", lambda *given: 0.0)
+    monkeypatch.setattr("runners.task.Task.quality", lambda *given: 0.0)
     with pytest.raises(InputError, match=r"teacher of task mood has accuracy 0\.000"):
         prepare(plan)
 
@@ -257,7 +257,7 @@ def test_the_shape_of_one_task_is_its_own_and_says_nothing_of_several() -> None:
     one = TaskShape(outputs=2, segments=1, max_length=16)
     assert TaskShape.joint({ONLY: one}) is one
     assert one.part(ONLY) == (one, slice(0, 2))
-    assert one.model_dump() == {"outputs": 2, "segments": 1, "max_length": 16}
+    assert "tasks" not in one.model_dump()
     several = TaskShape.joint({"a": one, "b": TaskShape(outputs=1, segments=2, max_length=32)})
     assert several.part("b")[1] == slice(2, 3)
     assert TaskShape.model_validate_json(several.model_dump_json()) == several

@@ -86,7 +86,7 @@ def test_each_task_has_its_own_plan(tmp_path: Path) -> None:
         ({"transfer": {"recombine": 3}}, "transfer is text for one task: put it into that task's section"),
         (
             {"tasks": changed("gap", transfer={"sources": {"path": "x.txt"}})},
-            "transfer is never read: give space.recipe.transfer_share choices above 0.",
+            "tasks.gap: transfer is never read: give space.recipe.transfer_share choices above 0.",
         ),
         (
             {
