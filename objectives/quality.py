@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
+from seqeval.metrics import f1_score as entity_f1_score
 from sklearn import metrics
 
-Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
+Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman", "entity_f1"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 REGRESSION_METRICS: frozenset[Metric] = frozenset({"pearson", "spearman"})
+TAG_METRICS: frozenset[Metric] = frozenset({"entity_f1", "accuracy"})
+OUTSIDE = "O"  # the tag of a word that is part of no entity
 
 
 def score(metric: Metric, labels: npt.ArrayLike, logits: npt.ArrayLike, regression: bool) -> float:
@@ -36,7 +40,7 @@ def score(metric: Metric, labels: npt.ArrayLike, logits: npt.ArrayLike, regressi
     """
     if metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
-    if (metric in REGRESSION_METRICS) != regression:
+    if metric == "entity_f1" or (metric in REGRESSION_METRICS) != regression:
         raise ValueError(f"metric {metric} does not fit a {'regression' if regression else 'classification'}")
     truth = np.asarray(labels)
     values = np.asarray(logits, dtype=np.float64)
@@ -64,6 +68,55 @@ def score(metric: Metric, labels: npt.ArrayLike, logits: npt.ArrayLike, regressi
     if np.ptp(truth) == 0 or np.ptp(predicted) == 0:
         return 0.0
     return float(metrics.matthews_corrcoef(truth, predicted))
+
+
+def score_tags(
+    metric: Metric,
+    labels: npt.ArrayLike,
+    logits: npt.ArrayLike,
+    starts: Sequence[int] | npt.NDArray[np.int64],
+    names: Sequence[str],
+) -> float:
+    """Quality of a model's logits on the words of tagged sentences.
+
+    - entity_f1: F1 of whole entities, micro-averaged over their types, as `seqeval` and the conlleval script before
+      it count: an entity is right if its words and its type are; a predicted `I-X` after `O` opens an entity. 0.0
+      where neither truth nor prediction has an entity.
+    - accuracy: share of words whose largest logit is the label.
+
+    A word whose logits are NaN got no answer, because the text was cut before it or because it has no word piece: it
+    counts as `O` among entities, and as wrong in accuracy.
+
+    Args:
+        metric: one of `TAG_METRICS`.
+        labels: [words], indices of tags.
+        logits: [words, tags].
+        starts: [sentences + 1], where the words of each sentence begin.
+        names: of the tags.
+
+    Raises:
+        ValueError: unknown metric, shapes that do not match, no word, a logit that is infinite, no tag `O`.
+    """
+    if metric not in TAG_METRICS:
+        raise ValueError(f"metric {metric!r} does not fit tags; known: {', '.join(sorted(TAG_METRICS))}")
+    truth, values = np.asarray(labels), np.asarray(logits, dtype=np.float64)
+    if values.shape != (len(truth), len(names)) or len(truth) == 0 or starts[-1] != len(truth):
+        raise ValueError(f"{len(names)} tags, labels {truth.shape}, logits {values.shape}, {starts[-1]} words differ")
+    answered = ~np.isnan(values).all(axis=1)
+    if not np.isfinite(values[answered]).all():
+        raise ValueError("logits are not finite")
+    predicted = np.where(answered, np.nan_to_num(values).argmax(axis=1), -1)
+    if metric == "accuracy":
+        return float(metrics.accuracy_score(truth, predicted))
+    predicted[~answered] = list(names).index(OUTSIDE)
+    table = np.array(names, dtype=object)
+    sentences = [slice(first, last) for first, last in pairwise(starts)]
+    found = entity_f1_score(
+        [table[truth[words]].tolist() for words in sentences],
+        [table[predicted[words]].tolist() for words in sentences],
+        zero_division=0,
+    )
+    return float(found)
 
 
 def _pearson(truth: npt.NDArray[np.float64], predicted: npt.NDArray[np.float64]) -> float:

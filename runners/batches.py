@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from runners.task import Examples
+from runners.word_places import WordPlaces
 
 _CHUNK = 1024  # texts per call of the tokenizer: bounds its memory
 _POOL = 32  # batches that are sorted by length together: little padding, yet near-random order
@@ -26,12 +27,14 @@ class Encoded:
         segments: uint8 [total], 1 in the second text of a pair; None for single texts.
         starts: int64 [n + 1], where each text begins.
         pad: id of the padding token.
+        words: where the words begin, where words are what is labelled; else None.
     """
 
     ids: npt.NDArray[np.int32]
     segments: npt.NDArray[np.uint8] | None
     starts: npt.NDArray[np.int64]
     pad: int
+    words: WordPlaces | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -41,31 +44,47 @@ class Encoded:
         """Word pieces of each text, int64 [n]."""
         return np.diff(self.starts)
 
+    @property
+    def answers(self) -> int:
+        """How many answers a model gives: one for each text, or one for each word."""
+        return len(self) if self.words is None else len(self.words.first)
+
+    def for_segments(self, count: int) -> Encoded:
+        """The same texts for a model of so many segments: one that reads pairs takes a single text for a first one."""
+        if count == 1 or self.segments is not None:
+            return self
+        return replace(self, segments=np.zeros(len(self.ids), np.uint8))
+
 
 def encode(tokenizer: Any, examples: Examples, max_length: int) -> Encoded:
     """Tokenize a split; longer inputs are cut at `max_length` (of a pair, the longer text first)."""
     ids: list[npt.NDArray[np.int32]] = []
     segments: list[npt.NDArray[np.uint8]] = []
     lengths: list[int] = []
+    word_of_piece: list[list[int | None]] = []
     for start in range(0, len(examples), _CHUNK):
         part = slice(start, start + _CHUNK)
         found = tokenizer(
-            examples.texts[part],
+            examples.texts[part] if examples.words is None else examples.words[part],
             None if examples.pairs is None else examples.pairs[part],
             truncation=True,
             max_length=max_length,
             padding=False,
             return_token_type_ids=examples.pairs is not None,
+            is_split_into_words=examples.words is not None,
         )
         lengths.extend(len(row) for row in found["input_ids"])
         ids.extend(np.array(row, dtype=np.int32) for row in found["input_ids"])
         if examples.pairs is not None:
             segments.extend(np.array(row, dtype=np.uint8) for row in found["token_type_ids"])
+        if examples.words is not None:
+            word_of_piece.extend(found.word_ids(row) for row in range(len(found["input_ids"])))
     return Encoded(
         ids=np.concatenate(ids),
         segments=np.concatenate(segments) if segments else None,
         starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         pad=int(tokenizer.pad_token_id or 0),
+        words=None if examples.words is None else WordPlaces.of(word_of_piece, list(map(len, examples.words))),
     )
 
 

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save_file
@@ -24,6 +23,7 @@ from space.shape import TaskShape
 MODEL, VOCABULARY, CHECKPOINT = "model.onnx", "vocab.txt", "student.safetensors"
 _NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 CONFIG, METRICS, CARD = "config.json", "metrics.json", "README.md"
+LabelNames = tuple[str, ...] | None
 
 
 class BundleConfig(BaseModel):
@@ -33,9 +33,10 @@ class BundleConfig(BaseModel):
         format: version of this layout.
         study: name of the study that made it.
         teacher: id of the teacher.
-        label_names: of the classes in the order of the logits; None for a regression.
+        label_names: of the classes, or tags, in the order of the logits; None for a regression; of several tasks, by
+            task.
         lower_case: whether text is lower-cased before it is split.
-        shape: outputs, segments and longest input.
+        shape: outputs, segments and longest input; of several tasks also those of each.
         student, recipe: configuration and training.
     """
 
@@ -44,11 +45,15 @@ class BundleConfig(BaseModel):
     format: int = 1
     study: str
     teacher: str
-    label_names: tuple[str, ...] | None
+    label_names: LabelNames | dict[str, LabelNames]
     lower_case: bool
     shape: TaskShape
     student: AnyStudentConfig
     recipe: Recipe
+
+    def labels_of(self, task: str) -> LabelNames:
+        """Names of the classes of a task; the only task goes by any name."""
+        return self.label_names[task] if isinstance(self.label_names, dict) else self.label_names
 
 
 @contextmanager
@@ -143,12 +148,8 @@ def read_vocabulary(folder: Path) -> list[str]:
 
 def _card(config: BundleConfig, record: TrialRecord) -> str:
     inputs = "`input_ids`, `attention_mask`" + (", `token_type_ids`" if config.shape.segments == 2 else "")
-    answers = "one real value" if config.label_names is None else f"{config.shape.outputs} classes"
-    rows: list[tuple[str, Any]] = [
-        (f"{record.metric} (validation split)", f"{record.quality:.4f}"),
-        ("the teacher's", f"{record.metrics['teacher_quality']:.4f}"),
-        ("deployed bytes (model.onnx + vocab.txt)", f"{record.deployed_bytes:,}"),
-    ]
+    rows = _quality_rows(record)
+    rows.append(("deployed bytes (model.onnx + vocab.txt)", f"{record.deployed_bytes:,}"))
     for latency in filter(None, (record.latency, record.long_latency)):
         calibration = "calibrated" if latency.calibrated else "uncalibrated"
         conditions = f"{latency.device}, {latency.tokens} tokens ({latency.backend}, {calibration})"
@@ -171,9 +172,43 @@ A student of `{config.teacher}` found and trained by Shoebox.
 
 - Architecture: {config.student.summary()}.
 - `model.onnx` takes {inputs}, int64 [batch, sequence] of at most {config.shape.max_length} word pieces, and answers
-  `logits`, float32 [batch, {config.shape.outputs}] ({answers}). It needs ONNX Runtime with its contrib operators.
+  {_answers(config)}.
+  It needs ONNX Runtime with its contrib operators.
 - `vocab.txt` is a WordPiece vocabulary ({"lower-cased" if config.lower_case else "cased"}).
 - `student.safetensors` and `config.json` reload the student in torch; `metrics.json` holds every measurement.
 - Quality was measured on `model.onnx` by ONNX Runtime {record.versions["onnxruntime"]} ({record.versions["machine"]}).
 - The licences of the teacher and of the training text apply to this student.
 """
+
+
+def _quality_rows(record: TrialRecord) -> list[tuple[str, str]]:
+    rows = [(f"{record.metric} (validation split)", f"{record.quality:.4f}")]
+    if not record.tasks:
+        return [*rows, ("the teacher's", f"{record.metrics['teacher_quality']:.4f}")]
+    rows = [("mean retention of the teachers' quality, % (validation splits)", f"{record.quality:.2f}")]
+    for name, task in record.tasks.items():
+        rows.append((f"{name}: {task.metric}", f"{task.quality:.4f}"))
+        rows.append((f"{name}: the teacher's, and retention", f"{task.teacher_quality:.4f}, {task.retention:.2f} %"))
+    return rows
+
+
+def _answers(config: BundleConfig) -> str:
+    """The outputs of the file in words."""
+
+    def kind(task: str, outputs: int) -> str:
+        return "one real value" if config.labels_of(task) is None else f"{outputs} classes"
+
+    shape = config.shape
+    if not shape.tasks:
+        tags = f"{shape.outputs} tags; the first piece of a word carries its tag"
+        dims = ", ".join(map(str, shape.graph_outputs[0][1]))
+        return f"`logits`, float32 [{dims}] ({tags if shape.per_token else kind('', shape.outputs)})"
+    named = ", ".join(
+        f"`logits.{name}` [batch, {task.outputs}] ({kind(name, task.outputs)}, "
+        f"{'pairs' if task.segments == 2 else 'single texts'})"
+        for name, task in shape.tasks.items()
+    )
+    return (
+        f"for every task at once, float32, {named}; `logits` [batch, {shape.outputs}] holds them side by side. Where\n"
+        "  the text is single, `token_type_ids` are 0"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,34 @@ def open_session(model: Path | bytes, threads: int = 1) -> Any:
 
 
 def run_model(session: Any, encoded: Encoded) -> np.ndarray:
-    """Logits float32 [n, outputs] of all texts, in batches of similar length."""
-    outputs = session.get_outputs()[0].shape[1]
+    """Logits float32 [n, outputs] of all texts, or of all words (`gather_answers`), in batches of similar length."""
     wanted = {item.name for item in session.get_inputs()}
-    logits = np.zeros((len(encoded), outputs), np.float32)
+    found = []
     for rows, batch in batched(encoded):
         feed = {name: values for name, values in batch.items() if name in wanted}
-        logits[rows] = session.run(["logits"], feed)[0]
+        found.append((rows, session.run(["logits"], feed)[0]))
+    return gather_answers(encoded, found)
+
+
+def gather_answers(
+    encoded: Encoded, found: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]
+) -> npt.NDArray[np.float32]:
+    """Logits float32 [n, outputs] of all texts; where words are labelled [words, outputs], of their first pieces.
+
+    Args:
+        encoded: the texts.
+        found: for each batch, the texts in it [rows] and what the model said: [rows, outputs], or
+            [rows, longest of them, outputs] of each piece.
+
+    Words without a piece get NaN.
+    """
+    logits = np.full((encoded.answers, found[0][1].shape[-1]), np.nan, np.float32)
+    for rows, values in found:
+        if encoded.words is None:
+            logits[rows] = values
+        else:
+            picked = encoded.words.pick(rows)
+            logits[picked.words] = values[picked.rows, picked.places]
     return logits
 
 

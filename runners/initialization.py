@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runners.teacher import TeacherOutputs, load_teacher
+from runners.teacher.origin import Origin
 from runners.teacher.statistics import Inside, LayerStatistics, bert_layers
 from space.errors import InputError
 from space.families import Student
@@ -22,7 +22,7 @@ TEACHER_DEVIATION = 0.1
 _TOKENS = 8192  # sampled to fit the projection of the embeddings
 
 
-def start_from_embeddings(student: Student, teacher: TeacherOutputs, vocabulary: Vocabulary, keep: float) -> None:
+def start_from_embeddings(student: Student, teacher: Origin, vocabulary: Vocabulary, keep: float) -> None:
     """Embeddings from the teacher: the principal components of its kept word embeddings (XtremeDistil).
 
     Positions are projected onto the same components. Directions are kept as they are (no whitening) and scaled
@@ -53,7 +53,7 @@ def start_from_embeddings(student: Student, teacher: TeacherOutputs, vocabulary:
 
 
 def start_from_layers(
-    student: Student, teacher: TeacherOutputs, statistics: LayerStatistics, vocabulary: Vocabulary, keep: float
+    student: Student, teacher: Origin, statistics: LayerStatistics, vocabulary: Vocabulary, keep: float
 ) -> None:
     """Layers from the teacher, for a student whose embeddings start from it already.
 
@@ -65,8 +65,8 @@ def start_from_layers(
     Raises:
         InputError: the teacher is not laid out like BERT.
     """
-    model = load_teacher(teacher)
-    layers = bert_layers(model.encoder)
+    encoder = teacher.encoder()
+    layers = bert_layers(encoder)
     if layers is None or statistics.inside is None:
         raise InputError(
             f"The layers of teacher {teacher.model} are not laid out like BERT's, so that students cannot start from "
@@ -78,7 +78,7 @@ def start_from_layers(
     chosen = [max(round((index + 1) * len(layers) / depth) - 1, 0) for index in range(depth)]
     with torch.no_grad():
         projected = [_project(layers[layer], statistics, statistics.inside, layer, basis) for layer in chosen]
-        ids, positions, states = _sample_embeddings(model.encoder, teacher, vocabulary, keep)
+        ids, positions, states = _sample_embeddings(encoder, teacher, vocabulary, keep)
     student.load_layers(projected, ids, positions, (states - statistics.state_mean[0]) @ basis)
 
 
@@ -126,7 +126,7 @@ def _gain(covariance: Tensor, basis: Tensor) -> float:
 
 
 def _sample_embeddings(
-    encoder: Any, teacher: TeacherOutputs, vocabulary: Vocabulary, keep: float
+    encoder: Any, teacher: Origin, vocabulary: Vocabulary, keep: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens as often as the task has them, at places as in its texts, and what the teacher's embeddings make of them.
 

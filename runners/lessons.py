@@ -40,12 +40,13 @@ class WordStates:
 
 @dataclass(frozen=True, eq=False)
 class Lessons:
-    """Texts of one source with the teacher's answers; row i of every array belongs to text i.
+    """Texts of one source with the teacher's answers; row i of every array belongs to text i, or to word i where words
+    are what is labelled.
 
     Attributes:
         encoded: the texts in the student's word pieces.
-        logits: float32 [n, outputs] of the teacher.
-        hidden: float16 [n, teacher width], the teacher's mean-pooled last hidden state.
+        logits: floats [n, outputs] of the teacher; NaN for a word that it did not see.
+        hidden: float16 [n, teacher width], the teacher's last hidden state, mean-pooled or of the word.
         labels: int64 [n], or float32 [n] for a regression; None for text without labels, which then takes no part
             in the loss on labels.
         words: the teacher's states of the words, or None where they were not kept.
@@ -56,7 +57,7 @@ class Lessons:
     """
 
     encoded: Encoded
-    logits: npt.NDArray[np.float32]
+    logits: npt.NDArray[Any]
     hidden: npt.NDArray[np.float16]
     labels: npt.NDArray[Any] | None = None
     words: WordStates | None = None
@@ -65,8 +66,9 @@ class Lessons:
     def __post_init__(self) -> None:
         for name in ("logits", "hidden", "labels", "words", "taught"):
             found = getattr(self, name)
-            if found is not None and len(found) != len(self.encoded):
-                raise ValueError(f"{name} has {len(found)} rows, but there are {len(self.encoded)} texts")
+            rows = len(self.encoded) if name == "words" else self.encoded.answers
+            if found is not None and len(found) != rows:
+                raise ValueError(f"{name} has {len(found)} rows in place of {rows}")
 
     def __len__(self) -> int:
         return len(self.encoded)

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 
 from runners.bundle import CHECKPOINT, MODEL, BundleConfig, read_config, read_vocabulary
 from runners.evaluate import open_session, run_model
-from runners.wordpiece import encode_texts, wordpiece
+from runners.tags import Tagged, as_written, split_text, tag_words
+from runners.wordpiece import encode_texts, encode_words, wordpiece
 from space.errors import InputError
 from space.families import Student, build_student
+from space.shape import TaskShape
 
 
 class Prediction(BaseModel):
@@ -39,28 +42,42 @@ class Bundle:
         self.folder = folder
         self.config: BundleConfig = read_config(folder)
         self.tokens = read_vocabulary(folder)
-        self._tokenizer = wordpiece(self.tokens, self.config.lower_case, self.config.shape.max_length)
+        self._tokenizers: dict[int, tokenizers.Tokenizer] = {}
         try:
             self._session = open_session(folder / MODEL)
         except Exception as error:  # onnxruntime raises its own classes, which have no common base
             raise InputError(f"{folder / MODEL} cannot be opened: {str(error).splitlines()[0]}.") from error
 
-    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
+    def predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, task: str | None = None
+    ) -> list[Prediction]:
         """Run `model.onnx` on texts, or on pairs of texts.
 
+        Args:
+            texts: the (first) texts.
+            pairs: the second texts.
+            task: which of several tasks.
+
         Raises:
-            InputError: pairs are missing for a task on pairs, given for one on single texts, or too few.
+            InputError: pairs are missing for a task on pairs, given for one on single texts, or too few; the task is
+                missing or unknown, or named where there is only one; or the bundle tags words (`tag`).
         """
-        if self.config.shape.segments == 2 and pairs is None:
-            raise InputError(f"{self.folder} judges pairs of texts.", "Give the second text with --pair.")
-        if self.config.shape.segments == 1 and pairs is not None:
-            raise InputError(f"{self.folder} judges single texts.", "Leave the second text out.")
+        if self.config.shape.per_token:
+            raise InputError(f"{self.folder} tags words: it has no answer for a whole text.", "Use tag or tag_words.")
+        shape, columns = self._part(task)
+        where = self.folder if task is None else f"Task {task} of {self.folder}"
+        if shape.segments == 2 and pairs is None:
+            raise InputError(f"{where} judges pairs of texts.", "Give the second text with --pair.")
+        if shape.segments == 1 and pairs is not None:
+            raise InputError(f"{where} judges single texts.", "Leave the second text out.")
         if pairs is not None and len(pairs) != len(texts):
             raise InputError(f"{len(texts)} first texts, but {len(pairs)} second ones.", "Give one for each.")
         if not texts:
             return []
-        logits = run_model(self._session, encode_texts(self._tokenizer, texts, pairs))
-        names = self.config.label_names
+        encoded = encode_texts(self._tokenizer(shape.max_length), texts, pairs)
+        encoded = encoded.for_segments(self.config.shape.segments)
+        logits = run_model(self._session, encoded)[:, columns]
+        names = self.config.labels_of(task or "")
         if names is None:
             return [Prediction(label=None, score=float(row[0]), probabilities={}) for row in logits]
         exponent = np.exp(logits - logits.max(-1, keepdims=True))
@@ -70,6 +87,47 @@ class Bundle:
             probabilities = {name: float(value) for name, value in zip(names, row, strict=True)}
             answers.append(Prediction(label=names[best], score=float(row[best]), probabilities=probabilities))
         return answers
+
+    def _tokenizer(self, max_length: int) -> tokenizers.Tokenizer:
+        if max_length not in self._tokenizers:
+            self._tokenizers[max_length] = wordpiece(self.tokens, self.config.lower_case, max_length)
+        return self._tokenizers[max_length]
+
+    def _part(self, task: str | None) -> tuple[TaskShape, slice]:
+        tasks = self.config.shape.tasks
+        if task is not None and not tasks:
+            raise InputError(f"{self.folder} knows one task only.", "Leave the name of the task out.")
+        if tasks and task not in tasks:
+            missing = "knows several tasks" if task is None else f"knows no task {task!r}"
+            raise InputError(f"{self.folder} {missing}.", f"Say which with --task: {', '.join(tasks)}.")
+        return self.config.shape.part(task or "")
+
+    def tag(self, texts: Sequence[str]) -> list[Tagged]:
+        """Run `model.onnx` on texts, which are split into words at spaces and punctuation.
+
+        Raises:
+            InputError: the bundle does not tag words.
+        """
+        split = [split_text(text) for text in texts]
+        found = self.tag_words([words for words, _ in split])
+        return [as_written(*rest) for rest in zip(found, texts, (spans for _, spans in split), strict=True)]
+
+    def tag_words(self, texts: Sequence[Sequence[str]]) -> list[Tagged]:
+        """Run `model.onnx` on texts that are split into words already.
+
+        Raises:
+            InputError: the bundle does not tag words, or a word is no text.
+        """
+        names = self.config.labels_of("") if self.config.shape.per_token else None
+        if names is None:
+            raise InputError(f"{self.folder} judges whole texts: it does not tag words.", "Use predict.")
+        return tag_words(
+            texts,
+            names,
+            self.config.shape.max_length,
+            lambda words: encode_words(self._tokenizer(self.config.shape.max_length), words),
+            lambda encoded: run_model(self._session, encoded),
+        )
 
     def student(self) -> Student:
         """The torch student with its trained weights, in evaluation mode."""

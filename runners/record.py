@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from objectives.latency import LatencyReading
 from space.config import Recipe
 from space.families import AnyStudentConfig
 
 LATENCIES = ("latency_ms", "long_latency_ms")  # costs by the readings of a trial, shorter text first
+RETENTION = "retention"  # quality of a student of several tasks, in percent
+
+
+class TaskQuality(BaseModel):
+    """How well a student does one of several tasks.
+
+    Attributes:
+        metric, quality: the task's own metric on its validation split.
+        teacher_quality: of the task's teacher.
+        retention: quality over the teacher's, in percent.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str
+    quality: float
+    teacher_quality: float
+    retention: float
+
+    @classmethod
+    def of(cls, metric: str, quality: float, teacher_quality: float) -> TaskQuality:
+        """With the retention that follows; 0 where the teacher's quality is not positive."""
+        retention = 100 * quality / teacher_quality if teacher_quality > 0 else 0.0
+        return cls(metric=metric, quality=quality, teacher_quality=teacher_quality, retention=retention)
+
+
+def mean_retention(tasks: Mapping[str, TaskQuality]) -> float:
+    """Mean over the tasks of the share of the teacher's quality that a student keeps, in percent.
+
+    Metrics of different tasks cannot be added up; their shares of what the teacher reaches can.
+    """
+    return sum(task.retention for task in tasks.values()) / len(tasks)
 
 
 class ArmQuality(BaseModel):
@@ -22,9 +55,11 @@ class ArmQuality(BaseModel):
         device: name of the device profile whose kernels ran, under emulation.
         examples: of the validation split, evenly spaced.
         quality, quality_here: the study's metric with the kernels of that core and of this machine.
-        agreement: share of the examples with the same answer (for a regression: within 1e-2).
+        agreement: share of the examples with the same answer (for a regression: within 1e-2; of tags: of the words).
         largest_difference, median_difference: between logits of the same example (its worst logit).
         versions: of the emulator's tools.
+        tasks: of a study of several tasks, what each of them found on its share of the examples; `quality` and
+            `quality_here` are mean retentions then.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +72,11 @@ class ArmQuality(BaseModel):
     largest_difference: float
     median_difference: float
     versions: dict[str, str]
+    tasks: dict[str, ArmQuality] = {}
+
+    @model_serializer(mode="wrap")
+    def _without_tasks(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _leave_out_no_tasks(serialize(self))
 
 
 class TrialRecord(BaseModel):
@@ -45,7 +85,9 @@ class TrialRecord(BaseModel):
     Attributes:
         trial: number in the study.
         config, recipe, seed: what was built, how it was trained.
-        metric, quality: the study's metric on the validation split, measured on the file by ONNX Runtime.
+        metric, quality: the study's metric on the validation split, measured on the file by ONNX Runtime; of several
+            tasks the mean retention.
+        tasks: of several tasks, the quality of each by its own metric.
         metrics: further measures: `teacher_quality`, `retention` (quality over the teacher's, in percent).
         deployed_bytes: size of `model.onnx` and `vocab.txt` on disk.
         latency: of one inference on a text of median length, with backend and device.
@@ -64,6 +106,7 @@ class TrialRecord(BaseModel):
     seed: int
     metric: str
     quality: float
+    tasks: dict[str, TaskQuality] = {}
     metrics: dict[str, float]
     deployed_bytes: int
     latency: LatencyReading
@@ -73,9 +116,20 @@ class TrialRecord(BaseModel):
     versions: dict[str, str]
     on_arm: ArmQuality | None = None
 
+    @model_serializer(mode="wrap")
+    def _without_tasks(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _leave_out_no_tasks(serialize(self))
+
     def costs(self) -> dict[str, float]:
         """What objectives and limits are about, beside quality."""
         return costs(self.deployed_bytes, (self.latency, self.long_latency))
+
+
+def _leave_out_no_tasks(found: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a single task does not name tasks."""
+    if not found.get("tasks"):
+        found.pop("tasks", None)
+    return found
 
 
 def costs(deployed_bytes: int, readings: Sequence[LatencyReading | None]) -> dict[str, float]:

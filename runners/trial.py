@@ -7,94 +7,38 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import tokenizers
 import torch
 
 from objectives.latency import LatencyModel, LatencyReading, load_profile
 from objectives.limits import broken, constraint_values
-from objectives.quality import score
-from runners.batches import Encoded, encode
-from runners.bundle import MODEL, BundleConfig, new_folder, write_model, write_results
+from runners.bundle import MODEL, BundleConfig, LabelNames, new_folder, write_model, write_results
 from runners.distill import TrainingLog, distil
 from runners.evaluate import open_session, run_model
 from runners.initialization import start_from_embeddings, start_from_layers
 from runners.latency import LatencyMeter
-from runners.lessons import Lessons, WordStates
 from runners.plan import TrialPlan
 from runners.precision import training_device
-from runners.record import LATENCIES, TrialRecord, costs, library_versions
-from runners.task import Task, load_task
-from runners.teacher import TeacherOutputs, load_teacher, prepare_teacher
-from runners.teacher.model import find_model, load_tokenizer
-from runners.teacher.statistics import prepare_statistics
-from runners.teacher.words import prepare_words, word_basis
-from runners.transfer import TransferOutputs, prepare_transfer
-from runners.wordpiece import encode_texts, wordpiece
+from runners.prepared import Prepared, prepare
+from runners.record import (
+    LATENCIES,
+    RETENTION,
+    TaskQuality,
+    TrialRecord,
+    costs,
+    library_versions,
+    mean_retention,
+)
+from runners.teacher.origin import Origin, mean_statistics
 from space.config import Recipe, StudentConfig
 from space.errors import InputError
 from space.families import Student, architecture_key, build_student, deployed_bytes, export_model
-from space.shape import TaskShape
-from space.vocabulary import Vocabulary
+
+__all__ = ["InfeasibleTrial", "Prepared", "cost_predictor", "measure_latency", "prepare", "run_trial", "timed_lengths"]
 
 logger = logging.getLogger("shoebox.runners.trial")
-
-_MEASURED_TEXTS = 5000  # at most so many, evenly spaced, tell how long the task's texts are
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """What all trials of a study share: the task, the teacher's outputs, and what follows from them."""
-
-    task: Task
-    teacher: TeacherOutputs
-    shape: TaskShape
-    vocabulary: Vocabulary
-    transfer: TransferOutputs | None = None
-    _encoded: dict[int, Encoded] = field(default_factory=dict, repr=False)
-    _lengths: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
-    _encoded_transfer: dict[int, Encoded] = field(default_factory=dict, repr=False)
-
-    def tokenizer(self, size: int) -> tokenizers.Tokenizer:
-        """WordPiece over the first `size` entries of the vocabulary."""
-        return wordpiece(self.vocabulary.tokens(size), self.vocabulary.lower_case, self.shape.max_length)
-
-    def encoded_train(self, size: int) -> Encoded:
-        """The train split in the word pieces of a vocabulary of that size; made once per size."""
-        if size not in self._encoded:
-            examples = self.task.train
-            self._encoded[size] = encode_texts(self.tokenizer(size), examples.texts, examples.pairs)
-        return self._encoded[size]
-
-    def text_lengths(self, size: int) -> tuple[int, int]:
-        """Median and 95th percentile of the length of the train texts, in word pieces of a vocabulary of that size.
-
-        A smaller vocabulary splits words into more pieces: it pays for the bytes that it saves by longer inputs.
-        """
-        if size not in self._lengths:
-            examples = self.task.train
-            rows = range(0, len(examples), -(-len(examples) // _MEASURED_TEXTS))
-            pairs = None if examples.pairs is None else [examples.pairs[row] for row in rows]
-            encoded = encode_texts(self.tokenizer(size), [examples.texts[row] for row in rows], pairs)
-            median, long = np.quantile(encoded.lengths, [0.5, 0.95], method="higher")
-            self._lengths[size] = int(median), int(long)
-        return self._lengths[size]
-
-    def transfer_lessons(self, size: int, words: WordStates | None = None) -> Lessons:
-        """The transfer text in the word pieces of a vocabulary of that size; made once per size.
-
-        Args:
-            size: of the vocabulary.
-            words: the teacher's states of the words of the text, where they are wanted.
-        """
-        if self.transfer is None:
-            raise ValueError("the study has no transfer text")
-        if size not in self._encoded_transfer:
-            self._encoded_transfer[size] = self.transfer.encoded(self.tokenizer(size), self.shape.max_length)
-        return self.transfer.lessons(self._encoded_transfer[size], words)
 
 
 class InfeasibleTrial(Exception):
@@ -107,21 +51,6 @@ class InfeasibleTrial(Exception):
     def __init__(self, constraints: dict[str, float]) -> None:
         self.constraints = constraints
         super().__init__(f"breaks {', '.join(broken(constraints))}")
-
-
-def prepare(plan: TrialPlan) -> Prepared:
-    """Load the data and the teacher's outputs; fine-tunes the teacher if the cache does not hold it."""
-    task = load_task(plan.task)
-    teacher = prepare_teacher(plan.teacher, task)
-    shape = TaskShape(outputs=task.outputs, segments=task.segments, max_length=task.max_length)
-    transfer, count = None, teacher.vocabulary_count
-    if plan.transfer is not None:
-        transfer = prepare_transfer(plan.transfer, task, teacher, plan.teacher.max_length)
-        # Entries are kept by their score on the train split. Transfer text only orders those that the train split
-        # lacks: they have no score, and it is better to keep what some text has than what none has.
-        count = count + transfer.vocabulary_count
-    vocabulary = Vocabulary(teacher.vocabulary, teacher.vocabulary_attention, count, teacher.lower_case)
-    return Prepared(task, teacher, shape, vocabulary, transfer)
 
 
 def timed_lengths(plan: TrialPlan, prepared: Prepared, config: StudentConfig) -> tuple[int, ...]:
@@ -190,7 +119,6 @@ def run_trial(
         InfeasibleTrial: a limit on latency or heap is broken; nothing was trained.
         DivergedError: training diverged.
     """
-    task, teacher = prepared.task, prepared.teacher
     clock = _Clock()
     with clock("latency"):
         readings = measure_latency(plan, prepared, config)
@@ -202,7 +130,7 @@ def run_trial(
     bundle_config = BundleConfig(
         study=plan.study,
         teacher=plan.teacher.model,
-        label_names=task.label_names,
+        label_names=_label_names(prepared),
         lower_case=prepared.vocabulary.lower_case,
         shape=prepared.shape,
         student=config,
@@ -211,36 +139,28 @@ def run_trial(
     # Opened before training, so that a folder which cannot be written is found before minutes are spent.
     with new_folder(bundle) as folder:
         with clock("tokenize"):
-            prepared.encoded_train(entries)
+            for name in prepared.tasks:
+                prepared.encoded_train(name, entries)
         with clock("teacher"):
-            sources = gather_lessons(plan, prepared, entries, recipe)
+            courses = [prepared.course(name, entries, recipe) for name in prepared.tasks]
         with clock("train"):
             torch.manual_seed(seed)
             student = build_student(config, prepared.shape, entries)
-            _initialise(student, prepared, plan, config, recipe)
+            _initialise(student, prepared, config, recipe)
             tokens, device = prepared.vocabulary.tokens(entries), training_device()
-            shares = [recipe.transfer_share] * (len(sources) - 1)
-            encoder = load_teacher(teacher) if recipe.updates_encoder else None
-            log = distil(
-                student, sources, shares, teacher, recipe, plan.fidelity, task.regression, tokens, seed, device, encoder
-            )
+            log = distil(student, courses, recipe, plan.fidelity, tokens, seed, device)
         with clock("export"):
             written = write_model(folder, student, bundle_config, prepared.vocabulary.tokens(entries))
         if written != size:
             raise AssertionError(f"the bundle takes {written} bytes, {size} were predicted")
         with clock("evaluate"):
-            validation = task.validation
-            inputs = encode_texts(prepared.tokenizer(entries), validation.texts, validation.pairs)
-            logits = run_model(open_session(folder / MODEL), inputs)
-            quality = score(task.metric, validation.labels, logits, task.regression)
+            judged = _judge(folder / MODEL, prepared, entries)
         record = TrialRecord(
             trial=number,
             config=config,
             recipe=recipe,
             seed=seed,
-            metric=task.metric,
-            quality=quality,
-            metrics=_further_metrics(quality, teacher, log),
+            **_quality_fields(judged, log),
             deployed_bytes=written,
             latency=readings[0],
             long_latency=readings[1] if len(readings) > 1 else None,
@@ -252,56 +172,45 @@ def run_trial(
     return record
 
 
-def _further_metrics(quality: float, teacher: TeacherOutputs, log: TrainingLog) -> dict[str, float]:
-    found = {
-        "teacher_quality": teacher.validation_quality,
-        "final_loss": log.losses[-1],
-        "examples_seen": float(log.examples),
-    }
-    if teacher.validation_quality > 0:
-        found["retention"] = 100 * quality / teacher.validation_quality
+def _label_names(prepared: Prepared) -> LabelNames | dict[str, LabelNames]:
+    found = {name: taught.task.label_names for name, taught in prepared.tasks.items()}
+    return found if len(found) > 1 else next(iter(found.values()))
+
+
+def _judge(model: Path, prepared: Prepared, entries: int) -> dict[str, TaskQuality]:
+    """Quality of a file on the validation split of each task."""
+    session, found = open_session(model), {}
+    for name, taught in prepared.tasks.items():
+        task, examples = taught.task, taught.task.validation
+        logits = run_model(session, prepared.encode(name, entries, examples))
+        _, columns = prepared.shape.part(name)
+        quality = task.quality(examples, logits[:, columns])
+        found[name] = TaskQuality.of(task.metric, quality, taught.teacher.validation_quality)
     return found
 
 
-def gather_lessons(plan: TrialPlan, prepared: Prepared, entries: int, recipe: Recipe) -> list[Lessons]:
-    """The train split, and the transfer text if the recipe has a share of it, with all that the recipe needs."""
-    task, teacher, transfer = prepared.task, prepared.teacher, prepared.transfer
-    own = further = None
-    if recipe.learns_words:
-        length = _teacher_length(plan, prepared)
-        basis = word_basis(prepare_statistics(teacher, task, length))
-        own = prepare_words(teacher.folder, task.train, teacher, basis, length)
-        if transfer is not None and recipe.transfer_share > 0:
-            further = prepare_words(transfer.folder, transfer.examples, teacher, basis, length)
-    encoded = prepared.encoded_train(entries)
-    found = [Lessons(encoded, teacher.train_logits, teacher.train_hidden, task.train.labels, own)]
-    if recipe.transfer_share > 0:
-        found.append(prepared.transfer_lessons(entries, further))
-    if recipe.updates_encoder:
-        examples = [task.train] if len(found) == 1 or transfer is None else [task.train, transfer.examples]
-        tokenizer, _ = load_tokenizer(find_model(teacher.model), teacher.model)
-        length = _teacher_length(plan, prepared)
-        found = [
-            replace(lessons, taught=encode(tokenizer, texts, length))
-            for lessons, texts in zip(found, examples, strict=True)
-        ]
-    return found
+def _quality_fields(judged: dict[str, TaskQuality], log: TrainingLog) -> dict[str, Any]:
+    """Those of a `TrialRecord`, for one task or for several."""
+    metrics = {"final_loss": log.losses[-1], "examples_seen": float(log.examples)}
+    if len(judged) > 1:
+        return {"metric": RETENTION, "quality": mean_retention(judged), "tasks": judged, "metrics": metrics}
+    only = next(iter(judged.values()))
+    metrics = {"teacher_quality": only.teacher_quality, **metrics}
+    if only.teacher_quality > 0:
+        metrics[RETENTION] = only.retention
+    return {"metric": only.metric, "quality": only.quality, "metrics": metrics}
 
 
-def _teacher_length(plan: TrialPlan, prepared: Prepared) -> int:
-    """Longest input of the teacher in word pieces."""
-    return plan.teacher.max_length or prepared.task.max_length
-
-
-def _initialise(student: Student, prepared: Prepared, plan: TrialPlan, config: StudentConfig, recipe: Recipe) -> None:
+def _initialise(student: Student, prepared: Prepared, config: StudentConfig, recipe: Recipe) -> None:
     """Start from what the recipe says."""
     if recipe.initialization == "random":
         return
-    teacher, vocabulary, keep = prepared.teacher, prepared.vocabulary, config.vocabulary_keep
-    start_from_embeddings(student, teacher, vocabulary, keep)
+    taught, vocabulary, keep = prepared.tasks.values(), prepared.vocabulary, config.vocabulary_keep
+    origin = Origin.of([each.teacher for each in taught])
+    start_from_embeddings(student, origin, vocabulary, keep)
     if recipe.initialization == "layers":
-        statistics = prepare_statistics(teacher, prepared.task, _teacher_length(plan, prepared))
-        start_from_layers(student, teacher, statistics, vocabulary, keep)
+        statistics = mean_statistics([each.statistics() for each in taught])
+        start_from_layers(student, origin, statistics, vocabulary, keep)
 
 
 class _Clock:

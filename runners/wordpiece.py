@@ -9,6 +9,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from runners.batches import Encoded
+from runners.task import Examples
+from runners.word_places import WordPlaces
 from space.vocabulary import CLS_ID, PAD_ID, SEP_ID
 
 _CHUNK = 4096  # texts per call of the tokenizer: bounds its memory
@@ -36,6 +38,33 @@ def wordpiece(tokens: Sequence[str], lower_case: bool, max_length: int) -> token
     )
     tokenizer.enable_truncation(max_length, strategy="longest_first")
     return tokenizer
+
+
+def encode_examples(tokenizer: tokenizers.Tokenizer, examples: Examples) -> Encoded:
+    """Word pieces of a split."""
+    if examples.words is not None:
+        return encode_words(tokenizer, examples.words)
+    return encode_texts(tokenizer, examples.texts, examples.pairs)
+
+
+def encode_words(tokenizer: tokenizers.Tokenizer, texts: Sequence[Sequence[str]]) -> Encoded:
+    """Word pieces of texts that are split into words already, with the places of the words."""
+    ids: list[int] = []
+    lengths: list[int] = []
+    word_of_piece: list[list[int | None]] = []
+    for start in range(0, len(texts), _CHUNK):
+        part = [list(words) for words in texts[start : start + _CHUNK]]
+        for encoding in tokenizer.encode_batch(part, is_pretokenized=True):
+            ids += encoding.ids
+            lengths.append(len(encoding.ids))
+            word_of_piece.append(encoding.word_ids)
+    return Encoded(
+        ids=np.array(ids, np.int32),
+        segments=None,
+        starts=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
+        pad=PAD_ID,
+        words=WordPlaces.of(word_of_piece, [len(words) for words in texts]),
+    )
 
 
 def encode_texts(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None) -> Encoded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import optuna
@@ -15,7 +16,7 @@ from search.study import ON_ARM, Study
 logger = logging.getLogger("shoebox.search.arm_check")
 
 
-def check_front_on_arm(study: optuna.Study, url: str, task: Task, device: DeviceSpec) -> None:
+def check_front_on_arm(study: optuna.Study, url: str, tasks: Mapping[str, Task], device: DeviceSpec) -> None:
     """Measure what is missing of the quality of the front's trials with ARM kernels.
 
     ONNX Runtime rounds activations by other kernels on ARM than on x86-64, so that a file's quality may differ. The
@@ -29,7 +30,7 @@ def check_front_on_arm(study: optuna.Study, url: str, task: Task, device: Device
         if record.on_arm is not None:
             continue
         try:
-            measured = measure_arm_quality(Path(record.bundle), task, device)
+            measured = measure_arm_quality(Path(record.bundle), tasks, device, record)
             found[str(record.trial)] = measured.model_dump(mode="json")
             study.set_user_attr(ON_ARM, found)
             add_arm_quality(Path(record.bundle), record, measured)

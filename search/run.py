@@ -94,7 +94,7 @@ def run_study(
                 f"The device {file.device.profile} says something else than when study {file.name!r} was started.",
                 "Set its profile back to resume, or start another study by --name NAME.",
             )
-        task = load_task(file.task)
+        tasks = {name: load_task(plan.task) for name, plan in file.task_plans.items()}
         meter.prepare()  # here, not in the workers, so that the emulator is set up once
         with _all_cores():
             prepared = load_pipeline(pipeline).prepare(plan)
@@ -146,7 +146,7 @@ def run_study(
             logger.info("Trials that had not ended and are run again: %d.", repeated)
         if not ledger.exhausted:
             _run(file, ledger, url, pipeline, plan, display or NoDisplay())
-        check_front_on_arm(existing, url, task, file.device)
+        check_front_on_arm(existing, url, tasks, file.device)
     return Study(existing, url)
 
 
@@ -159,7 +159,7 @@ def _run(file: StudyFile, ledger: Ledger, url: str, pipeline: str, plan: Any, di
     most = 1 if file.device.latency == "native" else file.search.worker_count()
     workers = min(most, file.search.trials)
     threads = max(1, usable_cores() // workers)
-    monitor = Monitor(ledger, list(file.objectives), file.limits, file.task.metric, display)
+    monitor = Monitor(ledger, list(file.objectives), file.limits, file.metric, display)
     display.start(file.name)
     try:
         with local_ray(workers, threads) as folder:

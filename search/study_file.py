@@ -11,16 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from objectives.limits import Cost, Limits
 from runners.cores import usable_cores
 from runners.latency import DeviceSpec
-from runners.plan import FidelitySpec, TrialPlan
-from runners.task import TaskSpec
-from runners.teacher import TeacherSpec
-from runners.transfer import TransferSpec
+from runners.plan import FidelitySpec, TaskPlan, TaskSections, TrialPlan
 from search.ledger import Objective
 from search.samplers import SamplerName
 from search.validation import closest, explain, parse_yaml
 from space.dimensions import ends
 from space.errors import InputError
-from space.joint import SpaceSpec
+from space.families import get_family
+from space.joint import RecipeDimensions, SpaceSpec
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -48,15 +46,13 @@ class SearchSpec(BaseModel):
         return self.workers or min(4, usable_cores())
 
 
-class StudyFile(BaseModel):
+class StudyFile(TaskSections):
     """A study file. The sections are described where their models are: in the rooms that they steer.
 
     Attributes:
         name: of the study in the storage and of its folder.
         description: one line for people.
-        task: text, labels, metric (`runners.task.TaskSpec`).
-        teacher: what the students learn from (`runners.teacher.TeacherSpec`).
-        transfer: unlabelled text that students also learn from (`runners.transfer.TransferSpec`).
+        task, tasks, teacher, transfer: what students learn, and from whom (`runners.plan.TaskSections`).
         space: what can be built (`space.SpaceSpec`).
         limits: hard limits (`objectives.limits.Limits`).
         objectives: what the front is about; quality is raised, the costs are lowered.
@@ -65,13 +61,8 @@ class StudyFile(BaseModel):
         fidelity: how much training a trial gets (`runners.plan.FidelitySpec`).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: Annotated[str, Field(pattern=NAME)]
     description: str = ""
-    task: TaskSpec
-    teacher: TeacherSpec
-    transfer: TransferSpec | None = None
     space: SpaceSpec = SpaceSpec()  # type: ignore[valid-type]
     limits: Limits = Limits()
     objectives: tuple[Objective, ...] = ("quality", "latency_ms")
@@ -89,10 +80,11 @@ class StudyFile(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> StudyFile:
         longest = max(self.device.lengths or (1,))
-        if longest > self.task.max_length:
+        most = max(plan.task.max_length for plan in self.task_plans.values())
+        if longest > most:
+            where = "task.max_length" if self.task else "every max_length of tasks, at most"
             raise ValueError(
-                f"device.tokens {longest} is above task.max_length {self.task.max_length}: students have no "
-                "positions for longer texts"
+                f"device.tokens {longest} is above {where} {most}: students have no positions for longer texts"
             )
         used = {*self.objectives, *self.limits.given()}
         if "long_latency_ms" in used and isinstance(self.device.tokens, int):
@@ -104,20 +96,34 @@ class StudyFile(BaseModel):
         if "peak_heap_bytes" in used and self.device.latency == "estimated":
             raise ValueError("peak_heap_bytes is counted by device.latency: emulated or native, not by estimated")
         drawn = any(share != 0 for share in ends(self.space.recipe.transfer_share))  # type: ignore[attr-defined]
-        if drawn and self.transfer is None:
+        if drawn and all(plan.transfer is None for plan in self.task_plans.values()):
             raise ValueError("space.recipe.transfer_share is above 0, but there is no section transfer")
-        if self.transfer is not None:
-            if not drawn:
-                raise ValueError("transfer is never read: give space.recipe.transfer_share choices above 0")
-            if problem := self.transfer.misfit(len(self.task.text_columns)):
-                raise ValueError(problem)
+        for name, plan in self.task_plans.items():
+            if problem := self._misfit(plan, drawn):
+                raise ValueError(problem if self.task else f"tasks.{name}: {problem}")
+        if self.task and self.space.recipe.task_exponent != RecipeDimensions().task_exponent:  # type: ignore[attr-defined]
+            raise ValueError("space.recipe.task_exponent is about several tasks, but there is only one: leave it out")
         return self
+
+    def _misfit(self, plan: TaskPlan, drawn: bool) -> str | None:
+        """What keeps the other sections from serving a task; None if nothing does."""
+        for name in self.space.families:  # type: ignore[attr-defined]
+            if problem := get_family(name).misfit(getattr(self.space, name), plan.task.per_token):
+                return problem
+        if plan.transfer is None:
+            return None
+        if plan.task.per_token:
+            return "transfer is for tasks that judge whole texts: a token-classification has none"
+        if not drawn:
+            return "transfer is never read: give space.recipe.transfer_share choices above 0"
+        return plan.transfer.misfit(len(plan.task.text_columns))
 
     def plan(self) -> TrialPlan:
         """What the trial pipeline needs to know."""
         return TrialPlan(
             study=self.name,
             task=self.task,
+            tasks=self.tasks,
             teacher=self.teacher,
             device=self.device,
             limits=self.limits,
@@ -132,6 +138,7 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
     "data": ("task", "data"),
     "text": ("task", "text"),
     "label": ("task", "label"),
+    "where": ("task", "where"),
     "trials": ("search", "trials"),
     "workers": ("search", "workers"),
     "seed": ("search", "seed"),
@@ -139,6 +146,8 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
     "latency": ("device", "latency"),
     "device": ("device", "profile"),
 }
+
+_OF_WORDS = {"text": ("task", "tokens"), "label": ("task", "tags")}
 
 
 def shipped_studies() -> dict[str, str]:
@@ -155,8 +164,10 @@ def load_study_file(name_or_path: str | Path, overrides: Mapping[str, Any] | Non
     Args:
         name_or_path: a shipped study's name, or a path. Relative paths in the file (data, a teacher's
             folder, a device profile) are taken from the file's folder.
-        overrides: values by option (keys of `OVERRIDES`); None means not given. `data` is a folder,
-            `text` one column or two with a comma between.
+        overrides: values by option (keys of `OVERRIDES`); None means not given. `data` is a folder (of several
+            tasks, one that holds a folder for each), `text` one column or two with a comma between; `text` and
+            `label` name the columns of tokens and tags where words are tagged; `where` is COLUMN=VALUE, or several
+            with commas between.
 
     Raises:
         InputError: no such study; not YAML; an unknown key or a wrong value (names file, key path and what
@@ -198,18 +209,45 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
     if isinstance(teacher, dict) and isinstance(teacher.get("model"), str):
         model = folder / Path(teacher["model"]).expanduser()
         teacher["model"] = str(model) if model.is_dir() else teacher["model"]
-    transfer = data.get("transfer")
+    _anchor_transfer(data.get("transfer"), folder)
+    _anchor_data(data.get("task"), folder)
+    tasks = data.get("tasks")
+    for task in tasks.values() if isinstance(tasks, dict) else ():
+        _anchor_data(task, folder)
+        if isinstance(task, dict):
+            _anchor_transfer(task.get("transfer"), folder)
+
+
+def _anchor_transfer(transfer: Any, folder: Path) -> None:
     sources = transfer.get("sources") if isinstance(transfer, dict) else None
     for source in sources if isinstance(sources, list) else [sources]:
         if isinstance(source, dict) and isinstance(source.get("path"), str):
             source["path"] = str(folder / Path(source["path"]).expanduser())
-    task = data.get("task")
+
+
+def _anchor_data(task: Any, folder: Path) -> None:
     source = task.get("data") if isinstance(task, dict) else None
     if not isinstance(source, dict) or "hub" in source or "grammar" in source:
         return
     for key in ("path", "train", "validation"):
         if isinstance(source.get(key), str) and "://" not in source[key]:
             source[key] = str(folder / Path(source[key]).expanduser())
+
+
+def _data_of_tasks(tasks: dict[str, Any], folder: Path) -> None:
+    """Let each of several tasks read the folder of its name.
+
+    Raises:
+        InputError: one is missing.
+    """
+    for name, task in tasks.items():
+        if not (folder / str(name)).is_dir():
+            raise InputError(
+                f"--data: there is no folder {folder / str(name)}.",
+                f"Of a study of several tasks, {folder} holds one folder for each: {', '.join(map(str, tasks))}.",
+            )
+        if isinstance(task, dict):
+            task["data"] = {"path": str(folder / str(name))}
 
 
 def _apply(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, str]:
@@ -222,17 +260,39 @@ def _apply(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, str]
             folder = Path(str(value)).expanduser()
             if not folder.is_dir():
                 raise InputError(f"--data: there is no folder {value}.", "It holds train.* and validation.*.")
+            if isinstance(data.get("tasks"), dict):
+                _data_of_tasks(data["tasks"], folder.resolve())
+                continue
             value = {"path": str(folder.resolve())}
+        if option in ("text", "label", "where") and "tasks" in data:
+            raise InputError(f"--{option} is for a study of one task.", "Write it into the study file.")
         if option == "device" and str(value).endswith((".yaml", ".yml")):
             value = str(Path(str(value)).expanduser().absolute())
         if option == "text" and isinstance(value, str) and "," in value:
             value = [column.strip() for column in value.split(",")]
-        *parents, last = OVERRIDES[option]
+        if option == "where":
+            value = _conditions(str(value))
+        path = OVERRIDES[option]
+        if option in _OF_WORDS and data.get("task", {}).get("kind") == "token-classification":
+            path = _OF_WORDS[option]
+        *parents, last = path
         section = data
         for parent in parents:
             if not isinstance(section.get(parent), dict):
                 section[parent] = {}
             section = section[parent]
         section[last] = value
-        given[".".join(OVERRIDES[option])] = f"--{option}"
+        given[".".join(path)] = f"--{option}"
     return given
+
+
+def _conditions(text: str) -> dict[str, Any]:
+    """`lang=en,genre=2` as a mapping; whole numbers and truth values are such."""
+    found = {}
+    for condition in text.split(","):
+        column, equals, value = (part.strip() for part in condition.partition("="))
+        if not (column and equals and value):
+            raise InputError(f"--where: {condition!r} is no condition.", "Write COLUMN=VALUE, as in lang=en.")
+        truth = {"true": True, "false": False}
+        found[column] = truth.get(value, int(value) if value.isdecimal() else value)
+    return found

@@ -158,6 +158,8 @@ def _models_at(model: type[BaseModel], keys: Sequence[str | int]) -> set[type[Ba
         if isinstance(key, int):
             continue
         fields = [m.model_fields[key] for m in found if key in m.model_fields]
+        if not fields:  # the name of an entry, as of one of several tasks
+            continue
         found = set().union(*(_models_in(field.annotation) for field in fields))
     return found
 
@@ -165,6 +167,6 @@ def _models_at(model: type[BaseModel], keys: Sequence[str | int]) -> set[type[Ba
 def _models_in(annotation: Any) -> set[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {annotation}
-    if get_origin(annotation) in (Union, types.UnionType, Annotated, list, tuple):
+    if get_origin(annotation) in (Union, types.UnionType, Annotated, list, tuple, dict):
         return set().union(*(_models_in(argument) for argument in get_args(annotation)))
     return set()

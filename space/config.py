@@ -73,6 +73,8 @@ class Recipe(BaseModel):
             a whole epoch. Pairs of texts gain most: on STS-B, with `layers` and states, the error of training after
             600 steps is 0.17 in place of 0.73.
         transfer_share: share of the examples that is drawn from the study's transfer text.
+        task_exponent: of several tasks, a task with n texts gets batches in proportion to n to this power: 1 as many as
+            it has texts for, 0 the same for all. 0.5 keeps large tasks from drowning small ones.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -88,6 +90,7 @@ class Recipe(BaseModel):
     relation_weight: float = Field(default=0.0, ge=0)
     initialization: Literal["random", "teacher", "layers"]
     transfer_share: float = Field(default=0.0, ge=0, lt=1)
+    task_exponent: float = Field(default=0.5, ge=0, le=1)
 
     @property
     def updates_encoder(self) -> bool:

@@ -25,6 +25,7 @@ _NUMPY: dict[int, np.dtype] = {
     TensorProto.UINT8: np.dtype("u1"),
 }
 Attribute = int | float | str | tuple[int, ...]
+Output = tuple[str, tuple[str | int, ...]]  # name and shape of a float output, free sizes by name
 
 
 @dataclass(frozen=True)
@@ -68,20 +69,20 @@ class Part:
         return sum(_field(_item_size(item)) for item in self.items)
 
 
-def encoded_size(sizes: Iterable[int], inputs: tuple[str, ...], outputs: int) -> int:
+def encoded_size(sizes: Iterable[int], inputs: tuple[str, ...], outputs: tuple[Output, ...]) -> int:
     """Bytes of the model file made of parts of these sizes, exactly.
 
     Args:
         sizes: `Part.size` of every part of the graph.
         inputs: names of the int64 inputs, each [batch, sequence].
-        outputs: width of the float output `logits` [batch, outputs].
+        outputs: the float outputs.
     """
     graph = sum(sizes) + _frame_size(inputs, outputs)
     return _envelope_size() + _field(graph)
 
 
 def build_model(
-    parts: Iterable[Part], inputs: tuple[str, ...], outputs: int, weights: Mapping[str, np.ndarray]
+    parts: Iterable[Part], inputs: tuple[str, ...], outputs: tuple[Output, ...], weights: Mapping[str, np.ndarray]
 ) -> onnx.ModelProto:
     """The model of these parts with the given weights.
 
@@ -130,16 +131,18 @@ def _tensor(tensor: Tensor, weights: Mapping[str, np.ndarray]) -> onnx.TensorPro
     return helper.make_tensor(tensor.name, tensor.data_type, tensor.dims, data, raw=True)
 
 
-def _values(inputs: tuple[str, ...], outputs: int) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
+def _values(
+    inputs: tuple[str, ...], outputs: tuple[Output, ...]
+) -> tuple[list[onnx.ValueInfoProto], list[onnx.ValueInfoProto]]:
     shape = ["batch", "sequence"]
     return (
         [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in inputs],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", outputs])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in outputs],
     )
 
 
 @lru_cache
-def _frame_size(inputs: tuple[str, ...], outputs: int) -> int:
+def _frame_size(inputs: tuple[str, ...], outputs: tuple[Output, ...]) -> int:
     """Bytes of a graph without items."""
     return helper.make_graph([], "student", *_values(inputs, outputs)).ByteSize()
 
@@ -147,7 +150,7 @@ def _frame_size(inputs: tuple[str, ...], outputs: int) -> int:
 @lru_cache
 def _envelope_size() -> int:
     """Bytes of a model beside its graph."""
-    model = build_model([], (), 1, {})
+    model = build_model([], (), (), {})
     model.ClearField("graph")
     return model.ByteSize()
 

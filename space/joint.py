@@ -48,6 +48,7 @@ class RecipeDimensions(BaseModel):
     relation_weight: Dimension = Choices(values=(0.0,))
     initialization: Dimension = Choices(values=("random", "teacher"))
     transfer_share: Dimension = Choices(values=(0.0,))
+    task_exponent: Dimension = Choices(values=(0.5,))
 
     @model_validator(mode="after")
     def _fits(self) -> RecipeDimensions:

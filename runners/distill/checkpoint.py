@@ -20,7 +20,7 @@ _LOSSES = "losses"
 
 def write_checkpoint(
     path: Path,
-    modules: Mapping[str, nn.Module | None],
+    modules: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer,
     losses: npt.NDArray[np.float64],
 ) -> None:
@@ -40,7 +40,7 @@ def write_checkpoint(
 
 
 def read_checkpoint(
-    path: Path, modules: Mapping[str, nn.Module | None], optimizer: torch.optim.Optimizer
+    path: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> npt.NDArray[np.float64]:
     """Fill modules and optimiser from a file of `write_checkpoint`; returns the losses, one a step.
 
@@ -68,13 +68,8 @@ def read_checkpoint(
     return losses
 
 
-def _module_tensors(modules: Mapping[str, nn.Module | None]) -> dict[str, Tensor]:
-    return {
-        f"{name}.{key}": value
-        for name, module in modules.items()
-        if module is not None
-        for key, value in module.state_dict().items()
-    }
+def _module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from runners.distill.checkpoint import read_checkpoint, write_checkpoint
-from runners.distill.losses import CrossDistillation, TaskLayer
-from runners.distill.pool import Batch, LessonPool
+from runners.distill.courses import Course, CoursePool
+from runners.distill.losses import CrossDistillation
+from runners.distill.pool import Batch
 from runners.distill.words import WordDistillation
-from runners.lessons import Lessons
 from runners.optimizer import parameter_groups, warm_up_then_decay
 from runners.plan import FidelitySpec
 from runners.precision import autocast
@@ -50,59 +50,59 @@ class Distillation:
     """The training of one student, which can stop and go on.
 
     The same arguments give the same weights, bit for bit, whether or not it was stopped, saved and restored on the
-    way. After `run`, the student's `head` holds the folded task layer, and tokens are pruned as configured.
+    way. After `run`, the student's `head` holds the folded task layers, and tokens are pruned as configured.
+
+    Of several tasks each has losses of its own: its teacher's task layer behind its own projection, and projections of
+    its own onto its teacher's states of words, since fine-tuning has taken each teacher's states another way.
+
+    A teacher that learns too stays in evaluation mode, since dropout would make a training that goes on differ from one
+    that was not stopped.
 
     Args:
         student: with its initial weights; trained in place.
-        sources: lessons of the task's train split, then those of further text.
-        shares: of all texts seen, those of each further source.
-        teacher: brings the task layer and the scale of its outputs.
+        courses: what to learn of each task, in the order of the student's logits.
         recipe: how to train.
-        fidelity: how long; epochs are counted in passes over the first source.
-        regression: labels are real values.
+        fidelity: how long; epochs are counted in passes over the train splits (`CoursePool`).
         tokens: the student's vocabulary in the order of its ids.
         seed: of the order of examples, and of the sample of `fidelity.train_examples`. The weights of new
             projections are drawn from torch's global generator.
         device: where to train.
-        encoder: the teacher, trained in place where `recipe.updates_encoder`: gives logits and pooled states of the
-            inputs `Lessons.taught`. It stays in evaluation mode, since dropout would make a training that goes on
-            differ from one that was not stopped.
     """
 
     def __init__(
         self,
         student: Student,
-        sources: Sequence[Lessons],
-        shares: Sequence[float],
-        teacher: TaskLayer,
+        courses: Sequence[Course],
         recipe: Recipe,
         fidelity: FidelitySpec,
-        regression: bool,
         tokens: Sequence[str],
         seed: int,
         device: torch.device,
-        encoder: nn.Module | None = None,
     ) -> None:
-        if recipe.updates_encoder and (encoder is None or any(source.taught is None for source in sources)):
-            raise ValueError("teacher_update: encoder needs the teacher, and all texts in its word pieces")
-        self._encoder = encoder.to(device).eval() if encoder is not None and recipe.updates_encoder else None
+        learning = courses if recipe.updates_encoder else ()
+        self._encoders = [course.encoder for course in learning if course.encoder is not None]
+        taught_texts = (source.taught is not None for course in learning for source in course.sources)
+        if len(self._encoders) < len(learning) or not all(taught_texts):
+            raise ValueError("teacher_update: encoder needs the teachers, and all texts in their word pieces")
+        for encoder in self._encoders:
+            encoder.to(device).eval()
         self.student, self._recipe, self._device = student, recipe, device
-        words = sources[0].words if recipe.learns_words else None
-        self._pool = LessonPool(
-            sources,
-            shares,
+        words = [course.sources[0].words for course in courses if recipe.learns_words]
+        taught = [states for states in words if states is not None]
+        self._pool = CoursePool(
+            courses,
+            recipe.task_exponent,
             fidelity.batch_size,
             fidelity.train_examples,
-            None if words is None else tokens,
-            regression,
+            tokens if taught else None,
             seed,
         )
         self.steps = max(1, round(self._pool.batches_per_epoch * fidelity.epochs))
         self.done = 0
-        self._objective = CrossDistillation(student.width, teacher, recipe, regression).to(device)
-        self._words = None
-        if words is not None:
-            self._words = WordDistillation(student.width, student.depth, words).to(device)
+        self._objectives = [
+            CrossDistillation(student.width, course.teacher, recipe, course.regression).to(device) for course in courses
+        ]
+        self._words = [WordDistillation(student.width, student.depth, states).to(device) for states in taught]
         student.to(device)
         self._optimizer = self._make_optimizer()
         self._losses = np.zeros(self.steps)
@@ -110,24 +110,25 @@ class Distillation:
     def _make_optimizer(self) -> torch.optim.AdamW:
         # The head is written at the end, from the projection and the task layer.
         trained = [value for name, value in self.student.named_parameters() if not name.startswith("head.")]
-        trained += self._objective.projection.parameters()
-        if self._words is not None:
-            trained += self._words.parameters()
+        for objective in self._objectives:
+            trained += objective.projection.parameters()
+        for words in self._words:
+            trained += words.parameters()
         groups = parameter_groups(trained, WEIGHT_DECAY)
         for group in groups:
             group["lr"] = self._recipe.learning_rate
         if self._recipe.teacher_learning_rate > 0:
-            taught = list(self._objective.task_layer.parameters()) + self._encoder_parameters()
-            groups.append({"params": taught, "weight_decay": 0.0, "lr": self._recipe.teacher_learning_rate})
+            given = [value for objective in self._objectives for value in objective.task_layer.parameters()]
+            given += self._encoder_parameters()
+            groups.append({"params": given, "weight_decay": 0.0, "lr": self._recipe.teacher_learning_rate})
         for group in groups:
             group["peak"] = group["lr"]
         return torch.optim.AdamW(groups, fused=True)
 
     def _encoder_parameters(self) -> list[nn.Parameter]:
-        """All of the teacher but its task layer, which the objective holds."""
-        if self._encoder is None:
-            return []
-        return [value for name, value in self._encoder.named_parameters() if not name.startswith("head.")]
+        """All of the teachers but their task layers, which the objectives hold."""
+        named = [pair for encoder in self._encoders for pair in encoder.named_parameters()]
+        return [value for name, value in named if not name.startswith("head.")]
 
     def run(self, until: int | None = None) -> TrainingLog:
         """Train up to step `until`, by default to the end.
@@ -136,8 +137,8 @@ class Distillation:
             DivergedError: the loss became NaN or infinite.
         """
         end = self.steps if until is None else min(until, self.steps)
-        encoder = self._encoder_parameters()
-        apart = set(encoder)
+        encoders = self._encoder_parameters()
+        apart = set(encoders)
         parameters = [
             value for group in self._optimizer.param_groups for value in group["params"] if value not in apart
         ]
@@ -148,11 +149,11 @@ class Distillation:
             for group in self._optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
             self.student.set_pruning(min(1.0, self.done / (PRUNING_PHASE * self.steps)))
-            loss = self._loss(self._pool.batch(self.done, self._device))
+            loss = self._loss(*self._pool.batch(self.done, self._device))
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
-            nn.utils.clip_grad_norm_(encoder, 1.0)
+            nn.utils.clip_grad_norm_(encoders, 1.0)
             self._optimizer.step()
             value = float(loss.detach())
             if not math.isfinite(value):
@@ -161,7 +162,10 @@ class Distillation:
             self.done += 1
             progress.update(self.done)
         self.student.set_pruning(1.0)
-        self._objective.fold_into(self.student.head)
+        first = 0
+        for objective in self._objectives:
+            objective.fold_into(self.student.head, first)
+            first += len(objective.task_layer.bias)
         self.student.cpu().eval()
         return self.log()
 
@@ -171,31 +175,30 @@ class Distillation:
         examples = round(self.done / self._pool.batches_per_epoch * self._pool.examples_per_epoch)
         return TrainingLog(self.done, examples, tuple(float(part.mean()) for part in parts if len(part)))
 
-    def _loss(self, batch: Batch) -> Tensor:
-        with autocast(self._device, self._pool.mean_length):
+    def _loss(self, course: int, batch: Batch) -> Tensor:
+        pool = self._pool.pools[course]
+        with autocast(self._device, pool.mean_length):
             pooled, states = self.student.encode_layers(**batch.inputs)
         hidden = batch.hidden
-        if self._encoder is not None:
+        if self._encoders:
             with autocast(self._device):
-                hidden = self._encoder(batch.taught)[1]
-        loss: Tensor = self._objective(pooled.float(), hidden, batch.logits, batch.labels)
-        if self._words is None or batch.words is None:
+                hidden = self._encoders[course](batch.taught)[1]
+        answers = batch.answers(pooled).float()
+        loss: Tensor = self._objectives[course](answers, hidden, batch.logits, batch.labels)
+        if batch.words is None:
             return loss
         wants_relations = self._recipe.relation_weight > 0
-        found, relations = self._words(
-            states, batch.words, self._pool.texts_of, self._pool.word_states, wants_relations
-        )
+        found, relations = self._words[course](states, batch.words, pool.texts_of, pool.word_states, wants_relations)
         loss = loss + self._recipe.state_weight * found
         return loss if relations is None else loss + self._recipe.relation_weight * relations
 
-    @property
-    def _modules(self) -> dict[str, nn.Module | None]:
-        own = {"student": self.student, "objective": self._objective, "words": self._words}
-        return {**own, "encoder": self._encoder}
+    def _modules(self) -> dict[str, nn.Module]:
+        learnt = {"objectives": nn.ModuleList(self._objectives), "words": nn.ModuleList(self._words)}
+        return {"student": self.student, **learnt, "encoders": nn.ModuleList(self._encoders)}
 
     def save(self, path: Path) -> None:
         """Write all that `restore` needs to a safetensors file."""
-        write_checkpoint(path, self._modules, self._optimizer, self._losses[: self.done])
+        write_checkpoint(path, self._modules(), self._optimizer, self._losses[: self.done])
 
     def restore(self, path: Path) -> None:
         """Continue where the training stood that wrote `path`, made with the same arguments.
@@ -203,29 +206,23 @@ class Distillation:
         Raises:
             InputError: the file is of another training, or damaged.
         """
-        losses = read_checkpoint(path, self._modules, self._optimizer)
+        losses = read_checkpoint(path, self._modules(), self._optimizer)
         self.done = len(losses)
         self._losses[: self.done] = losses
 
 
 def distil(
     student: Student,
-    sources: Sequence[Lessons],
-    shares: Sequence[float],
-    teacher: TaskLayer,
+    courses: Sequence[Course],
     recipe: Recipe,
     fidelity: FidelitySpec,
-    regression: bool,
     tokens: Sequence[str],
     seed: int,
     device: torch.device,
-    encoder: nn.Module | None = None,
 ) -> TrainingLog:
     """Train a student in place, from start to end; arguments as of `Distillation`.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
     """
-    return Distillation(
-        student, sources, shares, teacher, recipe, fidelity, regression, tokens, seed, device, encoder
-    ).run()
+    return Distillation(student, courses, recipe, fidelity, tokens, seed, device).run()

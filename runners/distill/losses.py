@@ -27,7 +27,7 @@ class TaskLayer(Protocol):
     @property
     def train_hidden(self) -> npt.NDArray[np.float16]: ...
     @property
-    def train_logits(self) -> npt.NDArray[np.float32]: ...
+    def train_logits(self) -> npt.NDArray[Any]: ...
 
 
 class CrossDistillation(nn.Module):
@@ -49,7 +49,7 @@ class CrossDistillation(nn.Module):
         # The paper leaves the scale of c open: errors are measured in standard deviations of h_T, and regression
         # targets in standard deviations of the teacher's outputs, so that weights mean the same on every task.
         self.hidden_variance = max(float(sample.var(0).mean()), 1e-12)
-        self.target_variance = max(float(np.asarray(teacher.train_logits).var()), 1e-12)
+        self.target_variance = max(float(np.asarray(teacher.train_logits).var()), 1e-12) if regression else 1.0
         with torch.no_grad():
             self.task_layer.weight.copy_(torch.from_numpy(np.array(teacher.head_weight)))
             self.task_layer.bias.copy_(torch.from_numpy(np.array(teacher.head_bias)))
@@ -100,10 +100,16 @@ class CrossDistillation(nn.Module):
         return recipe.label_weight * to_label + recipe.logit_weight * tau**2 * divergence
 
     @torch.no_grad()
-    def fold_into(self, head: nn.Linear) -> None:
-        """Write `W_T P` and its bias into the student's head, so that the file needs one small product."""
-        head.weight.copy_(self.task_layer.weight @ self.projection.weight)
-        head.bias.copy_(self.task_layer.weight @ self.projection.bias + self.task_layer.bias)
+    def fold_into(self, head: nn.Linear, first: int = 0) -> None:
+        """Write `W_T P` and its bias into the student's head, so that the file needs one small product.
+
+        Args:
+            head: of the student.
+            first: where this task's logits begin among those of the head.
+        """
+        rows = slice(first, first + len(self.task_layer.bias))
+        head.weight[rows] = self.task_layer.weight @ self.projection.weight
+        head.bias[rows] = self.task_layer.weight @ self.projection.bias + self.task_layer.bias
 
 
 def without_labels(count: int, regression: bool) -> npt.NDArray[Any]:

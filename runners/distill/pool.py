@@ -16,6 +16,7 @@ from runners.batches import Encoded, collate, shuffled_batches
 from runners.distill.losses import without_labels
 from runners.distill.words import NO_WORD, word_rows
 from runners.lessons import Lessons
+from runners.word_places import WordPlaces
 
 _ORDER, _SAMPLE, _STREAM = 0, 1, 2  # what a random generator is for
 
@@ -26,9 +27,11 @@ class Batch:
 
     Attributes:
         inputs: of the student.
-        hidden: float32 [batch, teacher width].
+        hidden: float32 [batch, teacher width]; where words are labelled, [words, teacher width], and so on.
         logits: float32 [batch, outputs].
         labels: [batch], with `NO_LABEL` or NaN for none.
+        picked: the labelled words, int64 [words] each: their rows in the batch, and the places of their first pieces;
+            None where texts are labelled.
         words: int64 [batch, sequence], the word of each piece among all words of the pool, or `NO_WORD`; None where
             the pool has no word states.
         taught: inputs of the teacher; None where a source has none.
@@ -40,6 +43,11 @@ class Batch:
     labels: Tensor
     words: Tensor | None
     taught: dict[str, Tensor] | None
+    picked: tuple[Tensor, Tensor] | None = None
+
+    def answers(self, pooled: Tensor) -> Tensor:
+        """What belongs to `hidden` of the student's answer: [batch, width] itself, or the words' of all states."""
+        return pooled if self.picked is None else pooled[self.picked]
 
 
 class LessonPool:
@@ -78,8 +86,12 @@ class LessonPool:
         self._taught = _joined(taught) if len(taught) == len(sources) else None
         self._offsets = np.cumsum([0, *(len(source) for source in sources)])
         self._first = np.arange(len(sources[0]))
-        if sample is not None and sample < len(sources[0]):
-            self._first = np.sort(self._generator(_SAMPLE).choice(len(sources[0]), sample, replace=False))
+        self._labelled = _labelled_words(sources)
+        if self._labelled is not None:
+            known = np.concatenate(([0], np.cumsum(self._labelled.answered)))[self._labelled.starts]
+            self._first = np.flatnonzero(np.diff(known))
+        if sample is not None and sample < len(self._first):
+            self._first = np.sort(self._generator(_SAMPLE).choice(self._first, sample, replace=False))
         own = 1 - sum(shares)
         self._counts = [round(len(self._first) * share / own) for share in shares]
         self._labels = np.concatenate(
@@ -124,16 +136,21 @@ class LessonPool:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._shuffle(epoch)
         rows = self._order[place]
-        source = np.searchsorted(self._offsets, rows, side="right") - 1
-        hidden = self._gather("hidden", rows, source)
-        logits = self._gather("logits", rows, source)
+        picked = None if self._labelled is None else self._labelled.pick(rows)
+        answers = rows if picked is None else picked.words
+        source = np.searchsorted(self._offsets, rows, side="right") - 1 if picked is None else np.zeros_like(answers)
+        hidden = self._gather("hidden", answers, source)
+        logits = self._gather("logits", answers, source)
         return Batch(
             inputs=collate(self._encoded, rows, device),
             hidden=torch.from_numpy(hidden).to(device),
             logits=torch.from_numpy(logits).to(device),
-            labels=torch.from_numpy(self._labels[rows]).to(device),
+            labels=torch.from_numpy(self._labels[answers]).to(device),
             words=None if self._words is None else self._collate_words(rows, device),
             taught=None if self._taught is None else collate(self._taught, rows, device),
+            picked=None
+            if picked is None
+            else (torch.from_numpy(picked.rows).to(device), torch.from_numpy(picked.places).to(device)),
         )
 
     def word_states(self, words: Tensor) -> Tensor:
@@ -185,6 +202,16 @@ class LessonPool:
 
     def _generator(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, *purpose])
+
+
+def _labelled_words(sources: Sequence[Lessons]) -> WordPlaces | None:
+    """Places of the words that teacher and student both saw; None where texts are labelled."""
+    own = sources[0].encoded.words
+    if own is None:
+        return None
+    if len(sources) > 1:
+        raise ValueError("labelled words cannot be mixed with further text")
+    return own.only(~np.isnan(sources[0].logits[:, 0]))
 
 
 def _joined(parts: Sequence[Encoded]) -> Encoded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +25,22 @@ def evaluate_on_arm(
     profile: DeviceProfile,
     installation: Installation,
     *,
+    per_token: bool = False,
     jobs: int | None = None,
     seconds: float = 3600.0,
-) -> npt.NDArray[np.float32]:
-    """Outputs float32 [n, outputs] of a model for given inputs, computed by the kernels of an ARM core.
+) -> list[npt.NDArray[np.float32]]:
+    """Outputs of a model for given inputs, computed by the kernels of an ARM core: for each batch float32
+    [rows, outputs], or [rows, width, outputs] where the model answers each token.
 
     To compare with this machine's kernels, give both the same batches (`runners.evaluate.batched`): a product of many
     rows is computed by other kernels than one of few.
 
     Args:
         model: ONNX file.
-        batches: int64 arrays [rows, width] called input_ids, attention_mask and, for pairs, token_type_ids; n is the
-            rows of all.
+        batches: int64 arrays [rows, width] called input_ids, attention_mask and, for pairs, token_type_ids.
         profile: device; its core decides on the kernels.
         installation: emulator.
+        per_token: whether the model answers each token.
         jobs: processes at a time, default as many as there are cores for this process.
         seconds: time limit of each process.
 
@@ -60,12 +63,14 @@ def evaluate_on_arm(
         results: dict[int, npt.NDArray[np.float32]] = {}
         for number, share in enumerate(shares):
             values = np.fromfile(work / f"results-{number}", np.float32)
-            rows = [len(batches[index]["input_ids"]) for index in share]
-            if not values.size or values.size % sum(rows):
-                raise InputError(f"{model} answered {values.size} float32 values for {sum(rows)} inputs.")
-            parts = np.split(values.reshape(sum(rows), -1), np.cumsum(rows)[:-1])
-            results.update(zip(share, parts, strict=True))
-    return np.concatenate([results[index] for index in range(len(batches))])
+            shapes = [batches[index]["input_ids"].shape[: 2 if per_token else 1] for index in share]
+            answers = [prod(shape) for shape in shapes]
+            if not values.size or values.size % sum(answers):
+                raise InputError(f"{model} answered {values.size} float32 values for {sum(answers)} inputs.")
+            parts = np.split(values.reshape(sum(answers), -1), np.cumsum(answers)[:-1])
+            for index, shape, part in zip(share, shapes, parts, strict=True):
+                results[index] = part.reshape(*shape, -1)
+    return [results[index] for index in range(len(batches))]
 
 
 def _shares(batches: Sequence[Batch], most: int) -> list[list[int]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from runners.task.sources import Table
+from runners.task.spec import Value
 from space.errors import InputError
+
+
+def select(table: Table, where: Mapping[str, Value | tuple[Value, ...]]) -> Table:
+    """The rows that have the given values, or one of several, in the given columns.
+
+    Raises:
+        InputError: a column is missing, or no row is left.
+    """
+    for column, wanted in where.items():
+        values = values_of(table, column)
+        known = pc.unique(values).to_pylist()
+        allowed = wanted if isinstance(wanted, tuple) else (wanted,)
+        chosen = [value for value in known if any(type(value) is type(item) and value == item for item in allowed)]
+        if missing := [item for item in allowed if item not in chosen]:
+            raise InputError(
+                f"No row of {table.where} has {missing[0]!r} in column {column!r}; it has {shown(known)}.",
+                "Correct task.where.",
+            )
+        rows = np.flatnonzero(pc.is_in(values, value_set=pa.array(chosen, values.type)).to_numpy())
+        if len(rows) == 0:
+            raise InputError(f"No row of {table.where} has all that task.where asks for.")
+        numbers = rows if table.numbers is None else table.numbers[rows]
+        table = replace(table, columns=table.columns.take(pa.array(rows)), numbers=numbers)
+    return table
 
 
 def texts(table: Table, column: str) -> list[str]:
@@ -19,10 +45,10 @@ def texts(table: Table, column: str) -> list[str]:
     Raises:
         InputError: the column is missing or not text, or a text is null.
     """
-    values = _column(table, column)
+    values = values_of(table, column)
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         raise InputError(f"Column {column!r} of {table.where} holds {values.type}, not text.")
-    _refuse_null(table, column, values, "text")
+    refuse_null(table, column, values, "text")
     found: list[str] = values.to_pylist()
     return found
 
@@ -33,14 +59,14 @@ def real_labels(table: Table, column: str) -> npt.NDArray[np.float32]:
     Raises:
         InputError: the column is missing or not a number, or a label is null, NaN or infinite.
     """
-    values = _column(table, column)
+    values = values_of(table, column)
     if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
         raise InputError(f"Column {column!r} of {table.where} holds {values.type}, but a regression needs numbers.")
-    _refuse_null(table, column, values, "label")
+    refuse_null(table, column, values, "label")
     found = values.to_numpy().astype(np.float32)
     if not np.isfinite(found).all():
         row = int(np.flatnonzero(~np.isfinite(found))[0])
-        raise InputError(f"Label {found[row]} in {_place(table, column, row)} is not a finite number.")
+        raise InputError(f"Label {found[row]} in {place(table, column, row)} is not a finite number.")
     return found
 
 
@@ -54,8 +80,8 @@ def class_names(table: Table, column: str, declared: int | tuple[str, ...] | Non
     """
     if isinstance(declared, tuple):
         return declared
-    values = _column(table, column)
-    _refuse_null(table, column, values, "label")
+    values = values_of(table, column)
+    refuse_null(table, column, values, "label")
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         names = tuple(sorted(pc.unique(values).to_pylist()))
         if isinstance(declared, int) and declared != len(names):
@@ -88,14 +114,14 @@ def class_labels(table: Table, column: str, names: tuple[str, ...]) -> npt.NDArr
     Raises:
         InputError: the column is missing, or a label is null, unknown or out of range.
     """
-    values = _column(table, column)
-    _refuse_null(table, column, values, "label")
+    values = values_of(table, column)
+    refuse_null(table, column, values, "label")
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         index = {name: number for number, name in enumerate(names)}
         found = []
         for row, name in enumerate(values.to_pylist()):
             if name not in index:
-                raise InputError(f"Label {name!r} in {_place(table, column, row)} is not one of {_shown(names)}.")
+                raise InputError(f"Label {name!r} in {place(table, column, row)} is not one of {shown(names)}.")
             found.append(index[name])
         return np.array(found, dtype=np.int64)
     numbers = _integers(table, column, values)
@@ -103,17 +129,15 @@ def class_labels(table: Table, column: str, names: tuple[str, ...]) -> npt.NDArr
     if len(wrong):
         row = int(wrong[0])
         hint = "A split with hidden labels (-1) cannot be used." if numbers[row] == -1 else None
-        raise InputError(
-            f"Label {numbers[row]} in {_place(table, column, row)} is outside 0 to {len(names) - 1}.", hint
-        )
+        raise InputError(f"Label {numbers[row]} in {place(table, column, row)} is outside 0 to {len(names) - 1}.", hint)
     return numbers
 
 
-def _column(table: Table, column: str) -> pa.ChunkedArray:
+def values_of(table: Table, column: str) -> pa.ChunkedArray:
     if column not in table.columns.column_names:
         raise InputError(
             f"{table.where} has no column {column!r}; it has {', '.join(table.columns.column_names) or 'none'}.",
-            "Set task.text and task.label to the columns that hold text and labels.",
+            "Set task.text and task.label (of words: task.tokens and task.tags) to the columns that hold them.",
         )
     if table.columns.num_rows == 0:
         raise InputError(f"{table.where} has no rows.")
@@ -133,21 +157,22 @@ def _integers(table: Table, column: str, values: pa.ChunkedArray) -> npt.NDArray
     if len(wrong):
         row = int(wrong[0])
         raise InputError(
-            f"Label {numbers[row]} in {_place(table, column, row)} is not a class index.",
+            f"Label {numbers[row]} in {place(table, column, row)} is not a class index.",
             None if np.isnan(numbers[row]) else "For real-valued labels set kind: regression.",
         )
     return numbers.astype(np.int64)
 
 
-def _refuse_null(table: Table, column: str, values: pa.ChunkedArray, what: str) -> None:
+def refuse_null(table: Table, column: str, values: pa.ChunkedArray, what: str) -> None:
     if pa.types.is_null(values.type) or values.null_count:
         row = values.is_null().to_pylist().index(True)
-        raise InputError(f"There is no {what} in {_place(table, column, row)}.", "Remove such rows.")
+        raise InputError(f"There is no {what} in {place(table, column, row)}.", "Remove such rows.")
 
 
-def _place(table: Table, column: str, row: int) -> str:
-    return f"row {row + 1} of {table.where}, column {column!r}"
+def place(table: Table, column: str, row: int) -> str:
+    number = row if table.numbers is None else int(table.numbers[row])
+    return f"row {number + 1} of {table.where}, column {column!r}"
 
 
-def _shown(names: tuple[Any, ...]) -> str:
-    return ", ".join(names[:8]) + (f", ... ({len(names)} labels)" if len(names) > 8 else "")
+def shown(names: Sequence[object]) -> str:
+    return ", ".join(map(str, names[:8])) + (f", ... ({len(names)} in all)" if len(names) > 8 else "")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from objectives.quality import Metric
-from runners.task import columns
+from objectives.quality import Metric, score, score_tags
+from runners.task import columns, tags
 from runners.task.sources import Table, read_splits
 from runners.task.spec import TaskSpec
 from space.errors import InputError
@@ -20,17 +21,36 @@ class Examples:
     """One split.
 
     Attributes:
-        texts: the (first) sentences.
+        texts: the (first) sentences; of tagged words, the words with spaces between.
         pairs: the second sentences, or None.
-        labels: int64 [n] class indices, or float32 [n] for a regression.
+        labels: int64 [n] class indices, float32 [n] for a regression, or int64 [words] tags.
+        words: of each sentence, where words are what is labelled; else None.
     """
 
     texts: list[str]
     pairs: list[str] | None
     labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    words: list[list[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """Where the labels of each text begin, int64 [n + 1]."""
+        if self.words is None:
+            return np.arange(len(self) + 1)
+        return np.concatenate(([0], np.cumsum([len(words) for words in self.words]))).astype(np.int64)
+
+    def take(self, rows: npt.NDArray[np.int64] | range) -> Examples:
+        """Some of the texts with their labels."""
+        starts = self.starts
+        return Examples(
+            texts=[self.texts[row] for row in rows],
+            pairs=None if self.pairs is None else [self.pairs[row] for row in rows],
+            labels=np.concatenate([self.labels[starts[row] : starts[row + 1]] for row in rows]),
+            words=None if self.words is None else [self.words[row] for row in rows],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +63,7 @@ class Task:
         outputs: number of logits: classes, or 1 for a regression.
         segments: 1 for single sentences, 2 for pairs.
         regression: whether labels are real values.
+        per_token: whether every word has a label.
         metric: the study's quality metric.
         max_length: longest input in word pieces.
         fingerprint: SHA-256 of texts, labels and number of outputs, in hexadecimal: the same on every machine,
@@ -58,6 +79,14 @@ class Task:
     metric: Metric
     max_length: int
     fingerprint: str
+    per_token: bool = False
+
+    def quality(self, examples: Examples, logits: npt.NDArray[Any]) -> float:
+        """The task's metric of logits on labelled examples: a row of logits for each label."""
+        if self.per_token:
+            assert self.label_names is not None
+            return score_tags(self.metric, examples.labels, logits, examples.starts, self.label_names)
+        return score(self.metric, examples.labels, logits, self.regression)
 
 
 def load_task(spec: TaskSpec) -> Task:
@@ -66,9 +95,12 @@ def load_task(spec: TaskSpec) -> Task:
     Raises:
         InputError: one sentence with file, column and row for anything that is wrong with the data.
     """
-    train_table, validation_table = read_splits(spec.data)
+    train_table, validation_table = (columns.select(table, spec.where) for table in read_splits(spec.data))
     names: tuple[str, ...] | None = None
-    if not spec.regression:
+    if spec.per_token:
+        train_table, validation_table = (tags.without_empty(t, spec.tokens) for t in (train_table, validation_table))
+        names = tags.tag_names(train_table, spec.tags, spec.labels, spec.metric == "entity_f1")
+    elif not spec.regression:
         names = columns.class_names(train_table, spec.label, spec.labels)
     if spec.metric == "f1" and names is not None and len(names) != 2:
         raise InputError(f"Metric f1 is for two labels, but {train_table.where} has {len(names)}.", "Use accuracy.")
@@ -81,8 +113,9 @@ def load_task(spec: TaskSpec) -> Task:
         validation=validation,
         label_names=names,
         outputs=1 if names is None else len(names),
-        segments=len(spec.text_columns),
+        segments=1 if spec.per_token else len(spec.text_columns),
         regression=spec.regression,
+        per_token=spec.per_token,
         metric=spec.metric,
         max_length=spec.max_length,
         fingerprint=_fingerprint(train, validation, 1 if names is None else len(names)),
@@ -90,6 +123,11 @@ def load_task(spec: TaskSpec) -> Task:
 
 
 def _examples(table: Table, spec: TaskSpec, names: tuple[str, ...] | None) -> Examples:
+    if spec.per_token:
+        assert names is not None
+        words = tags.words(table, spec.tokens)
+        found_tags = tags.tag_labels(table, spec.tokens, spec.tags, names, spec.metric == "entity_f1")
+        return Examples([" ".join(row) for row in words], None, found_tags, words)
     found = [columns.texts(table, column) for column in spec.text_columns]
     labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
     if names is None:
@@ -104,6 +142,9 @@ def _fingerprint(train: Examples, validation: Examples, outputs: int) -> str:
     for split in (train, validation):
         _add_texts(digest, split.texts)
         _add_texts(digest, split.pairs)
+        if split.words is not None:
+            _add_texts(digest, [word for words in split.words for word in words])
+            digest.update(split.starts.astype("<i8").tobytes())
         little_endian = split.labels.astype(split.labels.dtype.newbyteorder("<"))
         digest.update(str(split.labels.dtype.kind).encode() + little_endian.tobytes())
     return digest.hexdigest()

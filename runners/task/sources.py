@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,11 +30,13 @@ class Table:
         where: file or split, for messages.
         columns: the columns.
         class_names: class names that the data set itself declares, by column.
+        numbers: int64 [rows], of the rows in the file, counted from 0; None where all are there.
     """
 
     where: str
     columns: pa.Table
     class_names: dict[str, tuple[str, ...]]
+    numbers: npt.NDArray[np.int64] | None = None
 
 
 def read_splits(data: HubData | FolderData | FilesData | GrammarData) -> tuple[Table, Table]:
@@ -224,9 +228,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _table(loaded: Any, where: str) -> Table:
+    # Of a list of class labels, the names are those of its items.
+    features = {column: getattr(feature, "feature", feature) for column, feature in loaded.features.items()}
     names = {
         column: tuple(feature.names)
-        for column, feature in loaded.features.items()
+        for column, feature in features.items()
         if hasattr(feature, "names") and hasattr(feature, "int2str")
     }
     return Table(where, loaded.with_format("arrow")[:], names)

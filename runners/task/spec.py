@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from objectives.quality import REGRESSION_METRICS, Metric
+from objectives.quality import REGRESSION_METRICS, TAG_METRICS, Metric
 
 Name = Annotated[str, Field(min_length=1)]
+Value = bool | int | str
 
 
 class _Section(BaseModel):
@@ -74,10 +75,13 @@ class TaskSpec(_Section):
         data: where the two splits come from; `validation` selects, it is never trained on.
         text: the text column, or two columns for sentence pairs.
         label: the label column: class indices, class names, or real values for a regression.
-        kind: classification or regression.
+        tokens, tags: the columns of a token-classification: lists of words, and lists of as many tags (names or
+            indices).
+        where: take only rows that have these values, or one of them where a list is given, in these columns.
+        kind: classification, regression, or token-classification, which labels every word.
         labels: names of the classes in index order, or how many classes there are. Without it, names come
             from the data: class indices must then be 0, 1, ... without a gap in train, and string labels
-            are numbered in sorted order.
+            are numbered in sorted order. Tags start with O; each type of entity gets both its B- and its I- tag.
         metric: the quality that the search raises, on the validation split.
         max_length: longest input in word pieces, special tokens included; longer texts are cut.
     """
@@ -85,16 +89,29 @@ class TaskSpec(_Section):
     data: DataSource
     text: Name | tuple[Name, Name] = "sentence"
     label: Name = "label"
-    kind: Literal["classification", "regression"] = "classification"
+    tokens: Name = "tokens"
+    tags: Name = "tags"
+    where: dict[Name, Value | tuple[Value, ...]] = Field(default_factory=dict)
+    kind: Literal["classification", "regression", "token-classification"] = "classification"
     labels: Annotated[int, Field(ge=2, le=100_000)] | tuple[Name, ...] | None = None
     metric: Metric = "accuracy"
     max_length: int = Field(64, ge=4, le=512)
 
     @model_validator(mode="after")
     def _fits_together(self) -> TaskSpec:
-        if self.regression != (self.metric in REGRESSION_METRICS):
-            fitting = "pearson or spearman" if self.regression else "accuracy, f1 or matthews"
-            raise ValueError(f"metric {self.metric} does not fit a {self.kind}: use {fitting}")
+        fitting: tuple[Metric, ...] = ("accuracy", "f1", "matthews")
+        if self.kind != "classification":
+            fitting = tuple(sorted(REGRESSION_METRICS if self.regression else TAG_METRICS))
+        if self.metric not in fitting:
+            known = f"{', '.join(fitting[:-1])} or {fitting[-1]}"
+            raise ValueError(f"metric {self.metric} does not fit a {self.kind}: use {known}")
+        for name in ("text", "label") if self.per_token else ("tokens", "tags"):
+            # A dumped specification names every field: one that is as by default says nothing.
+            if getattr(self, name) != type(self).model_fields[name].default:
+                columns = "tokens and tags" if self.per_token else "text and label"
+                raise ValueError(f"{name} is no column of a {self.kind}: name its columns under {columns}")
+        if any(values == () for values in self.where.values()):
+            raise ValueError("where holds an empty list: name the values to take")
         if self.regression and self.labels is not None:
             raise ValueError("a regression has no class labels: leave labels out")
         if isinstance(self.labels, tuple) and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
@@ -105,6 +122,11 @@ class TaskSpec(_Section):
     def regression(self) -> bool:
         """Whether labels are real values."""
         return self.kind == "regression"
+
+    @property
+    def per_token(self) -> bool:
+        """Whether every word has a label."""
+        return self.kind == "token-classification"
 
     @property
     def text_columns(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runners.teacher.model import Teacher
 from runners.teacher.prepare import load_teacher, prepare_teacher
-from runners.teacher.spec import TeacherSpec
+from runners.teacher.spec import FineTuningSpec, TeacherSpec
 from runners.teacher.store import TeacherOutputs
 
-__all__ = ["Teacher", "TeacherOutputs", "TeacherSpec", "load_teacher", "prepare_teacher"]
+__all__ = ["FineTuningSpec", "Teacher", "TeacherOutputs", "TeacherSpec", "load_teacher", "prepare_teacher"]

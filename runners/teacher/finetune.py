@@ -50,9 +50,13 @@ def fine_tune(
     step, running = 0, 0.0
     for _ in range(spec.epochs):
         for rows in shuffled_batches(encoded.lengths, spec.batch_size, order):
+            picked = None if encoded.words is None else encoded.words.pick(rows)
+            numbers = rows if picked is None else picked.words
+            if len(numbers) == 0:
+                continue  # no word of these texts has a piece
             with autocast(device):
-                logits, _ = teacher(collate(encoded, rows, device))
-            loss = _loss(logits, targets[torch.from_numpy(rows).to(device)], regression)
+                logits, _ = teacher(collate(encoded, rows, device), picked)
+            loss = _loss(logits, targets[torch.from_numpy(numbers).to(device)], regression)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)

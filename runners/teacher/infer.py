@@ -25,12 +25,14 @@ def infer(
     teacher: Teacher,
     encoded: Encoded,
     device: torch.device,
-    logits: npt.NDArray[np.float32],
+    logits: npt.NDArray[Any],
     hidden: npt.NDArray[np.float16] | None = None,
     attention: npt.NDArray[np.float64] | None = None,
     what: str = "Teacher reads the train split",
 ) -> None:
     """Fill `logits` [n, outputs] and, where given, `hidden` [n, width] and `attention` [vocabulary].
+
+    Where words are labelled, n is their number; those without a piece get logits of NaN.
 
     `attention` becomes EI-BERT's score of vocabulary entries (Wang et al. 2025, arXiv 2507.04636):
     s(v) = 1/(L S H) * sum over sentences, layers and heads of the attention that occurrences of v receive.
@@ -50,14 +52,18 @@ def infer(
     received = None if attention is None else torch.zeros(len(attention), dtype=torch.float64, device=device)
     progress = ProgressLines(_log, what, float(encoded.lengths.sum()))
     done = 0
+    if encoded.words is not None:
+        logits[~encoded.words.answered] = np.nan
     for rows in sorted_batches(encoded.lengths, _MAX_TOKENS, squares):
         batch = collate(encoded, rows, device)
         with autocast(device):
             found = teacher.encode(batch, attentions=attention is not None)
-        values, pooled = teacher.pool(found.last_hidden_state, batch["attention_mask"])
-        logits[rows] = values.cpu().numpy()
+        picked = None if encoded.words is None else encoded.words.pick(rows)
+        numbers = rows if picked is None else picked.words
+        values, pooled = teacher.pool(found.last_hidden_state, batch["attention_mask"], picked)
+        logits[numbers] = values.cpu().numpy()
         if hidden is not None:
-            hidden[rows] = pooled.cpu().numpy().astype(np.float16)
+            hidden[numbers] = pooled.cpu().numpy().astype(np.float16)
         if received is not None:
             _add_attention(received, found.attentions, batch)
         done += int(encoded.lengths[rows].sum())

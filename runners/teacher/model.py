@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from runners.word_places import Picked
 from space.errors import InputError
 from space.vocabulary import SPECIAL_TOKENS
 
@@ -110,7 +111,7 @@ def load_tokenizer(folder: Path, model: str) -> tuple[Any, WordPieces]:
 
 
 class Teacher(nn.Module):
-    """Encoder, mean over the real tokens, linear head."""
+    """Encoder, mean over the real tokens (where words are labelled: the first piece of each), linear head."""
 
     def __init__(self, encoder: nn.Module, outputs: int) -> None:
         super().__init__()
@@ -119,9 +120,11 @@ class Teacher(nn.Module):
         self.head = nn.Linear(self.width, outputs)
         self._takes_segments = "token_type_ids" in inspect.signature(encoder.forward).parameters
 
-    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits float32 [batch, outputs] and pooled states float32 [batch, width] of a collated batch."""
-        return self.pool(self.encode(batch).last_hidden_state, batch["attention_mask"])
+    def forward(self, batch: dict[str, Tensor], picked: Picked | None = None) -> tuple[Tensor, Tensor]:
+        """Logits float32 [batch, outputs] and pooled states float32 [batch, width] of a collated batch; of the picked
+        words [words, outputs] and [words, width], if they are given.
+        """
+        return self.pool(self.encode(batch).last_hidden_state, batch["attention_mask"], picked)
 
     def encode(self, batch: dict[str, Tensor], attentions: bool = False, hidden_states: bool = False) -> Any:
         """What the encoder says of a collated batch; segments are left out where it knows none (DistilBERT)."""
@@ -129,10 +132,13 @@ class Teacher(nn.Module):
             batch = {name: value for name, value in batch.items() if name != "token_type_ids"}
         return self.encoder(**batch, output_attentions=attentions, output_hidden_states=hidden_states)
 
-    def pool(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def pool(self, states: Tensor, mask: Tensor, picked: Picked | None = None) -> tuple[Tensor, Tensor]:
         """The same from token states [batch, length, width] and their mask [batch, length]."""
-        weights = mask.unsqueeze(-1).float()
-        pooled = (states.float() * weights).sum(1) / weights.sum(1)
+        if picked is not None:
+            pooled = states[torch.from_numpy(picked.rows), torch.from_numpy(picked.places)].float()
+        else:
+            weights = mask.unsqueeze(-1).float()
+            pooled = (states.float() * weights).sum(1) / weights.sum(1)
         with torch.autocast(pooled.device.type, enabled=False):
             return self.head(pooled), pooled
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from runners.batches import encode
+from runners.batches import Encoded, encode
 from runners.cache_entry import make_once
 from runners.precision import has_fast_bfloat16, training_device
 from runners.progress import duration
@@ -109,13 +109,14 @@ def _fill(spec: TeacherSpec, task: Task, max_length: int, model: Path, part: Pat
     def array(name: str, shape: tuple[int, ...], dtype: type) -> np.memmap[Any, Any]:
         return np.lib.format.open_memmap(part / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
 
-    logits = array("train_logits", (len(train), task.outputs), np.float32)
-    hidden = array("train_hidden", (len(train), teacher.width), np.float16)
+    # A text has many words: their logits take half the bytes, of which training needs no more.
+    logits = array("train_logits", (train.answers, task.outputs), np.float16 if task.per_token else np.float32)
+    hidden = array("train_hidden", (train.answers, teacher.width), np.float16)
     attention = array("vocabulary_attention", (len(pieces.vocabulary),), np.float64)
     infer(teacher, train, device, logits, hidden, attention)
-    validation_logits = array("validation_logits", (len(validation), task.outputs), np.float32)
+    validation_logits = array("validation_logits", (validation.answers, task.outputs), np.float32)
     infer(teacher, validation, device, validation_logits)
-    if not (np.isfinite(logits).all() and np.isfinite(validation_logits).all()):
+    if not (_finite(logits, train) and _finite(validation_logits, validation)):
         raise InputError("The teacher's fine-tuning diverged.", "Lower teacher.learning_rate.")
     for written in (logits, hidden, attention, validation_logits):
         written.flush()
@@ -132,6 +133,11 @@ def _fill(spec: TeacherSpec, task: Task, max_length: int, model: Path, part: Pat
         "seconds": round(time.monotonic() - begin, 2),
         "made_with": _made_with(device),
     }
+
+
+def _finite(logits: np.ndarray, encoded: Encoded) -> bool:
+    """Whether all logits are finite; of words, all that the teacher saw."""
+    return bool(np.isfinite(logits if encoded.words is None else logits[encoded.words.answered]).all())
 
 
 def _check_length(teacher: Teacher, max_length: int, model: str) -> None:

@@ -17,7 +17,8 @@ class TeacherSpec(BaseModel):
         batch_size: examples per step.
         max_length: longest input in word pieces; default: the task's.
         seed: of head, order and dropout.
-        pooling: how token states become one sentence state: their mean.
+        pooling: how token states become one sentence state: their mean. Where words are labelled, each has the state of
+            its first piece.
         weight_decay: of AdamW, on matrices only.
         warmup: share of the steps over which the rate rises.
     """
@@ -33,3 +34,19 @@ class TeacherSpec(BaseModel):
     pooling: Literal["mean"] = "mean"
     weight_decay: float = Field(0.01, ge=0, le=1)
     warmup: float = Field(0.1, ge=0, le=1)
+
+    def changed(self, changes: FineTuningSpec) -> TeacherSpec:
+        """The same model, fine-tuned as `changes` say."""
+        return TeacherSpec(**{**self.model_dump(), **changes.model_dump(exclude_none=True)})
+
+
+class FineTuningSpec(BaseModel):
+    """What of `TeacherSpec` is different for one of several tasks; the model is the same for all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int | None = Field(default=None, ge=1, le=100)
+    learning_rate: float | None = Field(default=None, gt=0, le=1)
+    batch_size: int | None = Field(default=None, ge=1, le=4096)
+    max_length: int | None = Field(default=None, ge=4, le=512)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)

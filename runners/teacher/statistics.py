@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from runners.batches import Encoded, collate, encode
 from runners.cache_entry import make_once
 from runners.precision import autocast, training_device
-from runners.task import Examples, Task
+from runners.task import Task
 from runners.teacher.model import Teacher, find_model, load_tokenizer
 from runners.teacher.prepare import load_teacher
 from runners.teacher.store import TeacherOutputs
@@ -86,7 +85,7 @@ def prepare_statistics(outputs: TeacherOutputs, task: Task, max_length: int) -> 
         tokenizer, _ = load_tokenizer(find_model(outputs.model), outputs.model)
         count = min(len(task.train), _TEXTS, max(1, int(_TOKENS / outputs.median_length)))
         rows = np.linspace(0, len(task.train) - 1, count).astype(np.int64)
-        found = layer_statistics(load_teacher(outputs), encode(tokenizer, _rows(task.train, rows), max_length))
+        found = layer_statistics(load_teacher(outputs), encode(tokenizer, task.train.take(rows), max_length))
         tensors = {"state_mean": found.state_mean, "state_covariance": found.state_covariance}
         if found.inside is not None:
             tensors.update(vars(found.inside))
@@ -101,12 +100,6 @@ def prepare_statistics(outputs: TeacherOutputs, task: Task, max_length: int) -> 
         return LayerStatistics(*states, Inside(**tensors) if tensors else None)
 
     return make_once(folder, read, fill, "teacher's statistics", _log)
-
-
-def _rows(examples: Examples, rows: npt.NDArray[np.int64]) -> Examples:
-    texts = [examples.texts[row] for row in rows]
-    pairs = None if examples.pairs is None else [examples.pairs[row] for row in rows]
-    return Examples(texts, pairs, examples.labels[rows])
 
 
 def bert_layers(encoder: nn.Module) -> list[Any] | None:

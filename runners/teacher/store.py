@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from objectives.quality import Metric, score
+from objectives.quality import Metric
 from runners.task import Task
 
 RECORD = "teacher.json"
@@ -24,9 +24,11 @@ class TeacherOutputs:
         key: name of the cache entry: a hash of model, data, recipe and versions.
         folder: the cache entry; `load_teacher` restores the torch model from it.
         model: the id or path that the study named.
-        train_logits: float32 [n, outputs]; for a regression in the units of the labels.
-        train_hidden: float16 [n, width], the mean-pooled last hidden state of each train example.
-        validation_logits: float32 [validation examples, outputs].
+        train_logits: float32 [n, outputs]; for a regression in the units of the labels. Where words are labelled
+            float16 [words, outputs], NaN for words that the teacher did not see.
+        train_hidden: float16 [n, width], the mean-pooled last hidden state of each train example; or [words, width],
+            that of each word's first piece.
+        validation_logits: float32 [validation examples, outputs], or [words, outputs].
         head_weight, head_bias: float32 [outputs, width] and [outputs]: logits = head_weight @ pooled + head_bias.
         word_embeddings: float32 [vocabulary, embedding width] of the fine-tuned encoder.
         position_embeddings: float32 [positions, embedding width], or None where the encoder has no such table.
@@ -45,7 +47,7 @@ class TeacherOutputs:
     key: str
     folder: Path
     model: str
-    train_logits: npt.NDArray[np.float32]
+    train_logits: npt.NDArray[Any]
     train_hidden: npt.NDArray[np.float16]
     validation_logits: npt.NDArray[np.float32]
     head_weight: npt.NDArray[np.float32]
@@ -108,5 +110,5 @@ def open_outputs(folder: Path, task: Task) -> TeacherOutputs:
         path = folder / f"{name}.npy"
         missing = name in _OPTIONAL and not path.exists()
         arrays[name] = None if missing else np.load(path, mmap_mode="r", allow_pickle=False)
-    quality = score(task.metric, task.validation.labels, arrays["validation_logits"], task.regression)
+    quality = task.quality(task.validation, arrays["validation_logits"])
     return TeacherOutputs(folder=folder, validation_quality=quality, metric=task.metric, **record, **arrays)

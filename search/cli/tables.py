@@ -26,7 +26,8 @@ def output_console(*, stderr: bool = False) -> Console:
 
 def front_table(study: Study, records: list[TrialRecord]) -> tuple[Table, list[str]]:
     """A table of trials, and the remarks that belong under it."""
-    metric = study.file.task.metric
+    metric = study.file.metric
+    names = list(study.file.task_plans) if study.file.tasks else []
     longer = any(record.long_latency for record in records)
     labels = sorted({_conditions(record.latency, tokens=not longer) for record in records})
     heap = "peak_heap_bytes" in {*study.objectives, *study.file.limits.given()}
@@ -34,6 +35,8 @@ def front_table(study: Study, records: list[TrialRecord]) -> tuple[Table, list[s
     table = Table(title=f"{study.name}: {len(records)} trials on the front", title_justify="left")
     table.add_column("trial", justify="right")
     table.add_column(f"{metric} (validation)", justify="right")
+    for name in names:
+        table.add_column(f"{name} {study.file.task_plans[name].task.metric}", justify="right")
     if on_arm:
         table.add_column("ARM kernels", justify="right")
     table.add_column(f"latency ms ({labels[0]})" if len(labels) == 1 else "latency ms", justify="right")
@@ -45,6 +48,7 @@ def front_table(study: Study, records: list[TrialRecord]) -> tuple[Table, list[s
     table.add_column("student")
     for record in records:
         cells = [str(record.trial), f"{record.quality:.4f}"]
+        cells += [f"{record.tasks[name].quality:.4f}" for name in names]
         if on_arm:
             cells.append(f"{record.on_arm.quality:.4f}" if record.on_arm else "")
         latency = _latency(record.latency, tokens=longer)
@@ -56,6 +60,8 @@ def front_table(study: Study, records: list[TrialRecord]) -> tuple[Table, list[s
             cells.append(f"{record.costs()['peak_heap_bytes']:,}")
         table.add_row(*cells, record.config.summary())
     remarks = []
+    if names:
+        remarks.append("Retention: the mean over the tasks of the quality over that of the task's teacher, in percent.")
     if longer:
         remarks.append("Latency on a text of median length and on one of the 95th percentile; word pieces in brackets.")
     if any(record.latency.backend == "estimated" for record in records):
@@ -81,6 +87,7 @@ def front_rows(records: list[TrialRecord]) -> list[dict[str, Any]]:
             "quality": record.quality,
             "quality_on_arm": record.on_arm.quality if record.on_arm else None,
             "metric": record.metric,
+            **_task_cells(record),
             "latency_ms": record.latency.milliseconds,
             "device": record.latency.device,
             "tokens": record.latency.tokens,
@@ -95,6 +102,14 @@ def front_rows(records: list[TrialRecord]) -> list[dict[str, Any]]:
         }
         for record in records
     ]
+
+
+def _task_cells(record: TrialRecord) -> dict[str, float]:
+    """Of several tasks, the quality of each by its own metric, and its retention."""
+    cells: dict[str, float] = {}
+    for name, task in record.tasks.items():
+        cells |= {f"{name}.{task.metric}": task.quality, f"{name}.retention": task.retention}
+    return cells
 
 
 def as_json(study: Study, records: list[TrialRecord]) -> str:
@@ -142,6 +157,6 @@ def _study_cells(study: Study) -> list[str]:
         f"{states.count('finished') + failed} of {study.file.search.trials}",
         str(states.count("infeasible")),
         str(failed),
-        "" if best is None else f"{study.file.task.metric} {best:.4f}",
+        "" if best is None else f"{study.file.metric} {best:.4f}",
         study.file.description,
     ]

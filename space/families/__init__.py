@@ -48,13 +48,13 @@ def deployed_bytes(config: StudentConfig, shape: TaskShape, vocabulary: Vocabula
     """Exact size of `model.onnx` and `vocab.txt` of a configuration, in bytes, without building either."""
     size = vocabulary.size(config.vocabulary_keep)
     sizes = get_family(config.family).part_sizes(config, shape, size)
-    return encoded_size(sizes, INPUTS[shape.segments], shape.outputs) + vocabulary.file_bytes(size)
+    return encoded_size(sizes, INPUTS[shape.segments], shape.graph_outputs) + vocabulary.file_bytes(size)
 
 
 def export_model(config: StudentConfig, shape: TaskShape, vocabulary_size: int, student: Student) -> onnx.ModelProto:
     """The ONNX model of a student, with the weights that it has now."""
     parts = get_family(config.family).graph(config, shape, vocabulary_size)
-    return build_model(parts, INPUTS[shape.segments], shape.outputs, student.weights())
+    return build_model(parts, INPUTS[shape.segments], shape.graph_outputs, student.weights())
 
 
 def build_student(config: StudentConfig, shape: TaskShape, vocabulary_size: int) -> Student:
@@ -70,7 +70,7 @@ def architecture_key(config: StudentConfig, shape: TaskShape, vocabulary_size: i
     content = {
         "structure": structure,
         "graph": family.graph_version,
-        "shape": shape.model_dump(),
+        "shape": shape.model_dump(exclude_defaults=True),
         "vocabulary": vocabulary_size,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]

@@ -69,14 +69,15 @@ class ProjectedLayer(NamedTuple):
 class Student(torch.nn.Module):
     """A trainable student of any family.
 
-    Its `encode` answers the pooled hidden state [batch, width]; its `head` maps it to logits. Training may put
-    another head behind `encode`; `head` is what the file will hold.
+    Its `encode` answers the pooled hidden state [batch, width], or, where the task's shape is per token, all states
+    of the last layer [batch, sequence, width]; its `head` maps them to logits. Training may put another head behind
+    `encode`; `head` is what the file will hold.
 
     Attributes:
         width: of the hidden states.
         depth: number of layers whose states a teacher's can be compared with.
         embedding_width: of the word embeddings.
-        head: linear, from the pooled hidden state to the logits.
+        head: linear, from what `encode` answers to the logits.
     """
 
     width: int
@@ -87,7 +88,7 @@ class Student(torch.nn.Module):
     def encode(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Pooled hidden states.
+        """Pooled hidden states, or those of all tokens.
 
         Args:
             input_ids: int64 [batch, sequence], ids of the student's vocabulary.
@@ -99,13 +100,13 @@ class Student(torch.nn.Module):
     def encode_layers(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, list[LayerStates]]:
-        """Pooled hidden states, and the states that leave each layer; arguments as of `encode`."""
+        """What `encode` answers, and the states that leave each layer; arguments as of `encode`."""
         raise NotImplementedError
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Logits [batch, outputs]."""
+        """Logits [batch, outputs], or [batch, sequence, outputs] where the shape is per token."""
         logits: torch.Tensor = self.head(self.encode(input_ids, attention_mask, token_type_ids))
         return logits
 
@@ -160,9 +161,18 @@ class Family(ABC):
     def parameters(self, config: Any) -> dict[str, Any]:
         """The parameters that `choose` would have been asked for, with their values."""
 
+    def misfit(self, dimensions: Any, per_token: bool) -> str | None:
+        """What keeps the family's section of `space:` from serving a kind of task; None if nothing does.
+
+        Args:
+            dimensions: the section.
+            per_token: whether the task wants logits of each token.
+        """
+        return None
+
     @abstractmethod
     def graph(self, config: Any, shape: TaskShape, vocabulary_size: int) -> list[Part]:
-        """The ONNX graph, from the inputs `INPUTS[shape.segments]` to `logits`."""
+        """The ONNX graph, from the inputs `INPUTS[shape.segments]` to `shape.graph_outputs`."""
 
     def sections(self, config: Any, shape: TaskShape, vocabulary_size: int, tokens: int) -> list[Section]:
         """The operators that the graph executes on `tokens` tokens, batch 1, nothing padded.

@@ -53,11 +53,17 @@ def test_sections_add_up_to_what_the_whole_was_fitted_as(model: LatencyModel) ->
     """The fast path, section by section, equals costs times the features that the fit used."""
     machine = Machine.of(model.profile)
     costs = model.estimates.costs
-    for config in (_config(), _config(depth=5, layer={"token_keep": 0.5, "ffn_bits": 2}), _config(width=256, heads=8)):
+    tagging = TaskShape(outputs=7, segments=1, max_length=128, per_token=True)
+    for config, shape in (
+        (_config(), SHAPE),
+        (_config(depth=5, layer={"token_keep": 0.5, "ffn_bits": 2}), SHAPE),
+        (_config(width=256, heads=8), SHAPE),
+        (_config(), tagging),
+    ):
         for tokens in (5, 64):
-            sections = get_family("transformer").sections(config, SHAPE, VOCABULARY, tokens)
+            sections = get_family("transformer").sections(config, shape, VOCABULARY, tokens)
             calls = [call for section in sections for call in section.calls]
-            found = model.predict(config, SHAPE, VOCABULARY, tokens)
+            found = model.predict(config, shape, VOCABULARY, tokens)
             assert found.uncosted_calls == 0
             work = [({"run": 1.0}), *map(work_of, calls)]
             compute = sum(add_up(amounts, {n: c.cycles for n, c in costs.items()}) for amounts in work)

@@ -13,7 +13,7 @@ from runners.batches import Encoded, collate
 from runners.emulator import evaluate_on_arm
 from runners.emulator.execution import emulated_runner, work_folder
 from runners.emulator.requests import Request, send
-from runners.evaluate import batched, open_session, run_model
+from runners.evaluate import batched, gather_answers, open_session, run_model
 from space.errors import InputError
 
 SHAPE = EncoderShape(layers=1, hidden=64, feed_forward=128, vocabulary=500, embedding=32)
@@ -38,7 +38,7 @@ def test_arm_kernels_compute_what_this_machine_computes(pairs, tmp_path, emulato
     session, profile = open_session(model), load_profile("cortex-a53")
     wanted = [value.name for value in session.get_inputs()]
     here = np.concatenate([session.run(None, {name: batch[name] for name in wanted})[0] for batch in batches])
-    together, split = (evaluate_on_arm(model, batches, profile, emulator, jobs=jobs) for jobs in (1, 2))
+    together, split = (np.concatenate(evaluate_on_arm(model, batches, profile, emulator, jobs=jobs)) for jobs in (1, 2))
     assert together.shape == (90, 2)
     np.testing.assert_array_equal(together, split)
     np.testing.assert_allclose(together, here, atol=1e-4)
@@ -49,8 +49,8 @@ def test_batches_are_those_of_this_machine(tmp_path, emulator) -> None:
     model = write_encoder(tmp_path / "model.onnx", SHAPE)
     texts = _texts(20, False)
     rows, batches = zip(*batched(texts), strict=True)
-    logits = np.empty((20, 2), np.float32)
-    logits[np.concatenate(rows)] = evaluate_on_arm(model, batches, load_profile("cortex-a53"), emulator)
+    found = evaluate_on_arm(model, batches, load_profile("cortex-a53"), emulator)
+    logits = gather_answers(texts, list(zip(rows, found, strict=True)))
     np.testing.assert_allclose(logits, run_model(open_session(model), texts), atol=1e-4)
 
 

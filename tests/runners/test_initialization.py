@@ -15,6 +15,7 @@ from runners.task import Task, TaskSpec, load_task
 from runners.teacher import TeacherOutputs, TeacherSpec, load_teacher, prepare_teacher
 from runners.teacher import words as words_module
 from runners.teacher.model import load_tokenizer
+from runners.teacher.origin import Origin
 from runners.teacher.statistics import LayerStatistics, prepare_statistics
 from runners.teacher.words import prepare_words, word_basis
 from space.families import build_student
@@ -136,9 +137,9 @@ def test_a_student_of_the_teachers_size_starts_with_its_states(
     for layers in (False, True):
         torch.manual_seed(0)
         student = build_student(config, TaskShape(outputs=2, segments=1, max_length=32), vocabulary.size(1.0))
-        start_from_embeddings(student, teacher, vocabulary, 1.0)
+        start_from_embeddings(student, Origin.of([teacher]), vocabulary, 1.0)
         if layers:
-            start_from_layers(student, teacher, statistics, vocabulary, 1.0)
+            start_from_layers(student, Origin.of([teacher]), statistics, vocabulary, 1.0)
         with torch.no_grad():
             found = student.encode_layers(**batch)[1][-1].hidden[real].double()
         found = found - found.mean(0)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from runners.batches import Encoded
-from runners.distill import Distillation
+from runners.distill import Course, Distillation
 from runners.distill.losses import NO_LABEL
 from runners.distill.pool import LessonPool
 from runners.lessons import Lessons, WordStates
@@ -150,12 +150,9 @@ def training(epochs: float = 3.0, width: int = 32, **changes) -> Distillation:
     )
     return Distillation(
         build_student(config, TaskShape(outputs=OUTPUTS, segments=1, max_length=16), len(TOKENS)),
-        [own, lessons(60, 1, labelled=False)],
-        [0.3],
-        teacher,
+        [Course([own, lessons(60, 1, labelled=False)], [0.3], teacher, regression=False)],
         Recipe(**{**fields, **changes}),
         FidelitySpec(epochs=epochs, batch_size=8),
-        False,
         TOKENS,
         11,
         CPU,
@@ -200,5 +197,5 @@ def test_states_of_words_come_closer() -> None:
 
 
 def test_lessons_of_different_lengths_are_refused() -> None:
-    with pytest.raises(ValueError, match="labels has 3 rows, but there are 40 texts"):
+    with pytest.raises(ValueError, match="labels has 3 rows in place of 40"):
         replace(lessons(40, 0), labels=np.zeros(3, np.int64))

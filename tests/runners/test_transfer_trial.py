@@ -12,9 +12,9 @@ from objectives.limits import Limits
 from runners.cache_entry import new_array
 from runners.distill import distil
 from runners.grammar import sentiment
-from runners.plan import FidelitySpec, TrialPlan
+from runners.plan import ONLY, FidelitySpec, TrialPlan
 from runners.transfer import TransferSpec
-from runners.trial import gather_lessons, prepare
+from runners.trial import prepare
 from runners.wordpiece import encode_texts
 from space.config import Recipe
 from space.families import build_student
@@ -40,33 +40,35 @@ def plan(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrialP
 
 def test_all_trials_share_the_lessons_of_a_vocabulary_size(plan: TrialPlan) -> None:
     prepared = prepare(plan)
-    assert prepared.transfer is not None
+    transfer = prepared.tasks[ONLY].transfer
+    assert transfer is not None
     for size in (60, 100):
-        lessons = prepared.transfer_lessons(size)
-        expected = encode_texts(prepared.tokenizer(size), prepared.transfer.texts, None)
-        np.testing.assert_array_equal(lessons.encoded.ids, expected.ids)
-        assert len(lessons) == len(prepared.transfer)
-        assert prepared.transfer_lessons(size).encoded is lessons.encoded
+        encoded = prepared.encoded_transfer(ONLY, size)
+        expected = encode_texts(prepared.tokenizer(ONLY, size), transfer.texts, None)
+        np.testing.assert_array_equal(encoded.ids, expected.ids)
+        assert len(encoded) == len(transfer)
+        assert prepared.encoded_transfer(ONLY, size) is encoded
     without = prepare(plan.model_copy(update={"transfer": None}))
-    assert without.transfer is None
+    assert without.tasks[ONLY].transfer is None
     with pytest.raises(ValueError, match="no transfer text"):
-        without.transfer_lessons(60)
+        without.encoded_transfer(ONLY, 60)
     assert TrialPlan.model_validate_json(plan.model_dump_json()) == plan
 
 
 def test_the_vocabulary_is_the_train_splits_first(plan: TrialPlan) -> None:
     """Transfer text orders the entries that the train split lacks, and only those."""
     prepared, without = prepare(plan), prepare(plan.model_copy(update={"transfer": None}))
-    assert prepared.transfer is not None
-    train, more = prepared.teacher.vocabulary_count, prepared.transfer.vocabulary_count
+    teacher, transfer = prepared.tasks[ONLY].teacher, prepared.tasks[ONLY].transfer
+    assert transfer is not None
+    train, more = teacher.vocabulary_count, transfer.vocabulary_count
     ours, theirs = prepared.vocabulary, without.vocabulary
-    characters = sum(len(token.removeprefix("##")) == 1 for token in prepared.teacher.vocabulary)
+    characters = sum(len(token.removeprefix("##")) == 1 for token in teacher.vocabulary)
     kept = (
         5
         + characters
         + sum(
             count > 0 and len(token) > 1 and token not in ("[CLS]", "[SEP]")
-            for token, count in zip(prepared.teacher.vocabulary, train, strict=True)
+            for token, count in zip(teacher.vocabulary, train, strict=True)
         )
     )
     assert ours.tokens(kept) == theirs.tokens(kept)
@@ -82,17 +84,18 @@ def test_students_learn_the_states_of_words_from_transfer_text_too(plan: TrialPl
     spec = SpaceSpec(recipe={"state_weight": 1.0, "transfer_share": 0.5, "initialization": "random"})
     config, recipe = JointSpace(spec).draw(np.random.default_rng(0))
     entries = prepared.vocabulary.size(config.vocabulary_keep)
-    own, further = gather_lessons(plan, prepared, entries, recipe)
+    course = prepared.course(ONLY, entries, recipe)
+    own, further = course.sources
     assert own.labels is not None
     assert further.labels is None
     assert own.words is not None
     assert further.words is not None
     assert len(further.words) == len(further)
     plain = recipe.model_copy(update={"state_weight": 0.0, "transfer_share": 0.0})
-    assert [found.words for found in gather_lessons(plan, prepared, entries, plain)] == [None]
+    assert [found.words for found in prepared.course(ONLY, entries, plain).sources] == [None]
     student = build_student(config, prepared.shape, entries)
     tokens, device = prepared.vocabulary.tokens(entries), torch.device("cpu")
-    log = distil(student, [own, further], [0.5], prepared.teacher, recipe, plan.fidelity, False, tokens, 0, device)
+    log = distil(student, [course], recipe, plan.fidelity, tokens, 0, device)
     assert log.examples == 2 * 60 * plan.fidelity.epochs
     assert np.isfinite(log.losses).all()
 

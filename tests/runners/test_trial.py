@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from runners import bundle as bundle_module
 from runners.batches import collate
 from runners.distill.loop import Distillation
 from runners.evaluate import open_session, run_model
-from runners.plan import FidelitySpec, TrialPlan
+from runners.plan import ONLY, FidelitySpec, TrialPlan
 from runners.predict import load_bundle
 from runners.record import costs
 from runners.teacher import Teacher, load_teacher
@@ -28,7 +29,6 @@ from runners.trial import (
     InfeasibleTrial,
     Prepared,
     cost_predictor,
-    gather_lessons,
     measure_latency,
     prepare,
     run_trial,
@@ -104,7 +104,8 @@ def test_trained_file_answers_like_the_torch_student_on_the_whole_validation_set
     config, recipe = draw(seed)
     record = run_trial(plan, prepared, seed, config, recipe, seed, tmp_path / "bundle")
     bundle = load_bundle(tmp_path / "bundle")
-    examples = prepared.task.validation
+    task = prepared.tasks[ONLY].task
+    examples = task.validation
     tokenizer = wordpiece(bundle.tokens, True, prepared.shape.max_length)
     encoded = encode_texts(tokenizer, examples.texts, examples.pairs)
     logits = run_model(open_session(tmp_path / "bundle" / "model.onnx"), encoded)
@@ -112,7 +113,7 @@ def test_trained_file_answers_like_the_torch_student_on_the_whole_validation_set
         feed = collate(encoded, np.arange(len(encoded)), torch.device("cpu"))
         expected = bundle.student()(**feed).numpy()
     np.testing.assert_allclose(logits, expected, atol=1e-3)
-    assert record.quality == score(prepared.task.metric, examples.labels, logits, prepared.task.regression)
+    assert record.quality == score(task.metric, examples.labels, logits, task.regression)
     on_disk = sum((tmp_path / "bundle" / name).stat().st_size for name in ("model.onnx", "vocab.txt"))
     assert record.deployed_bytes == on_disk == deployed_bytes(config, prepared.shape, prepared.vocabulary)
 
@@ -131,10 +132,11 @@ def test_record_and_bundle_say_the_same(prepared_plan, tmp_path):
     assert loaded.config.student == config
     pairs = ["the film was dull ."] if prepared.shape.segments == 2 else None
     prediction = loaded.predict(["the film was great ."], pairs)[0]
-    if prepared.task.regression:
+    task = prepared.tasks[ONLY].task
+    if task.regression:
         assert prediction.label is None
     else:
-        assert prediction.label in prepared.task.label_names
+        assert prediction.label in task.label_names
         assert sum(prediction.probabilities.values()) == pytest.approx(1)
     assert loaded.predict([], None if pairs is None else []) == []
 
@@ -182,23 +184,21 @@ def test_whole_knowledge_of_the_teacher_trains_a_student(prepared_plan, tmp_path
 
 @pytest.mark.parametrize("rate", [0.0, 1e-3])
 def test_teachers_encoder_learns_only_with_a_rate_and_goes_on_where_it_stopped(prepared_plan, tmp_path, rate):
-    plan, prepared = prepared_plan
+    _, prepared = prepared_plan
     mutual = {"teacher_update": "encoder", "teacher_learning_rate": rate, "state_weight": 0.0}
     config, recipe = JointSpace(SpaceSpec(transformer={"width": 32, "heads": 2}, recipe=mutual)).draw(
         np.random.default_rng(0)
     )
     entries = prepared.vocabulary.size(config.vocabulary_keep)
-    sources = gather_lessons(plan, prepared, entries, recipe)
+    teacher = prepared.tasks[ONLY].teacher
 
     def training() -> tuple[Distillation, Teacher]:
         torch.manual_seed(0)
-        teacher = load_teacher(prepared.teacher)
+        encoder = load_teacher(teacher)
+        course = replace(prepared.course(ONLY, entries, recipe), encoder=encoder)
         student = build_student(config, prepared.shape, entries)
-        tokens, device = prepared.vocabulary.tokens(entries), torch.device("cpu")
-        regression, fidelity = prepared.task.regression, FidelitySpec(epochs=1, batch_size=16)
-        return Distillation(
-            student, sources, [], prepared.teacher, recipe, fidelity, regression, tokens, 0, device, teacher
-        ), teacher
+        tokens, fidelity = prepared.vocabulary.tokens(entries), FidelitySpec(epochs=1, batch_size=16)
+        return Distillation(student, [course], recipe, fidelity, tokens, 0, torch.device("cpu")), encoder
 
     (whole, moved), (stopped, _), (resumed, again) = training(), training(), training()
     before = {name: value.clone() for name, value in moved.encoder.state_dict().items()}
@@ -228,7 +228,7 @@ def test_latency_limit_is_checked_before_training(sentences, tmp_path):
 def test_the_tasks_own_text_says_how_long_inputs_are(sentences):
     _, prepared = sentences
     size = prepared.vocabulary.size(1.0)
-    lengths = np.sort(prepared.encoded_train(size).lengths)
+    lengths = np.sort(prepared.encoded_train(ONLY, size).lengths)
     assert prepared.text_lengths(size) == (lengths[len(lengths) // 2], lengths[-(len(lengths) // 20)])
 
 
@@ -318,9 +318,10 @@ def test_vocabulary_comes_from_the_teachers_attention(sentences):
     _, prepared = sentences
     size = prepared.vocabulary.size(0.5)
     kept = set(prepared.vocabulary.tokens(size)[5:])
-    score_of = dict(zip(prepared.teacher.vocabulary, prepared.teacher.vocabulary_attention, strict=True))
+    teacher = prepared.tasks[ONLY].teacher
+    score_of = dict(zip(teacher.vocabulary, teacher.vocabulary_attention, strict=True))
     least = min(score_of[token] for token in kept if len(token.removeprefix("##")) > 1)
-    pruned = [token for token in prepared.teacher.vocabulary[5:] if token not in kept]
+    pruned = [token for token in teacher.vocabulary[5:] if token not in kept]
     assert max(score_of[token] for token in pruned) <= least
 
 

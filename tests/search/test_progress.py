@@ -15,7 +15,7 @@ from search.study import load_study
 
 def watch(engine: Any, display: Any) -> Monitor:
     file = engine.file
-    monitor = Monitor(engine.ledger, list(file.objectives), file.limits, file.task.metric, display)
+    monitor = Monitor(engine.ledger, list(file.objectives), file.limits, file.metric, display)
     while not engine.ledger.exhausted:
         assignment = engine.ledger.next()
         monitor(None, None)

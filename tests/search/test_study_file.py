@@ -10,7 +10,18 @@ import pytest
 from search.study_file import load_study_file, shipped_studies
 from space import InputError
 
-SHIPPED = ["banking77", "cola", "mrpc", "quickstart", "rte", "sst2", "stsb"]
+SHIPPED = [
+    "banking77",
+    "cola",
+    "mrpc",
+    "multi-task",
+    "quickstart",
+    "rte",
+    "sst2",
+    "stsb",
+    "wikiann-de",
+    "wikiann-en",
+]
 
 SAMPLER_NAMES = "'known-cost', 'tpe', 'nsga2', 'gp', 'random' or 'qmc'"
 
@@ -28,7 +39,8 @@ def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
     ("wrong", "message"),
     [
         ("search: {trails: 3}", "search.trails is not a key of section 'search'. Did you mean 'trials'?"),
-        ("tasks: {}", "tasks is not a key of a study file. Did you mean 'task'?"),
+        ("taks: {}", "taks is not a key of a study file. Did you mean 'tasks'?"),
+        ("tasks: {}", "a study has task or tasks, not both: put all tasks under tasks."),
         ("search: {trials: many}", "search.trials should be a whole number, found 'many'."),
         ("search: {trials: 0}", "search.trials should be at least 1, found 0."),
         ("search: {sampler: tpp}", f"search.sampler should be {SAMPLER_NAMES}, found 'tpp'."),

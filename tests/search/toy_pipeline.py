@@ -86,7 +86,7 @@ def run_trial(
         config=config,
         recipe=recipe,
         seed=seed,
-        metric=plan.task.metric,
+        metric=plan.metric,
         quality=quality,
         metrics={},
         deployed_bytes=size,

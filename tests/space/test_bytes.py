@@ -66,6 +66,16 @@ def test_predicted_bytes_equal_file_bytes_for_any_seed(vocabulary, seed):
     assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary)
 
 
+def test_predicted_bytes_equal_file_bytes_where_every_token_has_logits(vocabulary):
+    generator = np.random.default_rng(6)
+    dimensions = WIDE.transformer.model_dump() | {"token_keep": 1.0}
+    space = JointSpace(WIDE.model_copy(update={"transformer": type(WIDE.transformer)(**dimensions)}))
+    for _ in range(20):
+        config, _ = space.draw(generator)
+        shape = random_shape(generator).model_copy(update={"per_token": True})
+        assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary), config.summary()
+
+
 def test_exported_model_passes_the_onnx_checker(vocabulary):
     config, _ = JointSpace(SpaceSpec()).draw(np.random.default_rng(3))
     shape = TaskShape(outputs=2, segments=2, max_length=64)

@@ -65,6 +65,36 @@ def test_onnx_and_torch_logits_agree_batched_and_one_by_one(seed, vocabulary):
         np.testing.assert_allclose(alone[0], expected[row], atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_logits_of_tokens_agree_batched_and_one_by_one(seed, vocabulary):
+    generator = np.random.default_rng(seed)
+    transformer = {"depth": {"low": 1, "high": 4}, "token_keep": 1.0, "unpacking": UNPACKINGS}
+    config, _ = JointSpace(SpaceSpec(accuracy_level=0, transformer=transformer)).draw(generator)
+    shape = TaskShape(outputs=7, segments=1, max_length=40, per_token=True)
+    size = vocabulary.size(config.vocabulary_keep)
+    torch.manual_seed(seed)
+    student = build_student(config, shape, size).eval()
+    with torch.no_grad():
+        student.head.weight.mul_(20)
+    run = session(export_model(config, shape, size, student))
+    assert run.get_outputs()[0].shape == ["batch", "sequence", 7]
+    feed = random_inputs(generator, shape, size)
+    with torch.no_grad():
+        expected = student(**{name: torch.from_numpy(array) for name, array in feed.items()}).numpy()
+    present = feed["attention_mask"] == 1
+    np.testing.assert_allclose(run.run(["logits"], feed)[0][present], expected[present], atol=TOLERANCE)
+    for row, length in enumerate(present.sum(1)):
+        alone = run.run(["logits"], {name: array[row : row + 1, :length] for name, array in feed.items()})[0]
+        np.testing.assert_allclose(alone[0], expected[row, :length], atol=TOLERANCE)
+
+
+def test_tokens_that_have_logits_cannot_be_pruned(vocabulary):
+    config, _ = JointSpace(SpaceSpec(transformer={"token_keep": 0.5})).draw(np.random.default_rng(0))
+    shape = TaskShape(outputs=7, segments=1, max_length=40, per_token=True)
+    with pytest.raises(ValueError, match="token_keep must be 1"):
+        export_model(config, shape, 600, build_student(config, shape, 600))
+
+
 def test_pruning_keeps_special_tokens_and_the_configured_count(vocabulary):
     spec = SpaceSpec(accuracy_level=0, transformer={"depth": 1, "width": 64, "heads": 2, "token_keep": 0.25})
     config, _ = JointSpace(spec).draw(np.random.default_rng(0))

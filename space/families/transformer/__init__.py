@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from space.dimensions import Chooser
+from space.dimensions import Chooser, ends
 from space.families.base import Family
 from space.families.transformer.config import PER_LAYER, SHARED, Layer, TransformerConfig, TransformerDimensions
 from space.families.transformer.graph import describe
@@ -41,6 +41,14 @@ class TransformerFamily(Family):
         for i, layer in enumerate(config.layers):
             flat.update({f"layer{i}.{name}": getattr(layer, name) for name in PER_LAYER})
         return flat
+
+    def misfit(self, dimensions: TransformerDimensions, per_token: bool) -> str | None:
+        if per_token and any(keep != 1 for keep in ends(dimensions.token_keep)):
+            return (
+                "space.transformer.token_keep should be 1.0: every token gets logits, and one that is pruned would "
+                "have none"
+            )
+        return None
 
     def graph(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> list[Part]:
         return describe(config, shape, vocabulary_size)

@@ -39,14 +39,22 @@ _ACTIVATIONS = {
 
 
 def describe(config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> list[Part]:
-    """The graph from `input_ids`, `attention_mask` (and `token_type_ids`) to `logits`."""
+    """The graph from `input_ids`, `attention_mask` (and `token_type_ids`) to `logits`, and those of each task.
+
+    Raises:
+        ValueError: tokens are pruned, but each wants logits. To restore them would take a scatter and a selection for
+            each layer that prunes, and what they got back would have seen no feed-forward network.
+    """
     prunings = sum(layer.token_keep < 1 for layer in config.layers)
+    if prunings and shape.per_token:
+        raise ValueError("tokens that get logits cannot be pruned: token_keep must be 1")
     parts = [_embedding(_EmbeddingStage.of(config), vocabulary_size, shape.max_length, shape.segments, prunings > 0)]
     stage = 0
     for index, layer in enumerate(config.layers):
         parts.append(_layer(_Block.of(config), layer, index, stage, prunings, index == len(config.layers) - 1))
         stage += layer.token_keep < 1
-    parts.append(_head(config.width, shape.outputs, len(config.layers), stage))
+    parts.append(head(shape, config.width, len(config.layers), stage))
+    parts += answers(shape)
     return parts
 
 
@@ -224,6 +232,24 @@ def _layer(block: _Block, layer: Layer, index: int, stage: int, prunings: int, l
     return Part.of(items())
 
 
+def head(shape: TaskShape, width: int, depth: int, stage: int) -> Part:
+    """From `x<depth>`, after `stage` prunings, to `logits`."""
+    return _token_head(width, shape.outputs, depth) if shape.per_token else _head(width, shape.outputs, depth, stage)
+
+
+@lru_cache(maxsize=4096)
+def _token_head(width: int, outputs: int, depth: int) -> Part:
+    """A linear map of each hidden state to its `logits`."""
+
+    def items() -> Iterator[Item]:
+        yield Tensor("head.weight", (outputs, width))
+        yield Tensor("head.bias", (outputs,))
+        yield node("FusedMatMul", f"x{depth} head.weight", "head", MICROSOFT, transB=1)
+        yield node("Add", "head head.bias", "logits")
+
+    return Part.of(items())
+
+
 @lru_cache(maxsize=4096)
 def _head(width: int, outputs: int, depth: int, stage: int) -> Part:
     """Mean of the hidden states that are left, then a linear map to `logits`."""
@@ -239,3 +265,17 @@ def _head(width: int, outputs: int, depth: int, stage: int) -> Part:
         yield node("Gemm", "pooled head.weight head.bias", "logits", transB=1)
 
     return Part.of(items())
+
+
+@lru_cache(maxsize=4096)
+def answers(shape: TaskShape) -> tuple[Part, ...]:
+    """Of several tasks, the logits of each under its own name; nothing of one.
+
+    The heads of all tasks are one product, and this is one operator more, whatever the number of tasks: on ARM each
+    operator costs some 3,000 instructions before it does anything, more than a head has weights.
+    """
+    if not shape.tasks:
+        return ()
+    widths = vector("task_outputs", *(task.outputs for task in shape.tasks.values()))
+    names = " ".join(f"logits.{name}" for name in shape.tasks)
+    return (Part((widths, node("Split", "logits task_outputs", names, axis=-1))),)

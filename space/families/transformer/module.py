@@ -108,6 +108,7 @@ class TransformerStudent(Student):
         self.layers = nn.ModuleList(TransformerLayer(config, layer) for layer in config.layers)
         self.head = nn.Linear(config.width, shape.outputs)
         self.pruning = 1.0
+        self.per_token = shape.per_token
 
     def set_pruning(self, progress: float) -> None:
         self.pruning = progress
@@ -129,6 +130,8 @@ class TransformerStudent(Student):
             if kept is not None:
                 places = kept if places is None else places.gather(1, kept)
             states.append(LayerStates(x, places, mask))
+        if self.per_token:
+            return x, states
         pooled = (mask[:, None, :].to(x.dtype) @ x).squeeze(1) / mask.sum(-1, keepdim=True)
         return pooled, states
 

@@ -33,7 +33,7 @@ def sections(config: TransformerConfig, shape: TaskShape, vocabulary_size: int, 
         found.append(_attention(block, layer.token_keep, layer.attention_bits, again, prunes and last, tokens))
         tokens = found[-1].tokens
         found.append(_feed_forward(block, layer.ffn_width, layer.ffn_bits, tokens))
-    found.append(_head(config.width, shape.outputs, tokens))
+    found.append(_head(shape, config.width, tokens))
     return found
 
 
@@ -96,6 +96,7 @@ def _some_layer(**fields: float) -> Layer:
 
 
 @lru_cache(maxsize=4096)
-def _head(width: int, outputs: int, tokens: int) -> Section:
-    program = Program(graph._head(width, outputs, 0, 0).items)
+def _head(shape: TaskShape, width: int, tokens: int) -> Section:
+    parts = (graph.head(shape, width, 0, 0), *graph.answers(shape))
+    program = Program(item for part in parts for item in part.items)
     return Section(tuple(program.infer(dict(_entry(width, tokens)))), tokens)

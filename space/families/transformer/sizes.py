@@ -31,7 +31,8 @@ def part_sizes(config: TransformerConfig, shape: TaskShape, vocabulary_size: int
         following = 1 + (passed < prunings) if prunes else 0
         bits = (layer.attention_bits, layer.ffn_bits)
         sizes.append(_layer_size(block, layer.ffn_width, *bits, index == 0, following, prunes and index == final))
-    return [*sizes, graph._head(config.width, shape.outputs, len(config.layers), passed).size]
+    sizes.append(graph.head(shape, config.width, len(config.layers), passed).size)
+    return [*sizes, *(part.size for part in graph.answers(shape))]
 
 
 @lru_cache(maxsize=4096)

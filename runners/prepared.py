@@ -1,0 +1,183 @@
+"""What all trials of a study share: tasks, teachers' outputs, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import tokenizers
+
+from runners.batches import Encoded, encode
+from runners.distill import Course
+from runners.lessons import Lessons
+from runners.plan import TaskPlan, TrialPlan
+from runners.task import Examples, Task, load_task
+from runners.teacher import TeacherOutputs, load_teacher, prepare_teacher
+from runners.teacher.model import find_model, load_tokenizer
+from runners.teacher.origin import sum_of_equals
+from runners.teacher.statistics import LayerStatistics, prepare_statistics
+from runners.teacher.words import prepare_words, word_basis
+from runners.transfer import TransferOutputs, prepare_transfer
+from runners.wordpiece import encode_examples, wordpiece
+from space.config import Recipe
+from space.errors import InputError
+from space.shape import TaskShape
+from space.vocabulary import Vocabulary
+
+_MEASURED_TEXTS = 5000  # at most so many, evenly spaced, tell how long a task's texts are
+
+
+@dataclass(frozen=True, eq=False)
+class TaughtTask:
+    """A task and what its teacher says.
+
+    Attributes:
+        task: its data.
+        teacher: its fine-tuned teacher's outputs.
+        transfer: further text with the teacher's outputs, or None.
+        teacher_length: longest input of the teacher in word pieces.
+    """
+
+    task: Task
+    teacher: TeacherOutputs
+    transfer: TransferOutputs | None
+    teacher_length: int
+
+    @property
+    def shape(self) -> TaskShape:
+        """What a student of this task alone looks like from outside."""
+        task = self.task
+        return TaskShape(
+            outputs=task.outputs, segments=task.segments, max_length=task.max_length, per_token=task.per_token
+        )
+
+    def statistics(self) -> LayerStatistics:
+        """Of the teacher on the train split."""
+        return prepare_statistics(self.teacher, self.task, self.teacher_length)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What all trials of a study share.
+
+    Attributes:
+        tasks: by name, in the order of the student's logits; the only one of a study is called `runners.plan.ONLY`.
+        shape: of a student of all tasks.
+        vocabulary: one for all tasks.
+    """
+
+    tasks: dict[str, TaughtTask]
+    shape: TaskShape
+    vocabulary: Vocabulary
+    _encoded: dict[tuple[str, int], Encoded] = field(default_factory=dict, repr=False)
+    _lengths: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
+    _encoded_transfer: dict[tuple[str, int], Encoded] = field(default_factory=dict, repr=False)
+
+    def tokenizer(self, name: str, size: int) -> tokenizers.Tokenizer:
+        """WordPiece over the first `size` entries of the vocabulary, for inputs as long as the task's."""
+        tokens = self.vocabulary.tokens(size)
+        return wordpiece(tokens, self.vocabulary.lower_case, self.tasks[name].task.max_length)
+
+    def encode(self, name: str, size: int, examples: Examples) -> Encoded:
+        """Examples of a task as a student with a vocabulary of that size reads them."""
+        return encode_examples(self.tokenizer(name, size), examples).for_segments(self.shape.segments)
+
+    def encoded_train(self, name: str, size: int) -> Encoded:
+        """The train split of a task in the word pieces of a vocabulary of that size; made once per size."""
+        if (name, size) not in self._encoded:
+            self._encoded[name, size] = self.encode(name, size, self.tasks[name].task.train)
+        return self._encoded[name, size]
+
+    def text_lengths(self, size: int) -> tuple[int, int]:
+        """Median and 95th percentile of the length of the train texts, in word pieces of a vocabulary of that size.
+
+        A smaller vocabulary splits words into more pieces: it pays for the bytes that it saves by longer inputs. Of
+        several tasks it is the mean of theirs, rounded up: a phone may ask for any of them.
+        """
+        if size not in self._lengths:
+            found = [self._task_lengths(name, size) for name in self.tasks]
+            median, long = (math.ceil(value) for value in np.mean(found, axis=0))
+            self._lengths[size] = median, long
+        return self._lengths[size]
+
+    def _task_lengths(self, name: str, size: int) -> tuple[int, int]:
+        examples = self.tasks[name].task.train
+        rows = range(0, len(examples), -(-len(examples) // _MEASURED_TEXTS))
+        encoded = self.encode(name, size, examples.take(rows))
+        median, long = np.quantile(encoded.lengths, [0.5, 0.95], method="higher")
+        return int(median), int(long)
+
+    def encoded_transfer(self, name: str, size: int) -> Encoded:
+        """The transfer text of a task in the word pieces of a vocabulary of that size; made once per size."""
+        taught = self.tasks[name]
+        if taught.transfer is None:
+            raise ValueError("the task has no transfer text")
+        if (name, size) not in self._encoded_transfer:
+            encoded = taught.transfer.encoded(self.tokenizer(name, size), taught.task.max_length)
+            self._encoded_transfer[name, size] = encoded.for_segments(self.shape.segments)
+        return self._encoded_transfer[name, size]
+
+    def course(self, name: str, size: int, recipe: Recipe) -> Course:
+        """Train split and, if the recipe has a share of it, transfer text of a task, with all that the recipe needs."""
+        taught = self.tasks[name]
+        task, teacher = taught.task, taught.teacher
+        transfer = taught.transfer if recipe.transfer_share > 0 else None
+        words = further = None
+        if recipe.learns_words:
+            basis, length = word_basis(taught.statistics()), taught.teacher_length
+            words = prepare_words(teacher.folder, task.train, teacher, basis, length)
+            if transfer is not None:
+                further = prepare_words(transfer.folder, transfer.examples, teacher, basis, length)
+        encoded = self.encoded_train(name, size)
+        sources = [Lessons(encoded, teacher.train_logits, teacher.train_hidden, task.train.labels, words)]
+        if transfer is not None:
+            sources.append(transfer.lessons(self.encoded_transfer(name, size), further))
+        shares = [recipe.transfer_share] * (len(sources) - 1)
+        if not recipe.updates_encoder:
+            return Course(sources, shares, teacher, task.regression)
+        examples = [task.train] if transfer is None else [task.train, transfer.examples]
+        tokenizer, _ = load_tokenizer(find_model(teacher.model), teacher.model)
+        sources = [
+            replace(lessons, taught=encode(tokenizer, texts, taught.teacher_length))
+            for lessons, texts in zip(sources, examples, strict=True)
+        ]
+        return Course(sources, shares, teacher, task.regression, load_teacher(teacher))
+
+
+def prepare(plan: TrialPlan) -> Prepared:
+    """Load the data and the teachers' outputs; fine-tunes a teacher if the cache does not hold it.
+
+    Raises:
+        InputError: wrong data; of several tasks, a teacher that has learnt nothing, of which nothing can be retained.
+    """
+    tasks = {name: _prepare_task(task_plan) for name, task_plan in plan.task_plans.items()}
+    for name, taught in tasks.items():
+        if len(tasks) > 1 and taught.teacher.validation_quality <= 0:
+            raise InputError(
+                f"The teacher of task {name} has {taught.task.metric} {taught.teacher.validation_quality:.3f} on the "
+                "validation split: there is no share of it to retain.",
+                f"Change tasks.{name}.teacher, or leave the task out.",
+            )
+    teachers = [taught.teacher for taught in tasks.values()]
+    # Entries are kept by their score on the train splits. Transfer text only orders those that the train splits lack:
+    # they have no score, and it is better to keep what some text has than what none has. A score grows with the length
+    # of a task's texts, so that those of several tasks are brought to the same total before they are added.
+    scores = sum_of_equals([teacher.vocabulary_attention for teacher in teachers])
+    counts = sum_of_equals([_vocabulary_count(taught) for taught in tasks.values()])
+    vocabulary = Vocabulary(teachers[0].vocabulary, scores, counts, teachers[0].lower_case)
+    return Prepared(tasks, TaskShape.joint({name: taught.shape for name, taught in tasks.items()}), vocabulary)
+
+
+def _prepare_task(plan: TaskPlan) -> TaughtTask:
+    task = load_task(plan.task)
+    teacher = prepare_teacher(plan.teacher, task)
+    transfer = None
+    if plan.transfer is not None:
+        transfer = prepare_transfer(plan.transfer, task, teacher, plan.teacher.max_length)
+    return TaughtTask(task, teacher, transfer, plan.teacher.max_length or task.max_length)
+
+
+def _vocabulary_count(taught: TaughtTask) -> np.ndarray:
+    count = taught.teacher.vocabulary_count
+    return count if taught.transfer is None else count + taught.transfer.vocabulary_count

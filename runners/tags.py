@@ -1,0 +1,127 @@
+"""Words with tags, as a model of sequence labelling answers, and the entities that they spell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+from seqeval.metrics.sequence_labeling import get_entities
+from tokenizers import pre_tokenizers
+
+from objectives.quality import OUTSIDE
+from runners.batches import Encoded
+from space.errors import InputError
+
+
+class Entity(BaseModel):
+    """A named entity.
+
+    Attributes:
+        type: of the entity, as in `PER`.
+        text: its words; where a text was given, as it stands there.
+        first, last: its words, counted from 0, both included.
+        score: the least probability of its tags.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str
+    text: str
+    first: int
+    last: int
+    score: float
+
+
+class Tagged(BaseModel):
+    """Answer for one text.
+
+    Attributes:
+        words: of the text.
+        tags: the most probable tag of each word; `O` (the first of all tags where there is no `O`) for a word of which
+            the tokenizer leaves nothing.
+        scores: its probability; 0 for such a word.
+        entities: what the tags spell, if they are IOB2 tags.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+    scores: tuple[float, ...]
+    entities: tuple[Entity, ...]
+
+
+def split_text(text: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """The words of a text and where they stand in it: what is between spaces, and each mark of punctuation."""
+    found = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(text)
+    return [word for word, _ in found], [span for _, span in found]
+
+
+def tag_words(
+    texts: Sequence[Sequence[str]],
+    names: Sequence[str],
+    max_length: int,
+    encode: Callable[[Sequence[Sequence[str]]], Encoded],
+    run: Callable[[Encoded], npt.NDArray[np.float32]],
+) -> list[Tagged]:
+    """Tag the words of texts.
+
+    A text of more than `max_length` word pieces is read in parts, so that the words at the border of two parts are
+    tagged without what stands beyond it.
+
+    Args:
+        texts: split into words.
+        names: of the tags.
+        max_length: of a part.
+        encode: words of texts to their pieces.
+        run: logits float32 [words, tags] of what `encode` answers.
+
+    Raises:
+        InputError: a word is no text.
+    """
+    for text in texts:
+        if wrong := [word for word in text if not isinstance(word, str)]:
+            raise InputError(f"A word should be text, not {wrong[0]!r}.")
+    found = [np.full((len(text), len(names)), np.nan, np.float32) for text in texts]
+    left = {number: 0 for number, text in enumerate(texts) if text}  # where the next part of each text begins
+    while left:
+        encoded = encode([texts[number][start:] for number, start in left.items()])
+        assert encoded.words is not None
+        logits, starts = run(encoded), encoded.words.starts
+        following = {}
+        for row, (number, start) in enumerate(left.items()):
+            part = logits[starts[row] : starts[row + 1]]
+            found[number][start:] = part
+            answered = np.flatnonzero(encoded.words.answered[starts[row] : starts[row + 1]])
+            end = start + int(answered[-1]) + 1 if len(answered) else len(texts[number])
+            if encoded.lengths[row] >= max_length and end < len(texts[number]):
+                following[number] = end
+        left = following
+    return [_tagged(list(text), names, logits) for text, logits in zip(texts, found, strict=True)]
+
+
+def as_written(tagged: Tagged, text: str, spans: Sequence[tuple[int, int]]) -> Tagged:
+    """The same with entities as they stand in the text."""
+    entities = tuple(
+        entity.model_copy(update={"text": text[spans[entity.first][0] : spans[entity.last][1]]})
+        for entity in tagged.entities
+    )
+    return tagged.model_copy(update={"entities": entities})
+
+
+def _tagged(words: list[str], names: Sequence[str], logits: npt.NDArray[np.float32]) -> Tagged:
+    unanswered = np.isnan(logits).any(axis=1)
+    outside = list(names).index(OUTSIDE) if OUTSIDE in names else 0
+    exponent = np.exp(np.nan_to_num(logits - logits.max(-1, keepdims=True)))
+    probabilities = exponent / exponent.sum(-1, keepdims=True)
+    best = np.where(unanswered, outside, probabilities.argmax(-1))
+    tags = [names[tag] for tag in best]
+    scores = np.where(unanswered, 0.0, probabilities.max(-1)).tolist()
+    entities = []
+    if all(name == OUTSIDE or name[:2] in ("B-", "I-") for name in names):
+        for kind, first, last in get_entities(tags):
+            text, score = " ".join(words[first : last + 1]), min(scores[first : last + 1])
+            entities.append(Entity(type=kind, text=text, first=first, last=last, score=score))
+    return Tagged(words=tuple(words), tags=tuple(tags), scores=tuple(scores), entities=tuple(entities))
