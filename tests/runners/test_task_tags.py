@@ -65,6 +65,8 @@ def test_rows_are_chosen_by_value(tmp_path: Path) -> None:
         load(folder, where={"lang": ["de", "fr"]})
     with pytest.raises(InputError, match="'1' in column 'year'; it has 1, 2"):
         load(folder, where={"year": "1"})
+    with pytest.raises(InputError, match="Column 'tags' of .* rows cannot be chosen by it"):
+        load(folder, where={"tags": "O"})
     with pytest.raises(InputError, match="has no column 'language'"):
         load(folder, where={"language": "de"})
 
