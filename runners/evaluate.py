@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from runners.batches import Encoded, collate, sorted_batches
+from space.families import Student
 
 # Before the library is loaded: its telemetry is on by default.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -44,6 +45,16 @@ def run_model(session: Any, encoded: Encoded) -> np.ndarray:
     for rows, batch in batched(encoded):
         feed = {name: values for name, values in batch.items() if name in wanted}
         logits[rows] = session.run(["logits"], feed)[0]
+    return logits
+
+
+@torch.inference_mode()
+def run_student(student: Student, encoded: Encoded) -> np.ndarray:
+    """Logits float32 [n, outputs] of a torch student on the CPU, in the same batches."""
+    student.cpu().eval()
+    logits = np.zeros((len(encoded), student.head.out_features), np.float32)
+    for rows, batch in batched(encoded):
+        logits[rows] = student(**{name: torch.from_numpy(values) for name, values in batch.items()}).numpy()
     return logits
 
 

@@ -20,7 +20,7 @@ from objectives.quality import score
 from runners.batches import Encoded, encode
 from runners.bundle import MODEL, BundleConfig, new_folder, write_model, write_results
 from runners.distill import TrainingLog, distil
-from runners.evaluate import open_session, run_model
+from runners.evaluate import open_session, run_model, run_student
 from runners.initialization import start_from_embeddings, start_from_layers
 from runners.latency import LatencyMeter
 from runners.lessons import Lessons, WordStates
@@ -217,22 +217,32 @@ def run_trial(
         with clock("train"):
             torch.manual_seed(seed)
             student = build_student(config, prepared.shape, entries)
+            student.set_rounding(recipe.quantization == "aware")
             _initialise(student, prepared, plan, config, recipe)
+            student.use_clipping(recipe.clipping)
             tokens, device = prepared.vocabulary.tokens(entries), training_device()
             shares = [recipe.transfer_share] * (len(sources) - 1)
             encoder = load_teacher(teacher) if recipe.updates_encoder else None
             log = distil(
                 student, sources, shares, teacher, recipe, plan.fidelity, task.regression, tokens, seed, device, encoder
             )
+        inputs = encode_texts(prepared.tokenizer(entries), task.validation.texts, task.validation.pairs)
+        further = _further_metrics(teacher, log)
+        if recipe.quantization == "post_training":
+            with clock("quantize"):
+                logits = run_student(student, inputs)
+                further["quality_before_quantization"] = score(
+                    task.metric, task.validation.labels, logits, task.regression
+                )
+                student.search_clipping()
+                student.set_rounding(True)
         with clock("export"):
             written = write_model(folder, student, bundle_config, prepared.vocabulary.tokens(entries))
         if written != size:
             raise AssertionError(f"the bundle takes {written} bytes, {size} were predicted")
         with clock("evaluate"):
-            validation = task.validation
-            inputs = encode_texts(prepared.tokenizer(entries), validation.texts, validation.pairs)
             logits = run_model(open_session(folder / MODEL), inputs)
-            quality = score(task.metric, validation.labels, logits, task.regression)
+            quality = score(task.metric, task.validation.labels, logits, task.regression)
         record = TrialRecord(
             trial=number,
             config=config,
@@ -240,7 +250,7 @@ def run_trial(
             seed=seed,
             metric=task.metric,
             quality=quality,
-            metrics=_further_metrics(quality, teacher, log),
+            metrics=_with_retention(quality, further),
             deployed_bytes=written,
             latency=readings[0],
             long_latency=readings[1] if len(readings) > 1 else None,
@@ -252,14 +262,20 @@ def run_trial(
     return record
 
 
-def _further_metrics(quality: float, teacher: TeacherOutputs, log: TrainingLog) -> dict[str, float]:
-    found = {
+def _further_metrics(teacher: TeacherOutputs, log: TrainingLog) -> dict[str, float]:
+    return {
         "teacher_quality": teacher.validation_quality,
         "final_loss": log.losses[-1],
         "examples_seen": float(log.examples),
     }
-    if teacher.validation_quality > 0:
-        found["retention"] = 100 * quality / teacher.validation_quality
+
+
+def _with_retention(quality: float, metrics: dict[str, float]) -> dict[str, float]:
+    found = dict(metrics)
+    if metrics["teacher_quality"] > 0:
+        found["retention"] = 100 * quality / metrics["teacher_quality"]
+    if "quality_before_quantization" in metrics:
+        found["quantization_loss"] = metrics["quality_before_quantization"] - quality
     return found
 
 

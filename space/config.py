@@ -11,6 +11,8 @@ BlockSize = Literal[16, 32, 64, 128]
 # 0: activations stay float32. 4: activations are rounded to int8 per block, the only level that reaches
 # the int8 dot-product kernels of ONNX Runtime on ARM.
 AccuracyLevel = Literal[0, 4]
+Quantization = Literal["aware", "post_training"]
+Clipping = Literal["none", "searched", "learned"]
 
 
 class StudentConfig(BaseModel):
@@ -73,6 +75,11 @@ class Recipe(BaseModel):
             a whole epoch. Pairs of texts gain most: on STS-B, with `layers` and states, the error of training after
             600 steps is 0.17 in place of 0.73.
         transfer_share: share of the examples that is drawn from the study's transfer text.
+        quantization: when weights are rounded to their bits: `aware` at every step of training, `post_training` (the
+            paper's way) once at its end, after training in full precision; what that costs stands in the metrics.
+        clipping: how the scale of a block of weights is chosen: `none` by its largest entry, `searched` as the one of
+            nine multiples of that with the least squared error, `learned` from there on by gradient (LSQ, Esser et al.
+            2020, arXiv 1902.08153). With `post_training` nothing can be learned: `learned` is then `searched`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -88,6 +95,8 @@ class Recipe(BaseModel):
     relation_weight: float = Field(default=0.0, ge=0)
     initialization: Literal["random", "teacher", "layers"]
     transfer_share: float = Field(default=0.0, ge=0, lt=1)
+    quantization: Quantization = "aware"
+    clipping: Clipping = "none"
 
     @property
     def updates_encoder(self) -> bool:

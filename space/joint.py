@@ -48,6 +48,8 @@ class RecipeDimensions(BaseModel):
     relation_weight: Dimension = Choices(values=(0.0,))
     initialization: Dimension = Choices(values=("random", "teacher"))
     transfer_share: Dimension = Choices(values=(0.0,))
+    quantization: Dimension = Choices(values=("aware",))
+    clipping: Dimension = Choices(values=("none",))
 
     @model_validator(mode="after")
     def _fits(self) -> RecipeDimensions:

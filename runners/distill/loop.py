@@ -31,6 +31,8 @@ WEIGHT_DECAY = 0.01
 # Token pruning is phased in over this share of the steps: all tokens at first, the configured share from then on,
 # so that attention has learned what matters before anything is thrown away.
 PRUNING_PHASE = 0.5
+# Searched scales are searched again every so many steps: in between they follow the largest entry of their block.
+CLIPPING_PERIOD = 50
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Distillation:
         )
         self.steps = max(1, round(self._pool.batches_per_epoch * fidelity.epochs))
         self.done = 0
+        self._searches_clipping = recipe.clipping == "searched" and recipe.quantization == "aware"
         self._objective = CrossDistillation(student.width, teacher, recipe, regression).to(device)
         self._words = None
         if words is not None:
@@ -148,6 +151,8 @@ class Distillation:
             for group in self._optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
             self.student.set_pruning(min(1.0, self.done / (PRUNING_PHASE * self.steps)))
+            if self._searches_clipping and self.done % CLIPPING_PERIOD == 0:
+                self.student.search_clipping()
             loss = self._loss(self._pool.batch(self.done, self._device))
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
