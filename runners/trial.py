@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -34,7 +35,7 @@ from runners.teacher.statistics import prepare_statistics
 from runners.teacher.words import prepare_words, word_basis
 from runners.transfer import TransferOutputs, prepare_transfer
 from runners.wordpiece import encode_texts, wordpiece
-from space.config import Recipe, StudentConfig
+from space.config import Recipe, StudentConfig, VocabularyScore
 from space.errors import InputError
 from space.families import Student, architecture_key, build_student, deployed_bytes, export_model
 from space.shape import TaskShape
@@ -57,6 +58,16 @@ class Prepared:
     _encoded: dict[int, Encoded] = field(default_factory=dict, repr=False)
     _lengths: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
     _encoded_transfer: dict[int, Encoded] = field(default_factory=dict, repr=False)
+    _ranked: dict[str, Prepared] = field(default_factory=dict, repr=False)
+
+    def ranked_by(self, score: VocabularyScore) -> Prepared:
+        """The same with the vocabulary ranked by that score; made once per score."""
+        self._ranked.setdefault(self.vocabulary.score, self)
+        if score not in self._ranked:
+            # What was encoded belongs to a ranking.
+            fresh: dict[str, Any] = {"_encoded": {}, "_lengths": {}, "_encoded_transfer": {}}
+            self._ranked[score] = replace(self, vocabulary=self.vocabulary.ranked_by(score), **fresh)
+        return self._ranked[score]
 
     def tokenizer(self, size: int) -> tokenizers.Tokenizer:
         """WordPiece over the first `size` entries of the vocabulary."""
@@ -114,20 +125,24 @@ def prepare(plan: TrialPlan) -> Prepared:
     task = load_task(plan.task)
     teacher = prepare_teacher(plan.teacher, task)
     shape = TaskShape(outputs=task.outputs, segments=task.segments, max_length=task.max_length)
-    transfer, count = None, teacher.vocabulary_count
+    transfer, further_count = None, None
     if plan.transfer is not None:
         transfer = prepare_transfer(plan.transfer, task, teacher, plan.teacher.max_length)
         # Entries are kept by their score on the train split. Transfer text only orders those that the train split
         # lacks: they have no score, and it is better to keep what some text has than what none has.
-        count = count + transfer.vocabulary_count
-    vocabulary = Vocabulary(teacher.vocabulary, teacher.vocabulary_attention, count, teacher.lower_case)
+        further_count = transfer.vocabulary_count
+    vocabulary = Vocabulary(
+        teacher.vocabulary, teacher.vocabulary_attention, teacher.vocabulary_count, teacher.lower_case, further_count
+    )
     return Prepared(task, teacher, shape, vocabulary, transfer)
 
 
 def timed_lengths(plan: TrialPlan, prepared: Prepared, config: StudentConfig) -> tuple[int, ...]:
     """Token lengths at which a configuration is timed: the study's, or those of the task's own text."""
     lengths = plan.device.lengths
-    return prepared.text_lengths(prepared.vocabulary.size(config.vocabulary_keep)) if lengths is None else lengths
+    if lengths is not None:
+        return lengths
+    return prepared.ranked_by(config.vocabulary_score).text_lengths(prepared.vocabulary.size(config.vocabulary_keep))
 
 
 def measure_latency(plan: TrialPlan, prepared: Prepared, config: StudentConfig) -> tuple[LatencyReading, ...]:
@@ -190,6 +205,7 @@ def run_trial(
         InfeasibleTrial: a limit on latency or heap is broken; nothing was trained.
         DivergedError: training diverged.
     """
+    prepared = prepared.ranked_by(config.vocabulary_score)
     task, teacher = prepared.task, prepared.teacher
     clock = _Clock()
     with clock("latency"):

@@ -11,6 +11,7 @@ BlockSize = Literal[16, 32, 64, 128]
 # 0: activations stay float32. 4: activations are rounded to int8 per block, the only level that reaches
 # the int8 dot-product kernels of ONNX Runtime on ARM.
 AccuracyLevel = Literal[0, 4]
+VocabularyScore = Literal["attention_sum", "attention_mean", "frequency"]
 Quantization = Literal["aware", "post_training"]
 Clipping = Literal["none", "searched", "learned"]
 
@@ -24,6 +25,9 @@ class StudentConfig(BaseModel):
     Attributes:
         family: name of the student family.
         vocabulary_keep: kept share of the teacher's vocabulary, in (0, 1] (EI-BERT's hard token pruning).
+        vocabulary_score: which entries are kept: those whose occurrences receive most attention from the teacher in
+            `attention_sum`, or in the `attention_mean` over occurrences (EI-BERT leaves open which), or those of the
+            highest `frequency`. It fixes the bytes of `vocab.txt`, but not those of the model.
         embedding_width: width of the factorised embedding (ALBERT), before it is projected.
         embedding_bits: bits of a word embedding's entry.
         block_size: weights that share one float32 scale.
@@ -34,6 +38,7 @@ class StudentConfig(BaseModel):
 
     family: str
     vocabulary_keep: float = Field(gt=0, le=1)
+    vocabulary_score: VocabularyScore = "attention_sum"
     embedding_width: int = Field(ge=16, le=1024, multiple_of=16)
     embedding_bits: Bits
     block_size: BlockSize

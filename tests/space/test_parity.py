@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from space import JointSpace, SpaceSpec, TaskShape
+from space.config import Clipping
 from space.families import build_student, export_model
 from space.families.transformer.config import Activation, Unpacking
 from space.vocabulary import CLS_ID, SEP_ID
@@ -45,12 +46,14 @@ def session(model) -> onnxruntime.InferenceSession:
 def test_onnx_and_torch_logits_agree_batched_and_one_by_one(seed, vocabulary):
     generator = np.random.default_rng(seed)
     transformer = {"depth": {"low": 1, "high": 6}, "activation": ACTIVATIONS, "unpacking": UNPACKINGS}
+    transformer["layer_repeats"] = [1, 2]
     spec = SpaceSpec(accuracy_level=0, block_size=[16, 32, 64, 128], transformer=transformer)
     config, _ = JointSpace(spec).draw(generator)
     shape = TaskShape(outputs=3, segments=1 + seed % 2, max_length=40)
     size = vocabulary.size(config.vocabulary_keep)
     torch.manual_seed(seed)
     student = build_student(config, shape, size).eval()
+    student.use_clipping(get_args(Clipping)[seed % 3])
     with torch.no_grad():
         student.head.weight.mul_(20)  # logits of the size that training gives
     run = session(export_model(config, shape, size, student))

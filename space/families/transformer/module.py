@@ -95,7 +95,7 @@ class TransformerStudent(Student):
 
     def __init__(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> None:
         super().__init__()
-        self.width, self.depth = config.width, len(config.layers)
+        self.width, self.depth = config.width, len(config.layers) * config.layer_repeats
         self.embedding_width = embedding = config.embedding_width
         block = config.block_size
         self.word = QuantizedEmbedding(vocabulary_size, embedding, config.embedding_bits, block)
@@ -124,8 +124,10 @@ class TransformerStudent(Student):
         special = ((input_ids == CLS_ID) | (input_ids == SEP_ID)).float()
         places: Tensor | None = None
         states = []
-        for layer in self.layers:
-            x, mask, special, kept = layer(x, mask, special, self.pruning)
+        for index in range(self.depth):
+            layer = self.layers[index % len(self.layers)]
+            pruning = self.pruning if index < len(self.layers) else 0.0
+            x, mask, special, kept = layer(x, mask, special, pruning)
             if kept is not None:
                 places = kept if places is None else places.gather(1, kept)
             states.append(LayerStates(x, places, mask))
@@ -141,7 +143,9 @@ class TransformerStudent(Student):
 
     @torch.no_grad()
     def load_layers(self, layers: Sequence[ProjectedLayer], ids: Tensor, positions: Tensor, states: Tensor) -> None:
-        for own, layer in zip(self.layers, layers, strict=True):
+        # A layer that is repeated starts from what suits the middle one of its places.
+        start = (self.depth // len(self.layers) - 1) // 2 * len(self.layers)
+        for own, layer in zip(self.layers, layers[start : start + len(self.layers)], strict=True):
             own.load(layer)  # type: ignore[operator]
         features = self.word(ids) + self.position(positions)
         if self.segment is not None:
