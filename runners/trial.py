@@ -233,9 +233,7 @@ def run_trial(
         with clock("train"):
             torch.manual_seed(seed)
             student = build_student(config, prepared.shape, entries)
-            student.set_rounding(recipe.quantization == "aware")
             _initialise(student, prepared, plan, config, recipe)
-            student.use_clipping(recipe.clipping)
             tokens, device = prepared.vocabulary.tokens(entries), training_device()
             shares = [recipe.transfer_share] * (len(sources) - 1)
             encoder = load_teacher(teacher) if recipe.updates_encoder else None

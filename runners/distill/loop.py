@@ -52,7 +52,8 @@ class Distillation:
     """The training of one student, which can stop and go on.
 
     The same arguments give the same weights, bit for bit, whether or not it was stopped, saved and restored on the
-    way. After `run`, the student's `head` holds the folded task layer, and tokens are pruned as configured.
+    way. After `run`, the student's `head` holds the folded task layer, and tokens are pruned as configured. With
+    quantisation after training, the student still computes in full precision: rounding it is left to the caller.
 
     Args:
         student: with its initial weights; trained in place.
@@ -101,6 +102,8 @@ class Distillation:
         )
         self.steps = max(1, round(self._pool.batches_per_epoch * fidelity.epochs))
         self.done = 0
+        student.set_rounding(recipe.quantization == "aware")
+        student.use_clipping(recipe.clipping)
         self._searches_clipping = recipe.clipping == "searched" and recipe.quantization == "aware"
         self._objective = CrossDistillation(student.width, teacher, recipe, regression).to(device)
         self._words = None
