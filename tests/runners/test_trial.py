@@ -18,13 +18,11 @@ from objectives.limits import Limits
 from objectives.quality import score
 from runners import bundle as bundle_module
 from runners.batches import collate
-from runners.bundle import MODEL
 from runners.distill.loop import Distillation
-from runners.evaluate import open_session, run_model, run_student
+from runners.evaluate import open_session, run_model
 from runners.plan import FidelitySpec, TrialPlan
 from runners.predict import load_bundle
 from runners.record import costs
-from runners.requantize import requantize
 from runners.teacher import Teacher, load_teacher
 from runners.trial import (
     InfeasibleTrial,
@@ -157,50 +155,6 @@ def test_same_seed_gives_the_same_bytes(sentences, tmp_path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
     run_trial(plan, prepared, 0, config, recipe, 8, tmp_path / "three")
     assert (tmp_path / "one" / "model.onnx").read_bytes() != (tmp_path / "three" / "model.onnx").read_bytes()
-
-
-@pytest.mark.parametrize("clipping", ["none", "searched"])
-def test_students_can_be_rounded_after_training_and_again(sentences, tmp_path, clipping):
-    plan, prepared = sentences
-    config, recipe = draw(2)
-    recipe = recipe.model_copy(update={"quantization": "post_training", "clipping": clipping})
-    record = run_trial(plan, prepared, 0, config, recipe, 7, tmp_path / "bundle")
-    loss = record.metrics["quality_before_quantization"] - record.quality
-    assert record.metrics["quantization_loss"] == pytest.approx(loss)
-    bits = {"embedding_bits": 8, "attention_bits": 8, "ffn_bits": 8}
-    again = requantize(tmp_path / "bundle", tmp_path / "again", prepared.task, plan.device, bits, clipping)
-    assert again.deployed_bytes == deployed_bytes(again.config, prepared.shape, prepared.vocabulary)
-    assert again.metrics["source_quality"] == record.quality
-    # The same weights in full precision; 8 bits lose next to nothing of them.
-    assert again.metrics["quality_before_quantization"] == record.metrics["quality_before_quantization"]
-    bundle = load_bundle(tmp_path / "again")
-    inputs = encode_texts(prepared.tokenizer(len(bundle.tokens)), prepared.task.validation.texts, None)
-    student = bundle.student()
-    answers = run_student(student, inputs)
-    np.testing.assert_allclose(run_model(open_session(tmp_path / "again" / MODEL), inputs), answers, atol=1e-3)
-    student.set_rounding(False)
-    np.testing.assert_allclose(run_student(student, inputs), answers, atol=0.05)
-    other = dataclasses.replace(prepared.task, segments=2)
-    with pytest.raises(InputError, match="was not made for this task"):
-        requantize(tmp_path / "bundle", tmp_path / "other", other, plan.device, bits, clipping)
-
-
-def test_clipped_students_and_shared_layers_answer_like_their_files(sentences, tmp_path):
-    plan, prepared = sentences
-    config, recipe = draw(1)
-    config = config.model_copy(update={"layer_repeats": 2, "vocabulary_score": "attention_mean", "embedding_bits": 2})
-    for clipping in ("searched", "learned"):
-        trained = recipe.model_copy(update={"clipping": clipping})
-        record = run_trial(plan, prepared, 0, config, trained, 0, tmp_path / clipping)
-        bundle = load_bundle(tmp_path / clipping)
-        ranked = prepared.ranked_by("attention_mean")
-        assert bundle.tokens == ranked.vocabulary.tokens(len(bundle.tokens))
-        inputs = encode_texts(ranked.tokenizer(len(bundle.tokens)), prepared.task.validation.texts, None)
-        student = bundle.student()
-        found = run_model(open_session(tmp_path / clipping / MODEL), inputs)
-        np.testing.assert_allclose(found, run_student(student, inputs), atol=1e-3)
-        assert record.deployed_bytes == deployed_bytes(config, prepared.shape, prepared.vocabulary)
-        assert student.depth == 2 * len(config.layers)
 
 
 def test_training_learns_the_labels(sentences, tmp_path):
