@@ -28,8 +28,8 @@ logger = logging.getLogger("shoebox.runners.distill")
 
 WARMUP = 0.06
 WEIGHT_DECAY = 0.01
-# Token pruning is phased in over this share of the steps: all tokens at first, the configured share from then on,
-# so that attention has learned what matters before anything is thrown away.
+# Token pruning is soft for this share of the steps and hard from then on, so that attention has learned what matters
+# before anything is thrown away.
 PRUNING_PHASE = 0.5
 # Searched scales are searched again every so many steps: in between they follow the largest entry of their block.
 CLIPPING_PERIOD = 50

@@ -111,7 +111,10 @@ class Student(torch.nn.Module):
         return logits
 
     def set_pruning(self, progress: float) -> None:
-        """Move token pruning between none (0) and the configured keep-ratios (1). Families without ignore it."""
+        """Move token pruning between none (0) and the configured keep-ratios (1), which alone need be hard.
+
+        Families without pruning ignore it.
+        """
 
     def use_clipping(self, clipping: Clipping) -> None:
         """Choose how the scales of blocks of weights are found, and find them for the weights as they are now."""
