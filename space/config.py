@@ -13,7 +13,7 @@ BlockSize = Literal[16, 32, 64, 128]
 AccuracyLevel = Literal[0, 4]
 VocabularyScore = Literal["attention_sum", "attention_mean", "frequency"]
 Quantization = Literal["aware", "post_training"]
-Clipping = Literal["none", "searched", "learned"]
+Clipping = Literal["none", "auto", "searched", "learned"]
 
 
 class StudentConfig(BaseModel):
@@ -84,7 +84,11 @@ class Recipe(BaseModel):
             paper's way) once at its end, after training in full precision; what that costs stands in the metrics.
         clipping: how the scale of a block of weights is chosen: `none` by its largest entry, `searched` as the one of
             nine multiples of that with the least squared error, `learned` from there on by gradient (LSQ, Esser et al.
-            2020, arXiv 1902.08153). With `post_training` nothing can be learned: `learned` is then `searched`.
+            2020, arXiv 1902.08153), `auto` as `searched` for weights of 2 bits and as `none` for others. With
+            `post_training` nothing can be learned: `learned` is then `searched`. On 10,000 examples of SST-2, two
+            layers and blocks of 32, the divergence from the teacher is 0.313 with `none`, 0.302 with `searched` and
+            0.304 with `learned` at 2 bits; 0.285, 0.292 and 0.299 at 4 (two seeds, one of `learned`). `learned` makes
+            steps 17 % longer, `searched` 3 %.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -50,7 +50,7 @@ class RecipeDimensions(BaseModel):
     initialization: Dimension = Choices(values=("random", "teacher"))
     transfer_share: Dimension = Choices(values=(0.0,))
     quantization: Dimension = Choices(values=("aware",))
-    clipping: Dimension = Choices(values=("none",))
+    clipping: Dimension = Choices(values=("auto",))
 
     @model_validator(mode="after")
     def _fits(self) -> RecipeDimensions:

@@ -32,6 +32,8 @@ class QuantizedWeight(nn.Module):
     def use_clipping(self, clipping: Clipping) -> None:
         """Search the factors of the scales; where they are learned, training goes on from there."""
         del self.clipping
+        if clipping == "auto":
+            clipping = "searched" if self.bits == 2 else "none"
         if clipping == "none":
             self.register_buffer("clipping", None)
         elif clipping == "searched":

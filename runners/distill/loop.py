@@ -104,7 +104,7 @@ class Distillation:
         self.done = 0
         student.set_rounding(recipe.quantization == "aware")
         student.use_clipping(recipe.clipping)
-        self._searches_clipping = recipe.clipping == "searched" and recipe.quantization == "aware"
+        self._searches_clipping = recipe.clipping in ("auto", "searched") and recipe.quantization == "aware"
         self._objective = CrossDistillation(student.width, teacher, recipe, regression).to(device)
         self._words = None
         if words is not None:

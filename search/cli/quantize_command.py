@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from space.config import Clipping
 
 
 def quantize(
@@ -15,7 +18,7 @@ def quantize(
     embedding_bits: Annotated[int | None, typer.Option(help="For the embeddings.")] = None,
     attention_bits: Annotated[int | None, typer.Option(help="For the attention of all layers.")] = None,
     ffn_bits: Annotated[int | None, typer.Option(help="For the feed-forward networks of all layers.")] = None,
-    clipping: Annotated[str, typer.Option(help="How scales are chosen: searched or none.")] = "searched",
+    clipping: Annotated[str, typer.Option(help="How scales are chosen: auto, searched or none.")] = "auto",
     storage: Annotated[str | None, typer.Option(help="Storage URL of Optuna.", show_default="as of search")] = None,
 ) -> None:
     """Round a bundle's student to other bits, without training, and measure what is left of its quality.
@@ -28,17 +31,16 @@ def quantize(
     from search.study import load_study
     from space.errors import InputError
 
-    if clipping not in ("searched", "none"):
-        raise InputError(f"--clipping: {clipping!r} is neither searched nor none.")
+    choices: dict[str, Clipping] = {"auto": "auto", "searched": "searched", "none": "none"}
+    if clipping not in choices:
+        raise InputError(f"--clipping: there is no {clipping!r}.", f"Known: {', '.join(choices)}.")
     named = {"embedding_bits": embedding_bits, "attention_bits": attention_bits, "ffn_bits": ffn_bits}
     wanted = {name: value if value is not None else bits for name, value in named.items()}
     given = {name: value for name, value in wanted.items() if value is not None}
     if not given:
         raise InputError("No bits are given.", "Give --bits, or any of --embedding-bits, --attention-bits, --ffn-bits.")
     plan = load_study(read_config(bundle).study, storage).file.plan()
-    record = requantize(
-        bundle, output, load_task(plan.task), plan.device, given, "searched" if clipping == "searched" else "none"
-    )
+    record = requantize(bundle, output, load_task(plan.task), plan.device, given, choices[clipping])
     typer.echo(
         f"{output}: {record.metric} {record.quality:.4f} ({record.metrics['quality_before_quantization']:.4f} in full "
         f"precision, {record.metrics['source_quality']:.4f} in {bundle}), {record.deployed_bytes:,} bytes, "

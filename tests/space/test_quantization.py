@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from space.config import Clipping
 from space.layers import QuantizedEmbedding, QuantizedLinear
 from space.quantization import CLIPPING_FACTORS, dequantize, fake_quantize, pack, quantize, search_clipping
 
@@ -86,14 +88,14 @@ def test_gradient_of_a_learned_factor_is_the_hand_computed_one():
     torch.testing.assert_close(weight.grad, factors)
 
 
-@pytest.mark.parametrize("clipping", ["none", "searched", "learned"])
+@pytest.mark.parametrize("clipping", get_args(Clipping))
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_layers_answer_with_the_very_weights_that_they_export(bits, clipping):
     torch.manual_seed(bits)
     linear, table = QuantizedLinear(40, 6, bits, 32), QuantizedEmbedding(9, 40, bits, 32)
     for layer in (linear, table):
         layer.use_clipping(clipping)
-        assert (layer.clipping is None) == (clipping == "none")
+        assert (layer.clipping is None) == (clipping == "none" or (clipping == "auto" and bits > 2))
         if clipping == "learned":
             with torch.no_grad():
                 layer.clipping.add_(torch.randn_like(layer.clipping) * 0.2)
