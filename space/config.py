@@ -28,8 +28,8 @@ class StudentConfig(BaseModel):
         vocabulary_score: which entries are kept: those whose occurrences receive most attention from the teacher in
             `attention_sum`, or in the `attention_mean` over occurrences (EI-BERT leaves open which), or those of the
             highest `frequency`. It fixes the bytes of `vocab.txt`, but not those of the model. A tenth of the
-            vocabulary splits texts of SST-2 into 31.5, 54.4 and 30.7 pieces on average: the mean keeps rare words, while
-            nine tenths of what the other two keep is the same.
+            vocabulary splits texts of SST-2 into 31.5, 54.4 and 30.7 pieces on average: the mean keeps rare words,
+            while nine tenths of what the other two keep is the same.
         embedding_width: width of the factorised embedding (ALBERT), before it is projected.
         embedding_bits: bits of a word embedding's entry.
         block_size: weights that share one float32 scale.
