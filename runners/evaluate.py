@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from runners.batches import Encoded, collate, sorted_batches
+from space.families import Student
 
 # Before the library is loaded: its telemetry is on by default.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -66,6 +67,16 @@ def gather_answers(
             picked = encoded.words.pick(rows)
             logits[picked.words] = values[picked.rows, picked.places]
     return logits
+
+
+@torch.inference_mode()
+def run_student(student: Student, encoded: Encoded) -> np.ndarray:
+    """The same of a torch student on the CPU, in the same batches."""
+    student.cpu().eval()
+    found = []
+    for rows, batch in batched(encoded):
+        found.append((rows, student(**{name: torch.from_numpy(values) for name, values in batch.items()}).numpy()))
+    return gather_answers(encoded, found)
 
 
 def batched(encoded: Encoded) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.int64]]]]:

@@ -132,6 +132,7 @@ class Bundle:
     def student(self) -> Student:
         """The torch student with its trained weights, in evaluation mode."""
         student = build_student(self.config.student, self.config.shape, len(self.tokens))
+        student.use_clipping(self.config.recipe.clipping)
         student.load_state_dict(load_file(self.folder / CHECKPOINT))
         student.eval()
         return student

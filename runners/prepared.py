@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -20,7 +21,7 @@ from runners.teacher.statistics import LayerStatistics, prepare_statistics
 from runners.teacher.words import prepare_words, word_basis
 from runners.transfer import TransferOutputs, prepare_transfer
 from runners.wordpiece import encode_examples, wordpiece
-from space.config import Recipe
+from space.config import Recipe, VocabularyScore
 from space.errors import InputError
 from space.shape import TaskShape
 from space.vocabulary import Vocabulary
@@ -73,6 +74,16 @@ class Prepared:
     _encoded: dict[tuple[str, int], Encoded] = field(default_factory=dict, repr=False)
     _lengths: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
     _encoded_transfer: dict[tuple[str, int], Encoded] = field(default_factory=dict, repr=False)
+    _ranked: dict[str, Prepared] = field(default_factory=dict, repr=False)
+
+    def ranked_by(self, score: VocabularyScore) -> Prepared:
+        """The same with the vocabulary ranked by that score; made once per score."""
+        self._ranked.setdefault(self.vocabulary.score, self)
+        if score not in self._ranked:
+            # What was encoded belongs to a ranking.
+            fresh: dict[str, Any] = {"_encoded": {}, "_lengths": {}, "_encoded_transfer": {}}
+            self._ranked[score] = replace(self, vocabulary=self.vocabulary.ranked_by(score), **fresh)
+        return self._ranked[score]
 
     def tokenizer(self, name: str, size: int) -> tokenizers.Tokenizer:
         """WordPiece over the first `size` entries of the vocabulary, for inputs as long as the task's."""
@@ -164,8 +175,11 @@ def prepare(plan: TrialPlan) -> Prepared:
     # they have no score, and it is better to keep what some text has than what none has. A score grows with the length
     # of a task's texts, so that those of several tasks are brought to the same total before they are added.
     scores = sum_of_equals([teacher.vocabulary_attention for teacher in teachers])
-    counts = sum_of_equals([_vocabulary_count(taught) for taught in tasks.values()])
-    vocabulary = Vocabulary(teachers[0].vocabulary, scores, counts, teachers[0].lower_case)
+    counts = sum_of_equals([teacher.vocabulary_count for teacher in teachers])
+    further = [taught.transfer.vocabulary_count for taught in tasks.values() if taught.transfer is not None]
+    vocabulary = Vocabulary(
+        teachers[0].vocabulary, scores, counts, teachers[0].lower_case, sum_of_equals(further) if further else None
+    )
     return Prepared(tasks, TaskShape.joint({name: taught.shape for name, taught in tasks.items()}), vocabulary)
 
 
@@ -176,8 +190,3 @@ def _prepare_task(plan: TaskPlan) -> TaughtTask:
     if plan.transfer is not None:
         transfer = prepare_transfer(plan.transfer, task, teacher, plan.teacher.max_length)
     return TaughtTask(task, teacher, transfer, plan.teacher.max_length or task.max_length)
-
-
-def _vocabulary_count(taught: TaughtTask) -> np.ndarray:
-    count = taught.teacher.vocabulary_count
-    return count if taught.transfer is None else count + taught.transfer.vocabulary_count

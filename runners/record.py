@@ -88,7 +88,9 @@ class TrialRecord(BaseModel):
         metric, quality: the study's metric on the validation split, measured on the file by ONNX Runtime; of several
             tasks the mean retention.
         tasks: of several tasks, the quality of each by its own metric.
-        metrics: further measures: `teacher_quality`, `retention` (quality over the teacher's, in percent).
+        metrics: further measures: `teacher_quality`, `retention` (quality over the teacher's, in percent); with
+            quantisation after training, `quality_before_quantization` of the torch student in full precision, and
+            `quantization_loss`, that less `quality`.
         deployed_bytes: size of `model.onnx` and `vocab.txt` on disk.
         latency: of one inference on a text of median length, with backend and device.
         long_latency: on a text of the 95th percentile of length; None where the study times one length.

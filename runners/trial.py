@@ -7,30 +7,26 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 
 from objectives.latency import LatencyModel, LatencyReading, load_profile
 from objectives.limits import broken, constraint_values
+from runners.batches import Encoded
 from runners.bundle import MODEL, BundleConfig, LabelNames, new_folder, write_model, write_results
-from runners.distill import TrainingLog, distil
-from runners.evaluate import open_session, run_model
+from runners.distill import distil
+from runners.evaluate import open_session, run_model, run_student
 from runners.initialization import start_from_embeddings, start_from_layers
+from runners.judging import BEFORE, judge, overall, quality_fields
 from runners.latency import LatencyMeter
 from runners.plan import TrialPlan
 from runners.precision import training_device
 from runners.prepared import Prepared, prepare
-from runners.record import (
-    LATENCIES,
-    RETENTION,
-    TaskQuality,
-    TrialRecord,
-    costs,
-    library_versions,
-    mean_retention,
-)
+from runners.record import LATENCIES, TaskQuality, TrialRecord, costs, library_versions
+from runners.task import Examples
 from runners.teacher.origin import Origin, mean_statistics
 from space.config import Recipe, StudentConfig
 from space.errors import InputError
@@ -56,7 +52,9 @@ class InfeasibleTrial(Exception):
 def timed_lengths(plan: TrialPlan, prepared: Prepared, config: StudentConfig) -> tuple[int, ...]:
     """Token lengths at which a configuration is timed: the study's, or those of the task's own text."""
     lengths = plan.device.lengths
-    return prepared.text_lengths(prepared.vocabulary.size(config.vocabulary_keep)) if lengths is None else lengths
+    if lengths is not None:
+        return lengths
+    return prepared.ranked_by(config.vocabulary_score).text_lengths(prepared.vocabulary.size(config.vocabulary_keep))
 
 
 def measure_latency(plan: TrialPlan, prepared: Prepared, config: StudentConfig) -> tuple[LatencyReading, ...]:
@@ -119,6 +117,7 @@ def run_trial(
         InfeasibleTrial: a limit on latency or heap is broken; nothing was trained.
         DivergedError: training diverged.
     """
+    prepared = prepared.ranked_by(config.vocabulary_score)
     clock = _Clock()
     with clock("latency"):
         readings = measure_latency(plan, prepared, config)
@@ -149,18 +148,24 @@ def run_trial(
             _initialise(student, prepared, config, recipe)
             tokens, device = prepared.vocabulary.tokens(entries), training_device()
             log = distil(student, courses, recipe, plan.fidelity, tokens, seed, device)
+        further = {"final_loss": log.losses[-1], "examples_seen": float(log.examples)}
+        if recipe.quantization == "post_training":
+            with clock("quantize"):
+                further[BEFORE] = overall(_judge(partial(run_student, student), prepared, entries))
+                student.search_clipping()
+                student.set_rounding(True)
         with clock("export"):
             written = write_model(folder, student, bundle_config, prepared.vocabulary.tokens(entries))
         if written != size:
             raise AssertionError(f"the bundle takes {written} bytes, {size} were predicted")
         with clock("evaluate"):
-            judged = _judge(folder / MODEL, prepared, entries)
+            judged = _judge(partial(run_model, open_session(folder / MODEL)), prepared, entries)
         record = TrialRecord(
             trial=number,
             config=config,
             recipe=recipe,
             seed=seed,
-            **_quality_fields(judged, log),
+            **quality_fields(judged, further),
             deployed_bytes=written,
             latency=readings[0],
             long_latency=readings[1] if len(readings) > 1 else None,
@@ -177,28 +182,14 @@ def _label_names(prepared: Prepared) -> LabelNames | dict[str, LabelNames]:
     return found if len(found) > 1 else next(iter(found.values()))
 
 
-def _judge(model: Path, prepared: Prepared, entries: int) -> dict[str, TaskQuality]:
-    """Quality of a file on the validation split of each task."""
-    session, found = open_session(model), {}
-    for name, taught in prepared.tasks.items():
-        task, examples = taught.task, taught.task.validation
-        logits = run_model(session, prepared.encode(name, entries, examples))
-        _, columns = prepared.shape.part(name)
-        quality = task.quality(examples, logits[:, columns])
-        found[name] = TaskQuality.of(task.metric, quality, taught.teacher.validation_quality)
-    return found
+def _judge(answer: Callable[[Encoded], np.ndarray], prepared: Prepared, entries: int) -> dict[str, TaskQuality]:
+    tasks = {name: taught.task for name, taught in prepared.tasks.items()}
+    teachers = {name: taught.teacher.validation_quality for name, taught in prepared.tasks.items()}
 
+    def encode(name: str, examples: Examples) -> Encoded:
+        return prepared.encode(name, entries, examples)
 
-def _quality_fields(judged: dict[str, TaskQuality], log: TrainingLog) -> dict[str, Any]:
-    """Those of a `TrialRecord`, for one task or for several."""
-    metrics = {"final_loss": log.losses[-1], "examples_seen": float(log.examples)}
-    if len(judged) > 1:
-        return {"metric": RETENTION, "quality": mean_retention(judged), "tasks": judged, "metrics": metrics}
-    only = next(iter(judged.values()))
-    metrics = {"teacher_quality": only.teacher_quality, **metrics}
-    if only.teacher_quality > 0:
-        metrics[RETENTION] = only.retention
-    return {"metric": only.metric, "quality": only.quality, "metrics": metrics}
+    return judge(answer, encode, prepared.shape, tasks, teachers)
 
 
 def _initialise(student: Student, prepared: Prepared, config: StudentConfig, recipe: Recipe) -> None:

@@ -11,6 +11,9 @@ BlockSize = Literal[16, 32, 64, 128]
 # 0: activations stay float32. 4: activations are rounded to int8 per block, the only level that reaches
 # the int8 dot-product kernels of ONNX Runtime on ARM.
 AccuracyLevel = Literal[0, 4]
+VocabularyScore = Literal["attention_sum", "attention_mean", "frequency"]
+Quantization = Literal["aware", "post_training"]
+Clipping = Literal["none", "auto", "searched", "learned"]
 
 
 class StudentConfig(BaseModel):
@@ -22,6 +25,11 @@ class StudentConfig(BaseModel):
     Attributes:
         family: name of the student family.
         vocabulary_keep: kept share of the teacher's vocabulary, in (0, 1] (EI-BERT's hard token pruning).
+        vocabulary_score: which entries are kept: those whose occurrences receive most attention from the teacher in
+            `attention_sum`, or in the `attention_mean` over occurrences (EI-BERT leaves open which), or those of the
+            highest `frequency`. It fixes the bytes of `vocab.txt`, but not those of the model. A tenth of the
+            vocabulary splits texts of SST-2 into 31.5, 54.4 and 30.7 pieces on average: the mean keeps rare words,
+            while nine tenths of what the other two keep is the same.
         embedding_width: width of the factorised embedding (ALBERT), before it is projected.
         embedding_bits: bits of a word embedding's entry.
         block_size: weights that share one float32 scale.
@@ -32,6 +40,7 @@ class StudentConfig(BaseModel):
 
     family: str
     vocabulary_keep: float = Field(gt=0, le=1)
+    vocabulary_score: VocabularyScore = "attention_sum"
     embedding_width: int = Field(ge=16, le=1024, multiple_of=16)
     embedding_bits: Bits
     block_size: BlockSize
@@ -75,6 +84,15 @@ class Recipe(BaseModel):
         transfer_share: share of the examples that is drawn from the study's transfer text.
         task_exponent: of several tasks, a task with n texts gets batches in proportion to n to this power: 1 as many as
             it has texts for, 0 the same for all. 0.5 keeps large tasks from drowning small ones.
+        quantization: when weights are rounded to their bits: `aware` at every step of training, `post_training` (the
+            paper's way) once at its end, after training in full precision; what that costs stands in the metrics.
+        clipping: how the scale of a block of weights is chosen: `none` by its largest entry, `searched` as the one of
+            nine multiples of that with the least squared error, `learned` from there on by gradient (LSQ, Esser et al.
+            2020, arXiv 1902.08153), `auto` as `searched` for weights of 2 bits and as `none` for others. With
+            `post_training` nothing can be learned: `learned` is then `searched`. On 10,000 examples of SST-2, two
+            layers and blocks of 32, the divergence from the teacher is 0.313 with `none`, 0.302 with `searched` and
+            0.304 with `learned` at 2 bits; 0.285, 0.292 and 0.299 at 4 (two seeds, one of `learned`). `learned` makes
+            steps 17 % longer, `searched` 3 %.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,6 +109,8 @@ class Recipe(BaseModel):
     initialization: Literal["random", "teacher", "layers"]
     transfer_share: float = Field(default=0.0, ge=0, lt=1)
     task_exponent: float = Field(default=0.5, ge=0, le=1)
+    quantization: Quantization = "aware"
+    clipping: Clipping = "none"
 
     @property
     def updates_encoder(self) -> bool:

@@ -19,6 +19,7 @@ from space.dimensions import (
     check_values,
     contains,
     draw_from,
+    ends,
     extremes,
     is_fixed,
     suggest_from,
@@ -29,7 +30,7 @@ from space.families import FAMILIES, deployed_bytes, get_family
 from space.shape import TaskShape
 from space.vocabulary import Vocabulary
 
-_SHARED = ("vocabulary_keep", "embedding_width", "embedding_bits", "block_size", "accuracy_level")
+_SHARED = ("vocabulary_keep", "vocabulary_score", "embedding_width", "embedding_bits", "block_size", "accuracy_level")
 
 
 class RecipeDimensions(BaseModel):
@@ -49,6 +50,8 @@ class RecipeDimensions(BaseModel):
     initialization: Dimension = Choices(values=("random", "teacher"))
     transfer_share: Dimension = Choices(values=(0.0,))
     task_exponent: Dimension = Choices(values=(0.5,))
+    quantization: Dimension = Choices(values=("aware",))
+    clipping: Dimension = Choices(values=("auto",))
 
     @model_validator(mode="after")
     def _fits(self) -> RecipeDimensions:
@@ -68,6 +71,7 @@ class _SharedDimensions(BaseModel):
 
     families: tuple[str, ...] = Field(default=("transformer",), min_length=1)
     vocabulary_keep: Dimension = Choices(values=(0.05, 0.1, 0.15, 0.2, 0.3, 0.4))
+    vocabulary_score: Dimension = Choices(values=("attention_sum",))
     embedding_width: Dimension = Choices(values=(32, 64, 96, 128))
     embedding_bits: Dimension = Choices(values=(2, 4, 8))
     block_size: Dimension = Choices(values=(32, 64))
@@ -176,7 +180,11 @@ class JointSpace:
             chooser = extremes(get_family(name).larger_is_smaller)
             config = self._config(name, chooser)
             # What is chosen by name has no order of size either.
-            fields = {"block_size": blocks, **{field: d.values for field, d in self._named(name)}}
+            fields = {
+                "block_size": blocks,
+                "vocabulary_score": ends(self.spec.vocabulary_score),
+                **{field: d.values for field, d in self._named(name)},
+            }
             for values in product(*fields.values()):
                 sized = config.model_copy(update=dict(zip(fields, values, strict=True)))
                 sizes.append(deployed_bytes(sized, shape, vocabulary))

@@ -28,9 +28,11 @@ logger = logging.getLogger("shoebox.runners.distill")
 
 WARMUP = 0.06
 WEIGHT_DECAY = 0.01
-# Token pruning is phased in over this share of the steps: all tokens at first, the configured share from then on,
-# so that attention has learned what matters before anything is thrown away.
+# Token pruning is soft for this share of the steps and hard from then on, so that attention has learned what matters
+# before anything is thrown away.
 PRUNING_PHASE = 0.5
+# Searched scales are searched again every so many steps: in between they follow the largest entry of their block.
+CLIPPING_PERIOD = 50
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Distillation:
     """The training of one student, which can stop and go on.
 
     The same arguments give the same weights, bit for bit, whether or not it was stopped, saved and restored on the
-    way. After `run`, the student's `head` holds the folded task layers, and tokens are pruned as configured.
+    way. After `run`, the student's `head` holds the folded task layers, and tokens are pruned as configured. With
+    quantisation after training, the student still computes in full precision: rounding it is left to the caller.
 
     Of several tasks each has losses of its own: its teacher's task layer behind its own projection, and projections of
     its own onto its teacher's states of words, since fine-tuning has taken each teacher's states another way.
@@ -99,6 +102,9 @@ class Distillation:
         )
         self.steps = max(1, round(self._pool.batches_per_epoch * fidelity.epochs))
         self.done = 0
+        student.set_rounding(recipe.quantization == "aware")
+        student.use_clipping(recipe.clipping)
+        self._searches_clipping = recipe.clipping in ("auto", "searched") and recipe.quantization == "aware"
         self._objectives = [
             CrossDistillation(student.width, course.teacher, recipe, course.regression).to(device) for course in courses
         ]
@@ -149,6 +155,8 @@ class Distillation:
             for group in self._optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
             self.student.set_pruning(min(1.0, self.done / (PRUNING_PHASE * self.steps)))
+            if self._searches_clipping and self.done % CLIPPING_PERIOD == 0:
+                self.student.search_clipping()
             loss = self._loss(*self._pool.batch(self.done, self._device))
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()

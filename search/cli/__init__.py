@@ -6,10 +6,12 @@ import sys
 
 from search.cli.bench_commands import bench_samplers
 from search.cli.commands import app
+from search.cli.quantize_command import quantize
 
 __all__ = ["app", "main"]
 
 app.command("bench-samplers")(bench_samplers)
+app.command("quantize")(quantize)
 
 
 def main() -> None:

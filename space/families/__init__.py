@@ -46,6 +46,7 @@ AnyStudentConfig = Annotated[SerializeAsAny[StudentConfig], BeforeValidator(pars
 
 def deployed_bytes(config: StudentConfig, shape: TaskShape, vocabulary: Vocabulary) -> int:
     """Exact size of `model.onnx` and `vocab.txt` of a configuration, in bytes, without building either."""
+    vocabulary = vocabulary.ranked_by(config.vocabulary_score)
     size = vocabulary.size(config.vocabulary_keep)
     sizes = get_family(config.family).part_sizes(config, shape, size)
     return encoded_size(sizes, INPUTS[shape.segments], shape.graph_outputs) + vocabulary.file_bytes(size)
@@ -66,7 +67,8 @@ def architecture_key(config: StudentConfig, shape: TaskShape, vocabulary_size: i
     """Names all that fixes a student's work per inference: shapes and bits, not weights (hexadecimal)."""
     family = get_family(config.family)
     structure = dict(family.structure(config))
-    structure.pop("vocabulary_keep")
+    for name in ("vocabulary_keep", "vocabulary_score"):  # which entries there are is no matter, but how many
+        structure.pop(name)
     content = {
         "structure": structure,
         "graph": family.graph_version,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import BaseModel
 
-from space.config import StudentConfig
+from space.config import Clipping, StudentConfig
 from space.dimensions import Chooser
 from space.graph import Part
+from space.layers import QuantizedWeight
 from space.operators import Program, Section, input_values
 from space.shape import TaskShape
 
@@ -111,7 +112,28 @@ class Student(torch.nn.Module):
         return logits
 
     def set_pruning(self, progress: float) -> None:
-        """Move token pruning between none (0) and the configured keep-ratios (1). Families without ignore it."""
+        """Move token pruning between none (0) and the configured keep-ratios (1), which alone need be hard.
+
+        Families without pruning ignore it.
+        """
+
+    def use_clipping(self, clipping: Clipping) -> None:
+        """Choose how the scales of blocks of weights are found, and find them for the weights as they are now."""
+        for layer in self._quantized_layers():
+            layer.use_clipping(clipping)
+
+    def search_clipping(self) -> None:
+        """Search the scales again for the weights as they are now; does nothing where clipping is `none`."""
+        for layer in self._quantized_layers():
+            layer.search_clipping()
+
+    def set_rounding(self, on: bool) -> None:
+        """Whether the student computes with rounded weights, as its file does, or in full precision."""
+        for layer in self._quantized_layers():
+            layer.rounding = on
+
+    def _quantized_layers(self) -> Iterator[QuantizedWeight]:
+        return (module for module in self.modules() if isinstance(module, QuantizedWeight))
 
     def load_embeddings(self, words: torch.Tensor, positions: torch.Tensor | None) -> None:
         """Start from given word [vocabulary, embedding_width] and position [positions, embedding_width] tables."""

@@ -114,9 +114,9 @@ def test_shares_that_leave_nothing_for_the_task_are_refused() -> None:
         pool([lessons(10, 0), lessons(10, 1)], [1.0])
 
 
-def training(epochs: float = 3.0, width: int = 32, **changes) -> Distillation:
+def training(epochs: float = 3.0, width: int = 32, bits: int = 4, **changes) -> Distillation:
     torch.manual_seed(7)
-    layer = Layer(ffn_width=32, token_keep=0.5, attention_bits=4, ffn_bits=4)
+    layer = Layer(ffn_width=32, token_keep=0.5, attention_bits=bits, ffn_bits=bits)
     config = TransformerConfig(
         vocabulary_keep=1.0,
         embedding_width=16,
@@ -177,6 +177,40 @@ def test_resumed_training_gives_the_same_weights_bit_for_bit(tmp_path, stop: int
     assert resumed.run() == log
     assert same(whole, resumed)
     assert [path.name for path in tmp_path.iterdir()] == ["half.safetensors"]
+
+
+@pytest.mark.parametrize("clipping", ["searched", "learned"])
+def test_resumed_training_keeps_its_clipping(tmp_path, monkeypatch, clipping: str) -> None:
+    monkeypatch.setattr("runners.distill.loop.CLIPPING_PERIOD", 4)
+    whole, stopped, resumed = (training(clipping=clipping) for _ in range(3))
+    before = {name: value.clone() for name, value in whole.student.state_dict().items() if "clipping" in name}
+    whole.run()
+    after = whole.student.state_dict()
+    assert any(not value.equal(after[name]) for name, value in before.items())
+    stopped.run(6)
+    stopped.save(tmp_path / "half.safetensors")
+    resumed.restore(tmp_path / "half.safetensors")
+    resumed.run()
+    assert same(whole, resumed)
+
+
+def test_quantization_after_training_leaves_training_alone() -> None:
+    """Full precision knows no bits: students of 2 and of 8 bits get the same weights, until they are rounded."""
+    coarse, fine = (training(bits=bits, quantization="post_training", clipping="searched") for bits in (2, 8))
+    coarse.run()
+    fine.run()
+    for name, value in coarse.student.named_parameters():
+        assert value.equal(fine.student.get_parameter(name)), name
+    ids = torch.tensor([[2, 7, 9, 11, 3]])
+    mask = torch.ones_like(ids)
+    precise = fine.student(ids, mask)
+    assert precise.equal(coarse.student(ids, mask))
+    errors = []
+    for student in (coarse.student, fine.student):
+        student.search_clipping()
+        student.set_rounding(True)
+        errors.append((student(ids, mask) - precise).abs().max())
+    assert errors[0] > 5 * errors[1] > 0
 
 
 def test_checkpoint_of_another_student_is_refused(tmp_path) -> None:

@@ -139,8 +139,18 @@ def test_regression_on_pairs_from_local_files(
     done = search(str(write_study(tmp_path, "pairs", model, task, device)))
     check_search(done, "pairs", "pearson", "latency ms (cortex-a53, 8 tokens, estimated)")
 
-    out = tmp_path / "out"
+    out, smaller = tmp_path / "out", tmp_path / "smaller"
     assert shoebox("export", "pairs", "--best", "-o", str(out)).returncode == 0
+    none = shoebox("quantize", str(out), "-o", str(smaller))
+    assert (none.returncode, "No bits are given." in none.stderr) == (2, True)
+    odd = shoebox("quantize", str(out), "-o", str(smaller), "--bits", "3")
+    assert (odd.returncode, "Give 2, 4 or 8." in odd.stderr) == (2, True)
+    quantized = shoebox("quantize", str(out), "-o", str(smaller), "--bits", "2", "--embedding-bits", "4")
+    assert quantized.returncode == 0, quantized.stderr
+    assert quantized.stdout.startswith(f"{smaller}: pearson ")
+    student = json.loads((smaller / "config.json").read_text())["student"]
+    assert student["embedding_bits"] == 4
+    assert {layer["attention_bits"] + layer["ffn_bits"] for layer in student["layers"]} == {4}
     one = shoebox("predict", str(out), train[0][0], "--pair", train[1][0])
     assert one.returncode == 0
     assert float(one.stdout) == float(one.stdout)

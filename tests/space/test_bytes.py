@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from space import JointSpace, SpaceSpec, StudentConfig, TaskShape, Vocabulary, architecture_key, deployed_bytes
+from space.config import VocabularyScore
 from space.families import build_student, export_model
 from space.families.transformer.config import Activation, Unpacking
 
@@ -28,11 +29,27 @@ WIDE = SpaceSpec(
         "token_keep": {"low": 0.2, "high": 1},
         "activation": get_args(Activation)[::-1],
         "unpacking": get_args(Unpacking)[::-1],
+        "layer_repeats": [1, 2],
+    },
+    vocabulary_score=get_args(VocabularyScore)[::-1],
+)
+# Few layers gone through so often that their numbers have two digits.
+REPEATED = SpaceSpec(
+    vocabulary_keep=0.05,
+    embedding_width=32,
+    transformer={
+        "depth": [1, 2, 3],
+        "width": 64,
+        "ffn_width": 64,
+        "token_keep": [0.5, 1],
+        "unpacking": get_args(Unpacking),
+        "layer_repeats": [3, 4, 5, 8],
     },
 )
 
 
 def file_bytes(config: StudentConfig, shape: TaskShape, vocabulary: Vocabulary) -> int:
+    vocabulary = vocabulary.ranked_by(config.vocabulary_score)
     size = vocabulary.size(config.vocabulary_keep)
     model = export_model(config, shape, size, build_student(config, shape, size))
     tokens = "".join(f"{token}\n" for token in vocabulary.tokens(size))
@@ -74,6 +91,32 @@ def test_predicted_bytes_equal_file_bytes_where_every_token_has_logits(vocabular
         config, _ = space.draw(generator)
         shape = random_shape(generator).model_copy(update={"per_token": True})
         assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary), config.summary()
+
+
+def test_repeated_layers_are_counted_once(vocabulary):
+    generator = np.random.default_rng(6)
+    space, shape = JointSpace(REPEATED), TaskShape(outputs=2, segments=1, max_length=32)
+    for _ in range(25):
+        config, _ = space.draw(generator)
+        found = deployed_bytes(config, shape, vocabulary)
+        assert found == file_bytes(config, shape, vocabulary), config.summary()
+        once = config.model_copy(update={"layer_repeats": 1})
+        more = found - deployed_bytes(once, shape, vocabulary)
+        executed = len(config.layers) * (config.layer_repeats - 1)
+        assert 0 < more < 2000 * executed  # operators alone: weights of the smallest layer take 8 kB
+        assert architecture_key(config, shape, 500) != architecture_key(once, shape, 500)
+
+
+def test_scores_of_the_vocabulary_change_its_file_alone(vocabulary):
+    shape = TaskShape(outputs=2, segments=1, max_length=32)
+    config, _ = JointSpace(SpaceSpec(vocabulary_keep=0.3)).draw(np.random.default_rng(0))
+    size = vocabulary.size(0.3)
+    scored = [config.model_copy(update={"vocabulary_score": score}) for score in get_args(VocabularyScore)]
+    kept = [vocabulary.ranked_by(one.vocabulary_score) for one in scored]
+    assert len({tuple(one.tokens(size)) for one in kept}) == 3
+    models = {deployed_bytes(c, shape, vocabulary) - v.file_bytes(size) for c, v in zip(scored, kept, strict=True)}
+    assert len(models) == 1
+    assert len({architecture_key(one, shape, size) for one in scored}) == 1
 
 
 def test_exported_model_passes_the_onnx_checker(vocabulary):

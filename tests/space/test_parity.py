@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from space import JointSpace, SpaceSpec, TaskShape
+from space.config import Clipping
 from space.families import build_student, export_model
 from space.families.transformer.config import Activation, Unpacking
+from space.families.transformer.module import Tokens
 from space.vocabulary import CLS_ID, SEP_ID
 
 TOLERANCE = 1e-3
@@ -45,12 +47,14 @@ def session(model) -> onnxruntime.InferenceSession:
 def test_onnx_and_torch_logits_agree_batched_and_one_by_one(seed, vocabulary):
     generator = np.random.default_rng(seed)
     transformer = {"depth": {"low": 1, "high": 6}, "activation": ACTIVATIONS, "unpacking": UNPACKINGS}
+    transformer["layer_repeats"] = [1, 2]
     spec = SpaceSpec(accuracy_level=0, block_size=[16, 32, 64, 128], transformer=transformer)
     config, _ = JointSpace(spec).draw(generator)
     shape = TaskShape(outputs=3, segments=1 + seed % 2, max_length=40)
     size = vocabulary.size(config.vocabulary_keep)
     torch.manual_seed(seed)
     student = build_student(config, shape, size).eval()
+    student.use_clipping(get_args(Clipping)[seed % 4])
     with torch.no_grad():
         student.head.weight.mul_(20)  # logits of the size that training gives
     run = session(export_model(config, shape, size, student))
@@ -106,17 +110,38 @@ def test_pruning_keeps_special_tokens_and_the_configured_count(vocabulary):
     special = torch.zeros(2, 40)
     special[:, 0], special[0, 39], special[1, 19] = 1, 1, 1
     with torch.no_grad():
-        _, left, kept_special, places = layer(torch.randn(2, 40, 64), mask, special, 1.0)
-    assert left.sum(1).tolist() == [10.0, 5.0]
-    assert (kept_special * left).sum(1).tolist() == [2.0, 2.0]
+        _, left, places = layer(torch.randn(2, 40, 64), Tokens(mask, special, mask), 1.0)
+    assert left.mask.sum(1).tolist() == [10.0, 5.0]
+    assert (left.special * left.mask).sum(1).tolist() == [2.0, 2.0]
     assert {0, 39} < set(places[0, :10].tolist())
     assert {0, 19} < set(places[1, :5].tolist())
 
 
-def test_pruning_is_phased_in(vocabulary):
-    spec = SpaceSpec(transformer={"depth": 1, "width": 64, "heads": 2, "token_keep": 0.5})
+def test_soft_pruning_narrows_to_the_hard_one(vocabulary):
+    """Through two layers: what fades is what goes in the end, and its weight falls from 1 to almost nothing."""
+    spec = SpaceSpec(transformer={"depth": 2, "width": 64, "heads": 2, "token_keep": 0.5})
     config, _ = JointSpace(spec).draw(np.random.default_rng(0))
-    student = build_student(config, TaskShape(outputs=2, segments=1, max_length=40), 600)
-    x, mask, special = torch.randn(1, 20, 64), torch.ones(1, 20), torch.zeros(1, 20)
-    left = [student.layers[0](x, mask, special, progress)[1].shape[1] for progress in (0.0, 0.5, 1.0)]
-    assert left == [20, 15, 10]
+    torch.manual_seed(0)
+    first, second = build_student(config, TaskShape(outputs=2, segments=1, max_length=40), 600).layers
+    mask, special = torch.ones(2, 20), torch.zeros(2, 20)
+    mask[1, 12:] = 0
+    special[:, 0] = 1
+    tokens, x = Tokens(mask, special, mask), torch.randn(2, 20, 64) * 3
+    faded = []
+    for progress in (0.0, 0.3, 0.99):
+        middle, left, places = first(x, tokens, progress)
+        assert places is None
+        _, left, _ = second(middle, left, progress)
+        faded.append(left.mask)
+    assert faded[0].equal(mask)
+    assert left.chosen.sum(1).tolist() == [5.0, 4.0]  # of 20 tokens 10, then 5; of 12 tokens 6, then the fewest
+    assert (left.chosen * special).sum() == 2
+    gone = (left.chosen == 0) & (mask > 0)
+    assert (left.mask[gone] < 0.5).all()
+    assert (left.mask[left.chosen > 0] > 0.5).all()
+    assert faded[1][gone].mean() > 2 * left.mask[gone].mean()
+    left.mask.sum().backward()
+    assert first.qkv.weight.grad.abs().sum() > 0  # attention learns what to keep
+    _, left, places = first(x, tokens, 1.0)
+    assert left.mask.sum(1).tolist() == [10.0, 6.0]
+    assert set(places[1, :6].tolist()) == set(first(x, tokens, 0.99)[1].chosen[1].nonzero().flatten().tolist())

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from space import Vocabulary
+from space.config import VocabularyScore
 from space.vocabulary import SPECIAL_TOKENS
 
 
@@ -49,3 +52,23 @@ def test_teacher_ids_point_at_the_tokens(vocabulary):
 def test_other_kinds_of_vocabulary_are_refused():
     with pytest.raises(ValueError, match=r"lacks \[PAD\]"):
         Vocabulary(["<s>", "a"], np.zeros(2), np.zeros(2))
+
+
+def test_scores_rank_by_the_sum_or_mean_of_attention_or_by_frequency():
+    tokens = [*SPECIAL_TOKENS, "often", "rare", "middling", "unseen", "elsewhere"]
+    attention, count = np.zeros(10), np.zeros(10)
+    attention[5:] = [6.0, 2.0, 5.0, 0.0, 0.0]
+    count[5:] = [10, 1, 4, 0, 0]
+    further = np.zeros(10)
+    further[9] = 3
+    vocabulary = Vocabulary(tokens, attention, count, further_count=further)
+    best = {score: vocabulary.ranked_by(score).tokens(6)[5] for score in get_args(VocabularyScore)}
+    assert best == {"attention_sum": "often", "attention_mean": "rare", "frequency": "often"}
+    assert vocabulary.ranked_by("frequency").tokens(7)[5:] == ["often", "middling"]
+    assert vocabulary.ranked_by("attention_mean").tokens(7)[5:] == ["rare", "middling"]
+    for score in get_args(VocabularyScore):
+        ranked = vocabulary.ranked_by(score)
+        assert ranked.ranked_by("attention_sum") is vocabulary
+        # Seen in further text only: after all that the training text has.
+        assert "elsewhere" in ranked.tokens(9)
+        assert "unseen" not in ranked.tokens(9)

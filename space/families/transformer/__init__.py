@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from space.config import StudentConfig
 from space.dimensions import Chooser, ends
 from space.families.base import Family
 from space.families.transformer.config import PER_LAYER, SHARED, Layer, TransformerConfig, TransformerDimensions
@@ -58,6 +60,12 @@ class TransformerFamily(Family):
 
     def part_sizes(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> list[int]:
         return part_sizes(config, shape, vocabulary_size)
+
+    def structure(self, config: StudentConfig) -> Mapping[str, Any]:
+        found = dict(super().structure(config))
+        if found["layer_repeats"] == 1:  # measurements from before there was a choice stay valid
+            del found["layer_repeats"]
+        return found
 
     def build(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> TransformerStudent:
         return TransformerStudent(config, shape, vocabulary_size)

@@ -49,11 +49,12 @@ def describe(config: TransformerConfig, shape: TaskShape, vocabulary_size: int) 
     if prunings and shape.per_token:
         raise ValueError("tokens that get logits cannot be pruned: token_keep must be 1")
     parts = [_embedding(_EmbeddingStage.of(config), vocabulary_size, shape.max_length, shape.segments, prunings > 0)]
-    stage = 0
-    for index, layer in enumerate(config.layers):
-        parts.append(_layer(_Block.of(config), layer, index, stage, prunings, index == len(config.layers) - 1))
+    stage, executed = 0, config.executed_layers()
+    for index, (own, layer) in enumerate(executed):
+        last = index == len(executed) - 1
+        parts.append(_layer(_Block.of(config), layer, index, stage, prunings, last, own))
         stage += layer.token_keep < 1
-    parts.append(head(shape, config.width, len(config.layers), stage))
+    parts.append(head(shape, config.width, len(executed), stage))
     parts += answers(shape)
     return parts
 
@@ -156,21 +157,23 @@ def _embedding(stage: _EmbeddingStage, vocabulary_size: int, positions: int, seg
 
 
 @lru_cache(maxsize=65536)
-def _layer(block: _Block, layer: Layer, index: int, stage: int, prunings: int, last: bool) -> Part:
+def _layer(block: _Block, layer: Layer, index: int, stage: int, prunings: int, last: bool, own: int) -> Part:
     """Layer `index`, after `stage` of all `prunings`: from `x<index>` to `x<index + 1>`.
 
+    Its weights are those of layer `own`, which are described where it is the same.
     Where it prunes, `mask`, `count`, `bias` and `rank` of the next stage as `_embedding` describes them.
     """
-    name, width = f"l{index}", block.width
+    name, weights, width, again = f"l{index}", f"l{own}", block.width, own != index
     attended = f"{name}.y"
 
     def mapped(part: str, source: str, target: str, inputs: int, outputs: int, bits: int) -> Iterator[Item]:
-        return linear(f"{name}.{part}", source, target, inputs, outputs, bits, block.storage)
+        return linear(f"{weights}.{part}", source, target, inputs, outputs, bits, block.storage, again)
 
     def norm(part: str, source: str, skip: str, target: str) -> Iterator[Item]:
-        yield Tensor(f"{name}.{part}.scale", (width,))
-        yield Tensor(f"{name}.{part}.shift", (width,))
-        inputs = f"{source} {skip} {name}.{part}.scale {name}.{part}.shift"
+        if not again:
+            yield Tensor(f"{weights}.{part}.scale", (width,))
+            yield Tensor(f"{weights}.{part}.shift", (width,))
+        inputs = f"{source} {skip} {weights}.{part}.scale {weights}.{part}.shift"
         yield node("SkipLayerNormalization", inputs, target, MICROSOFT, epsilon=LAYER_NORM_EPSILON)
 
     def attention() -> Iterator[Item]:

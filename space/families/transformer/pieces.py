@@ -42,17 +42,23 @@ def table(name: str, ids: str, rows: int, width: int, bits: int, block_size: int
 
 
 def linear(
-    name: str, source: str, target: str, inputs: int, outputs: int, bits: int, storage: Storage
+    name: str, source: str, target: str, inputs: int, outputs: int, bits: int, storage: Storage, again: bool = False
 ) -> Iterator[Item]:
-    """A quantised linear map with bias; needs `linear_constants` where the storage unpacks these bits."""
+    """A quantised linear map with bias; needs `linear_constants` where the storage unpacks these bits.
+
+    With `again`, the weights of that name stand in the graph already, and only their use is described.
+    """
     blocks = block_count(inputs, storage.block_size)
-    yield Tensor(f"{name}.q", (outputs, blocks, packed_width(storage.block_size, bits)), TensorProto.UINT8)
-    yield Tensor(f"{name}.scale", (outputs, blocks))
-    yield Tensor(f"{name}.bias", (outputs,))
+    if not again:
+        yield Tensor(f"{name}.q", (outputs, blocks, packed_width(storage.block_size, bits)), TensorProto.UINT8)
+        yield Tensor(f"{name}.scale", (outputs, blocks))
+        yield Tensor(f"{name}.bias", (outputs,))
     if storage.unpacks(bits):
-        yield from _unpack(name, bits, inputs, blocks * storage.block_size)
-        yield node("FusedMatMul", f"{source} {name}.w", f"{name}.p", MICROSOFT, transB=1)
-        yield node("Add", f"{name}.p {name}.bias", target)
+        product = f"{target}.p" if again else f"{name}.p"
+        if not again:
+            yield from _unpack(name, bits, inputs, blocks * storage.block_size)
+        yield node("FusedMatMul", f"{source} {name}.w", product, MICROSOFT, transB=1)
+        yield node("Add", f"{product} {name}.bias", target)
         return
     attributes = {"K": inputs, "N": outputs, "bits": bits, "block_size": storage.block_size}
     attributes["accuracy_level"] = storage.accuracy_level

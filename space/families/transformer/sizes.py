@@ -1,8 +1,8 @@
 """Sizes of the parts of a transformer's graph, without describing each configuration's own.
 
 A search weighs thousands of configurations for each that it builds. A layer's size does not depend on the number of
-heads, the share of tokens that it keeps or (all numbers have one digit) its place, so that few different layers need
-to be described.
+heads, the share of tokens that it keeps or (but for the digits of its number) its place, so that few different layers
+need to be described.
 """
 
 from __future__ import annotations
@@ -24,15 +24,22 @@ def part_sizes(config: TransformerConfig, shape: TaskShape, vocabulary_size: int
     few = graph._embedding(stage, 1, shape.max_length, shape.segments, prunings > 0).size
     sizes = [few - _words_size(stage, 1) + _words_size(stage, vocabulary_size)]
     block = graph._Block.of(config)._replace(heads=1)
-    passed, final = 0, len(config.layers) - 1
-    for index, layer in enumerate(config.layers):
+    executed = config.executed_layers()
+    passed, final = 0, len(executed) - 1
+    for index, (own, layer) in enumerate(executed):
         prunes = layer.token_keep < 1
         passed += prunes
         following = 1 + (passed < prunings) if prunes else 0
         bits = (layer.attention_bits, layer.ffn_bits)
-        sizes.append(_layer_size(block, layer.ffn_width, *bits, index == 0, following, prunes and index == final))
-    sizes.append(graph.head(shape, config.width, len(config.layers), passed).size)
+        last = prunes and index == final
+        sizes.append(_layer_size(block, layer.ffn_width, *bits, _alike(index), own != index, following, last))
+    sizes.append(graph.head(shape, config.width, len(executed), passed).size)
     return [*sizes, *(part.size for part in graph.answers(shape))]
+
+
+def _alike(index: int) -> int:
+    """The first place whose layer has the same size: names hold it and the next one, and the first has constants."""
+    return index if index in (0, 9) else 1 if index < 9 else 10
 
 
 @lru_cache(maxsize=4096)
@@ -48,7 +55,8 @@ def _layer_size(
     ffn_width: int,
     attention_bits: Bits,
     ffn_bits: Bits,
-    first: bool,
+    index: int,
+    again: bool,
     prunings: int,
     last: bool,
 ) -> int:
@@ -59,4 +67,4 @@ def _layer_size(
         attention_bits=attention_bits,
         ffn_bits=ffn_bits,
     )
-    return graph._layer(block, layer, 0 if first else 1, 0, prunings, last).size
+    return graph._layer(block, layer, index, 0, prunings, last, 0 if again else index).size

@@ -1,0 +1,138 @@
+"""Another bundle from a trained one: the same weights, rounded to other bits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from runners.batches import Encoded
+from runners.bundle import METRICS, MODEL, BundleConfig, deployed_size, new_folder, write_model, write_results
+from runners.evaluate import open_session, run_model, run_student
+from runners.judging import BEFORE, judge, overall, quality_fields
+from runners.latency import DeviceSpec, LatencyMeter
+from runners.predict import Bundle, load_bundle
+from runners.record import TrialRecord, library_versions
+from runners.task import Examples, Task
+from runners.wordpiece import encode_examples, wordpiece
+from space.config import Clipping, StudentConfig
+from space.errors import InputError
+from space.families import architecture_key, build_student, export_model, parse_config
+
+
+def requantize(
+    source: Path,
+    target: Path,
+    tasks: Mapping[str, Task],
+    device: DeviceSpec,
+    bits: Mapping[str, int],
+    clipping: Clipping,
+) -> TrialRecord:
+    """Round the weights of a bundle's checkpoint, which are kept in full precision, to other bits, without training.
+
+    The record of the new bundle has three more metrics: `quality_before_quantization` (of the weights in full
+    precision), `quantization_loss` (that less the quality), and `source_quality` (of the bundle that it came from).
+
+    Args:
+        source: the bundle.
+        target: folder to make.
+        tasks: that the bundle was made for, by name; they bring the validation splits.
+        device: to time the new file on, at the lengths of the old one.
+        bits: new values by the names of the configuration's fields (`embedding_bits`, `ffn_bits`); a field of layers
+            changes in all of them.
+        clipping: how to choose the scales; `learned` stands for `searched`, since nothing is learned.
+
+    Raises:
+        InputError: the bundle is damaged, is of another task, or has no such bits; or the target cannot be made.
+    """
+    bundle = load_bundle(source)
+    old, record = bundle.config, _read_record(source)
+    if not _fit(bundle, tasks):
+        raise InputError(f"{source} was not made for these tasks.", f"It comes from study {old.study!r}.")
+    trained = bundle.student()
+    trained.use_clipping("none")
+    config = _with_bits(old.student, bits)
+    student = build_student(config, old.shape, len(bundle.tokens))
+    student.load_state_dict(trained.state_dict())
+    student.set_rounding(False)
+
+    def encode(name: str, examples: Examples) -> Encoded:
+        tokenizer = wordpiece(bundle.tokens, old.lower_case, tasks[name].max_length)
+        return encode_examples(tokenizer, examples).for_segments(old.shape.segments)
+
+    teachers = {name: _teacher_quality(record, name) for name in tasks}
+    before = overall(judge(partial(run_student, student), encode, old.shape, tasks, teachers))
+    student.use_clipping(clipping)
+    student.set_rounding(True)
+
+    def write(path: Path) -> None:
+        model = export_model(config, old.shape, len(bundle.tokens), student)
+        path.write_bytes(model.SerializeToString(deterministic=True))
+
+    lengths = [reading.tokens for reading in (record.latency, record.long_latency) if reading is not None]
+    key = architecture_key(config, old.shape, len(bundle.tokens))
+    readings = LatencyMeter(device).measure(key, write, lengths)
+    recipe = old.recipe.model_copy(update={"quantization": "post_training", "clipping": clipping})
+    changed = BundleConfig.model_validate({**dict(old), "student": config, "recipe": recipe})
+    with new_folder(target) as folder:
+        write_model(folder, student, changed, bundle.tokens)
+        judged = judge(partial(run_model, open_session(folder / MODEL)), encode, old.shape, tasks, teachers)
+        metrics = {**record.metrics, BEFORE: before, "source_quality": record.quality}
+        new = record.model_copy(
+            update={
+                "config": config,
+                "recipe": recipe,
+                **quality_fields(judged, metrics),
+                "deployed_bytes": deployed_size(folder),
+                "latency": readings[0],
+                "long_latency": readings[1] if len(readings) > 1 else None,
+                "on_arm": None,
+                "bundle": str(target),
+                "versions": library_versions(),
+            }
+        )
+        write_results(folder, changed, new)
+    return new
+
+
+def _fit(bundle: Bundle, tasks: Mapping[str, Task]) -> bool:
+    shape, names = bundle.config.shape, bundle.config.label_names
+    if len(tasks) > 1:
+        return list(shape.tasks) == list(tasks) and names == {name: task.label_names for name, task in tasks.items()}
+    task = next(iter(tasks.values()))
+    return (shape.outputs, shape.segments, names) == (task.outputs, task.segments, task.label_names)
+
+
+def _teacher_quality(record: TrialRecord, name: str) -> float:
+    return record.tasks[name].teacher_quality if name in record.tasks else record.metrics["teacher_quality"]
+
+
+def _read_record(folder: Path) -> TrialRecord:
+    try:
+        content = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+        return TrialRecord.model_validate({**content, "bundle": str(folder)})
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / METRICS} is missing or damaged: {str(error).splitlines()[0]}.") from error
+
+
+def _with_bits(config: StudentConfig, bits: Mapping[str, int]) -> StudentConfig:
+    """The configuration with other values of the named fields, wherever they stand."""
+    found: set[str] = set()
+
+    def change(value: Any) -> Any:
+        if isinstance(value, dict):
+            found.update(bits.keys() & value.keys())
+            return {name: bits.get(name, change(inner)) for name, inner in value.items()}
+        return [change(inner) for inner in value] if isinstance(value, list) else value
+
+    changed = change(config.model_dump(mode="json"))
+    if missing := bits.keys() - found:
+        raise InputError(f"Students of family {config.family} have no {', '.join(sorted(missing))}.")
+    try:
+        return parse_config(changed)
+    except ValidationError as error:
+        raise InputError(f"Weights cannot have these bits: {error.errors()[0]['msg']}.", "Give 2, 4 or 8.") from None

@@ -1,0 +1,49 @@
+"""The command that rounds a trained student to other bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from space.config import Clipping
+
+
+def quantize(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
+    bits: Annotated[int | None, typer.Option(help="2, 4 or 8 bits for all weights.")] = None,
+    embedding_bits: Annotated[int | None, typer.Option(help="For the embeddings.")] = None,
+    attention_bits: Annotated[int | None, typer.Option(help="For the attention of all layers.")] = None,
+    ffn_bits: Annotated[int | None, typer.Option(help="For the feed-forward networks of all layers.")] = None,
+    clipping: Annotated[str, typer.Option(help="How scales are chosen: auto, searched or none.")] = "auto",
+    storage: Annotated[str | None, typer.Option(help="Storage URL of Optuna.", show_default="as of search")] = None,
+) -> None:
+    """Round a bundle's student to other bits, without training, and measure what is left of its quality.
+
+    The study that made the bundle says what to judge it by, so it must still be in the storage.
+    """
+    from runners.predict import read_config
+    from runners.requantize import requantize
+    from runners.task import load_task
+    from search.study import load_study
+    from space.errors import InputError
+
+    choices: dict[str, Clipping] = {"auto": "auto", "searched": "searched", "none": "none"}
+    if clipping not in choices:
+        raise InputError(f"--clipping: there is no {clipping!r}.", f"Known: {', '.join(choices)}.")
+    named = {"embedding_bits": embedding_bits, "attention_bits": attention_bits, "ffn_bits": ffn_bits}
+    wanted = {name: value if value is not None else bits for name, value in named.items()}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    if not given:
+        raise InputError("No bits are given.", "Give --bits, or any of --embedding-bits, --attention-bits, --ffn-bits.")
+    plan = load_study(read_config(bundle).study, storage).file.plan()
+    tasks = {name: load_task(task.task) for name, task in plan.task_plans.items()}
+    record = requantize(bundle, output, tasks, plan.device, given, choices[clipping])
+    typer.echo(
+        f"{output}: {record.metric} {record.quality:.4f} ({record.metrics['quality_before_quantization']:.4f} in full "
+        f"precision, {record.metrics['source_quality']:.4f} in {bundle}), {record.deployed_bytes:,} bytes, "
+        f"{record.latency.milliseconds:.2f} ms"
+    )

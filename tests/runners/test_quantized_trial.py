@@ -1,0 +1,89 @@
+"""Trials whose students are rounded after training, clipped, or have shared layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from objectives.limits import Limits
+from runners.bundle import MODEL
+from runners.evaluate import open_session, run_model, run_student
+from runners.plan import ONLY, FidelitySpec, TrialPlan
+from runners.predict import load_bundle
+from runners.requantize import requantize
+from runners.trial import Prepared, prepare, run_trial
+from runners.wordpiece import encode_texts
+from space import InputError, JointSpace, Recipe, SpaceSpec, StudentConfig, deployed_bytes
+
+
+@pytest.fixture(scope="module")
+def sentences(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TrialPlan, Prepared]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHOEBOX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        plan = TrialPlan(
+            study="small",
+            task={"data": {"grammar": "sentiment", "train": 400, "validation": 80}, "max_length": 32},
+            teacher={"model": str(model), "learning_rate": 1e-3},
+            device={"tokens": 8, "latency": "estimated"},
+            limits=Limits(),
+            fidelity=FidelitySpec(epochs=1, batch_size=32),
+        )
+        yield plan, prepare(plan)
+
+
+def draw(seed: int) -> tuple[StudentConfig, Recipe]:
+    transformer = {"depth": [1, 2], "width": [32, 64], "heads": 2, "ffn_width": [32, 64]}
+    spec = SpaceSpec(vocabulary_keep=[0.5, 1.0], embedding_width=[32], accuracy_level=0, transformer=transformer)
+    return JointSpace(spec).draw(np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("clipping", ["none", "searched"])
+def test_students_can_be_rounded_after_training_and_again(sentences, tmp_path, clipping):
+    plan, prepared = sentences
+    config, recipe = draw(2)
+    recipe = recipe.model_copy(update={"quantization": "post_training", "clipping": clipping})
+    record = run_trial(plan, prepared, 0, config, recipe, 7, tmp_path / "bundle")
+    loss = record.metrics["quality_before_quantization"] - record.quality
+    assert record.metrics["quantization_loss"] == pytest.approx(loss)
+    bits = {"embedding_bits": 8, "attention_bits": 8, "ffn_bits": 8}
+    task = prepared.tasks[ONLY].task
+    tasks = {ONLY: task}
+    again = requantize(tmp_path / "bundle", tmp_path / "again", tasks, plan.device, bits, clipping)
+    assert again.deployed_bytes == deployed_bytes(again.config, prepared.shape, prepared.vocabulary)
+    assert again.metrics["source_quality"] == record.quality
+    # The same weights in full precision; 8 bits lose next to nothing of them.
+    assert again.metrics["quality_before_quantization"] == record.metrics["quality_before_quantization"]
+    bundle = load_bundle(tmp_path / "again")
+    inputs = encode_texts(prepared.tokenizer(ONLY, len(bundle.tokens)), task.validation.texts, None)
+    student = bundle.student()
+    answers = run_student(student, inputs)
+    np.testing.assert_allclose(run_model(open_session(tmp_path / "again" / MODEL), inputs), answers, atol=1e-3)
+    student.set_rounding(False)
+    np.testing.assert_allclose(run_student(student, inputs), answers, atol=0.05)
+    other = {ONLY: dataclasses.replace(task, segments=2)}
+    with pytest.raises(InputError, match="was not made for these tasks"):
+        requantize(tmp_path / "bundle", tmp_path / "other", other, plan.device, bits, clipping)
+
+
+def test_clipped_students_and_shared_layers_answer_like_their_files(sentences, tmp_path):
+    plan, prepared = sentences
+    config, recipe = draw(1)
+    config = config.model_copy(update={"layer_repeats": 2, "vocabulary_score": "attention_mean", "embedding_bits": 2})
+    for clipping in ("searched", "learned"):
+        trained = recipe.model_copy(update={"clipping": clipping})
+        record = run_trial(plan, prepared, 0, config, trained, 0, tmp_path / clipping)
+        bundle = load_bundle(tmp_path / clipping)
+        ranked = prepared.ranked_by("attention_mean")
+        assert bundle.tokens == ranked.vocabulary.tokens(len(bundle.tokens))
+        inputs = encode_texts(
+            ranked.tokenizer(ONLY, len(bundle.tokens)), prepared.tasks[ONLY].task.validation.texts, None
+        )
+        student = bundle.student()
+        found = run_model(open_session(tmp_path / clipping / MODEL), inputs)
+        np.testing.assert_allclose(found, run_student(student, inputs), atol=1e-3)
+        assert record.deployed_bytes == deployed_bytes(config, prepared.shape, prepared.vocabulary)
+        assert student.depth == 2 * len(config.layers)
