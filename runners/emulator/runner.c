@@ -83,7 +83,8 @@ static FILE *open_reply(void) {
 }
 
 static void end_reply(FILE *reply) {
-    if (ferror(reply) | fclose(reply)) give_up(CANNOT_WRITE, "cannot write the reply");
+    const int failed = ferror(reply); /* to be asked before the file is closed */
+    if (fclose(reply) || failed) give_up(CANNOT_WRITE, "cannot write the reply");
     _exit(0);
 }
 
@@ -191,6 +192,7 @@ static void evaluate(const char *path, const char *batches, const char *results)
             give_up(CANNOT_WRITE, "cannot write the results");
         free(values);
     }
+    if (ferror(input)) give_up(BAD_REQUEST, "cannot read the batches");
     if (fclose(output)) give_up(CANNOT_WRITE, "cannot write the results");
     reply_figures(0, NULL, 0, NULL, 0);
 }

@@ -5,6 +5,11 @@
 Measures fresh random students, which no shipped cost was fitted to, on every device at 16, 64 and 128 tokens, and
 prints errors of the shipped costs by device, space and length. ``--keep FOLDER`` stores the raw counts there, and takes
 what it finds there, so that a changed cost model can be judged again. ``--students 0`` only times predictions.
+
+``--placements N`` shows how much of an error no model can foresee: it measures N students with vocabularies of
+several sizes. That changes nothing in what is computed, only which holes loading the model leaves in the heap, so how
+much memory activations are spread over. With ONNX Runtime's memory arena, which latency is measured without, they lie
+together whatever the heap is like: both are shown.
 """
 
 from __future__ import annotations
@@ -14,19 +19,24 @@ import gc
 import tempfile
 import time
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from objectives.latency import cycles, known_profiles, load_profile
+from objectives.latency import cycles, known_profiles, load_profile, milliseconds
 from objectives.latency.estimate import LatencyModel
 from runners.emulator import find_installation, install
+from runners.emulator.execution import EmulatedRun, run_each
 from runners.measurements import load, save
 from runners.record_estimates import SPACES, draw_student, measure_students
+from space.families import build_student, export_model
 
 _LENGTHS = (16, 64, 128)
-_FIRST_SEED = 800_000  # the recording takes its seeds below
+_FIRST_SEED = 900_000  # the recording takes its seeds below
 _BATCH = 25
+_MORE_WORDS = (0, 100, 777, 1500, -400)
 
 
 def measure(folder: Path, students: int, spaces: list[str]) -> None:
@@ -60,6 +70,33 @@ def print_errors(folder: Path) -> None:
         print(f"| {device} | {space} | {tokens} | {len(found)} | {middle:.1%} | {worst:+.1%} | {summary} |")
 
 
+def print_placements(students: int, devices: list[str]) -> None:
+    """Spread of emulated milliseconds over vocabularies of several sizes."""
+    installation = find_installation() or install(print)
+    print("| device | tokens | arena | students | spread, median | spread, largest | root mean square |")
+    print("|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(prefix="shoebox-benchmark-") as name:
+        paths: list[Path] = []
+        for seed in range(_FIRST_SEED, _FIRST_SEED + students):
+            config, shape, vocabulary_size = draw_student("default", seed)
+            for more in _MORE_WORDS:
+                torch.manual_seed(seed)
+                model = build_student(config, shape, vocabulary_size + more)
+                paths.append(Path(name) / f"student-{len(paths)}.onnx")
+                exported = export_model(config, shape, vocabulary_size + more, model)
+                paths[-1].write_bytes(exported.SerializeToString())
+        for device in devices:
+            profile = load_profile(device)
+            for tokens, arena in product(_LENGTHS, (False, True)):
+                runs = run_each([(path, tokens) for path in paths], profile, installation, arena=arena)
+                counted = [milliseconds(run.counts, profile) for run in runs if isinstance(run, EmulatedRun)]
+                times = np.array(counted).reshape(students, len(_MORE_WORDS))
+                relative = times / times.mean(axis=1, keepdims=True) - 1
+                spread, deviation = np.ptp(relative, axis=1), np.sqrt((relative**2).mean())
+                figures = f"{np.median(spread):.1%} | {spread.max():.1%} | {deviation:.1%}"
+                print(f"| {device} | {tokens} | {arena} | {students} | {figures} |", flush=True)
+
+
 def print_speed(predictions: int) -> None:
     """Seconds of processor time for fresh candidates, nothing remembered from before."""
     students = [draw_student("default", seed) for seed in range(predictions)]
@@ -80,6 +117,8 @@ def main() -> None:
     parser.add_argument("--students", type=int, default=100)
     parser.add_argument("--spaces", nargs="+", choices=SPACES, default=list(SPACES))
     parser.add_argument("--predictions", type=int, default=10_000)
+    parser.add_argument("--placements", type=int, default=0, help="students to measure with several vocabularies")
+    parser.add_argument("--devices", nargs="+", choices=known_profiles(), default=known_profiles(), help="for those")
     parser.add_argument("--keep", type=Path, help="folder of raw counts")
     arguments = parser.parse_args()
     print_speed(arguments.predictions)
@@ -88,6 +127,8 @@ def main() -> None:
         if arguments.students:
             measure(folder, arguments.students, arguments.spaces)
             print_errors(folder)
+    if arguments.placements:
+        print_placements(arguments.placements, arguments.devices)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from helpers.models import EncoderShape, write_encoder
 from objectives.latency import load_profile
 from runners.batches import Encoded, collate
 from runners.emulator import evaluate_on_arm
+from runners.emulator.execution import emulated_runner, work_folder
+from runners.emulator.requests import Request, send
 from runners.evaluate import batched, gather_answers, open_session, run_model
 from space.errors import InputError
 
@@ -63,3 +66,15 @@ def test_what_cannot_be_evaluated_is_said(tmp_path, emulator) -> None:
         evaluate_on_arm(model, [{"input_ids": ids}], profile, emulator)
     with pytest.raises(InputError, match=r"Cannot read .*gone\.onnx"):
         evaluate_on_arm(tmp_path / "gone.onnx", [{"input_ids": ids, "attention_mask": ids}], profile, emulator)
+
+
+def test_batches_that_cannot_be_read_are_not_taken_for_none(tmp_path, emulator) -> None:
+    """A folder can be opened as a file, but reading it fails."""
+    model, profile = write_encoder(tmp_path / "model.onnx", SHAPE), load_profile("cortex-a53")
+    with work_folder(emulator, profile) as name:
+        work = Path(name) / "work"
+        (work / "batches").mkdir()
+        runner = emulated_runner(emulator, profile, Path(name), plugin=False)
+        [answer] = send(runner, [Request(model, ("evaluate", "batches", "results"))], work, 60)
+    assert isinstance(answer, InputError)
+    assert "stopped with status 2" in answer.message
