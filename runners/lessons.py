@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runners.batches import Encoded
+from runners.byte_rows import ByteRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class Lessons:
     Attributes:
         encoded: the texts in the student's word pieces.
         logits: floats [n, outputs] of the teacher; NaN for a word that it did not see.
-        hidden: float16 [n, teacher width], the teacher's last hidden state, mean-pooled or of the word.
+        hidden: floats [n, teacher width], the teacher's last hidden state, mean-pooled or of the word.
         labels: int64 [n], or float32 [n] for a regression; None for text without labels, which then takes no part
             in the loss on labels.
         words: the teacher's states of the words, or None where they were not kept.
@@ -58,7 +59,7 @@ class Lessons:
 
     encoded: Encoded
     logits: npt.NDArray[Any]
-    hidden: npt.NDArray[np.float16]
+    hidden: npt.NDArray[np.float16] | ByteRows
     labels: npt.NDArray[Any] | None = None
     words: WordStates | None = None
     taught: Encoded | None = None

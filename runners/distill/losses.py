@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from runners.byte_rows import ByteRows
 from space.config import Recipe
 
 NO_LABEL = -100  # in place of a class where a text has no label; a regression has NaN
@@ -25,7 +26,7 @@ class TaskLayer(Protocol):
     @property
     def head_bias(self) -> npt.NDArray[np.float32]: ...
     @property
-    def train_hidden(self) -> npt.NDArray[np.float16]: ...
+    def train_hidden(self) -> npt.NDArray[np.float16] | ByteRows: ...
     @property
     def train_logits(self) -> npt.NDArray[Any]: ...
 

@@ -23,6 +23,11 @@ def select(table: Table, where: Mapping[str, Value | tuple[Value, ...]]) -> Tabl
     """
     for column, wanted in where.items():
         values = values_of(table, column)
+        if pa.types.is_nested(values.type):
+            raise InputError(
+                f"Column {column!r} of {table.where} holds {values.type}: rows cannot be chosen by it.",
+                "Correct task.where.",
+            )
         known = pc.unique(values).to_pylist()
         allowed = wanted if isinstance(wanted, tuple) else (wanted,)
         chosen = [value for value in known if any(type(value) is type(item) and value == item for item in allowed)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from runners.batches import Encoded, collate, sorted_batches
+from runners.byte_rows import ByteRows
 from runners.precision import autocast
 from runners.progress import ProgressLines
 from runners.teacher.model import Teacher
@@ -26,7 +27,7 @@ def infer(
     encoded: Encoded,
     device: torch.device,
     logits: npt.NDArray[Any],
-    hidden: npt.NDArray[np.float16] | None = None,
+    hidden: npt.NDArray[np.float16] | ByteRows | None = None,
     attention: npt.NDArray[np.float64] | None = None,
     what: str = "Teacher reads the train split",
 ) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from runners.batches import Encoded, encode
+from runners.byte_rows import ByteRows
 from runners.cache_entry import make_once
 from runners.precision import has_fast_bfloat16, training_device
 from runners.progress import duration
@@ -106,19 +108,28 @@ def _fill(spec: TeacherSpec, task: Task, max_length: int, model: Path, part: Pat
         validation = encode(tokenizer, task.validation, max_length)
         fine_tune(teacher, train, task.train.labels, task.regression, spec, device)
 
-    def array(name: str, shape: tuple[int, ...], dtype: type) -> np.memmap[Any, Any]:
-        return np.lib.format.open_memmap(part / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+    arrays: list[np.memmap[Any, Any]] = []
 
-    # A text has many words: their logits take half the bytes, of which training needs no more.
-    logits = array("train_logits", (train.answers, task.outputs), np.float16 if task.per_token else np.float32)
-    hidden = array("train_hidden", (train.answers, teacher.width), np.float16)
+    def array(name: str, shape: tuple[int, ...], dtype: type) -> np.memmap[Any, Any]:
+        arrays.append(np.lib.format.open_memmap(part / f"{name}.npy", mode="w+", dtype=dtype, shape=shape))
+        return arrays[-1]
+
+    answers, hidden_shape = train.answers, (train.answers, teacher.width)
+    hidden: npt.NDArray[np.float16] | ByteRows
+    if task.per_token:  # a text has many words: half the bytes for each
+        logits = array("train_logits", (answers, task.outputs), np.float16)
+        unit = array("train_hidden_unit", (answers,), np.float32)
+        hidden = ByteRows(array("train_hidden", hidden_shape, np.int8), unit)
+    else:
+        logits = array("train_logits", (answers, task.outputs), np.float32)
+        hidden = array("train_hidden", hidden_shape, np.float16)
     attention = array("vocabulary_attention", (len(pieces.vocabulary),), np.float64)
     infer(teacher, train, device, logits, hidden, attention)
     validation_logits = array("validation_logits", (validation.answers, task.outputs), np.float32)
     infer(teacher, validation, device, validation_logits)
     if not (_finite(logits, train) and _finite(validation_logits, validation)):
         raise InputError("The teacher's fine-tuning diverged.", "Lower teacher.learning_rate.")
-    for written in (logits, hidden, attention, validation_logits):
+    for written in arrays:
         written.flush()
     count = np.bincount(train.ids, minlength=len(pieces.vocabulary)).astype(np.int64)
     np.save(part / "vocabulary_count.npy", count, allow_pickle=False)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from objectives.quality import Metric
+from runners.byte_rows import ByteRows
 from runners.task import Task
 
 RECORD = "teacher.json"
@@ -26,8 +27,8 @@ class TeacherOutputs:
         model: the id or path that the study named.
         train_logits: float32 [n, outputs]; for a regression in the units of the labels. Where words are labelled
             float16 [words, outputs], NaN for words that the teacher did not see.
-        train_hidden: float16 [n, width], the mean-pooled last hidden state of each train example; or [words, width],
-            that of each word's first piece.
+        train_hidden: float16 [n, width], the mean-pooled last hidden state of each train example; or that of each
+            word's first piece, [words, width] in a byte each.
         validation_logits: float32 [validation examples, outputs], or [words, outputs].
         head_weight, head_bias: float32 [outputs, width] and [outputs]: logits = head_weight @ pooled + head_bias.
         word_embeddings: float32 [vocabulary, embedding width] of the fine-tuned encoder.
@@ -48,7 +49,7 @@ class TeacherOutputs:
     folder: Path
     model: str
     train_logits: npt.NDArray[Any]
-    train_hidden: npt.NDArray[np.float16]
+    train_hidden: npt.NDArray[np.float16] | ByteRows
     validation_logits: npt.NDArray[np.float32]
     head_weight: npt.NDArray[np.float32]
     head_bias: npt.NDArray[np.float32]
@@ -110,5 +111,8 @@ def open_outputs(folder: Path, task: Task) -> TeacherOutputs:
         path = folder / f"{name}.npy"
         missing = name in _OPTIONAL and not path.exists()
         arrays[name] = None if missing else np.load(path, mmap_mode="r", allow_pickle=False)
+    if task.per_token:
+        unit = np.load(folder / "train_hidden_unit.npy", mmap_mode="r", allow_pickle=False)
+        arrays["train_hidden"] = ByteRows(arrays["train_hidden"], unit)
     quality = task.quality(task.validation, arrays["validation_logits"])
     return TeacherOutputs(folder=folder, validation_quality=quality, metric=task.metric, **record, **arrays)

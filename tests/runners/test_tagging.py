@@ -15,6 +15,7 @@ from torch.nn import functional
 from objectives.quality import score_tags
 from runners.arm_quality import measure_arm_quality
 from runners.batches import collate, encode
+from runners.byte_rows import ByteRows
 from runners.distill.losses import CrossDistillation
 from runners.distill.pool import LessonPool
 from runners.evaluate import open_session, run_model
@@ -125,6 +126,17 @@ def test_batches_hold_the_words_that_both_have_seen() -> None:
         LessonPool([lessons, lessons], [0.5], 8, None, None, False, 0)
 
 
+def test_rows_of_bytes_are_the_rows_within_half_a_unit() -> None:
+    given = np.random.default_rng(0).normal(size=(20, 16)) * np.arange(20)[:, None]
+    rows = ByteRows(np.zeros((20, 16), np.int8), np.zeros(20, np.float32))
+    rows[np.arange(10, 20)] = given[10:]
+    rows[:10] = given[:10]
+    assert (rows.shape, len(rows), rows[:3].dtype) == ((20, 16), 20, np.float32)
+    error = np.abs(rows[np.arange(20)] - given).max(axis=1)
+    assert (error <= np.abs(given).max(axis=1) / 254 * 1.001).all()
+    assert (rows[:1] == 0).all()
+
+
 def test_loss_is_the_mean_over_words() -> None:
     class Layer:
         width = 8
@@ -196,7 +208,8 @@ def test_the_teacher_answers_words(prepared_plan) -> None:
     assert (teacher.train_logits.shape, teacher.train_logits.dtype) == ((words, 5), np.float16)
     assert teacher.train_hidden.shape == (words, 32)
     seen = ~np.isnan(teacher.train_logits[:, 0])
-    expected = teacher.train_hidden[seen].astype(np.float32) @ teacher.head_weight.T + teacher.head_bias
+    assert teacher.train_hidden.values.dtype == np.int8
+    expected = teacher.train_hidden[seen] @ teacher.head_weight.T + teacher.head_bias
     np.testing.assert_allclose(teacher.train_logits[seen], expected, atol=0.05)
     assert teacher.validation_quality > 0.9
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ def test_rows_are_chosen_by_value(tmp_path: Path) -> None:
         load(folder, where={"lang": ["de", "fr"]})
     with pytest.raises(InputError, match="'1' in column 'year'; it has 1, 2"):
         load(folder, where={"year": "1"})
+    with pytest.raises(InputError, match=r"Column 'tags' of .* rows cannot be chosen by it"):
+        load(folder, where={"tags": "O"})
     with pytest.raises(InputError, match="has no column 'language'"):
         load(folder, where={"language": "de"})
 
@@ -154,3 +157,11 @@ def test_specs_round_trip_through_json() -> None:
         data={"path": "x"}, kind="token-classification", metric="entity_f1", where={"lang": ["en", "de"], "year": 3}
     )
     assert TaskSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.skipif("SHOEBOX_DATA" not in os.environ, reason="SHOEBOX_DATA names no folder of data sets")
+@pytest.mark.parametrize(("language", "words"), [("en", 160_394), ("de", 195_387)])
+def test_wikiann_as_it_lies_on_disk(language: str, words: int) -> None:
+    task = load(Path(os.environ["SHOEBOX_DATA"]) / "wikiann", where={"lang": language})
+    assert task.label_names == ("O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER")
+    assert (len(task.train), len(task.validation), len(task.train.labels)) == (20_000, 10_000, words)
