@@ -76,6 +76,15 @@ def test_predicted_bytes_equal_file_bytes_where_every_token_has_logits(vocabular
         assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary), config.summary()
 
 
+def test_predicted_bytes_equal_file_bytes_of_several_tasks(vocabulary):
+    generator = np.random.default_rng(7)
+    space = JointSpace(WIDE)
+    for count in (2, 3, 3, 12):
+        config, _ = space.draw(generator)
+        shape = TaskShape.joint({f"task{number}": random_shape(generator) for number in range(count)})
+        assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary), config.summary()
+
+
 def test_exported_model_passes_the_onnx_checker(vocabulary):
     config, _ = JointSpace(SpaceSpec()).draw(np.random.default_rng(3))
     shape = TaskShape(outputs=2, segments=2, max_length=64)
