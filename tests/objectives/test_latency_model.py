@@ -54,8 +54,10 @@ def test_sections_add_up_to_what_the_whole_was_fitted_as(model: LatencyModel) ->
     machine = Machine.of(model.profile)
     costs = model.estimates.costs
     tagging = TaskShape(outputs=7, segments=1, max_length=128, per_token=True)
+    several = TaskShape.joint({"one": SHAPE, "other": TaskShape(outputs=1, segments=2, max_length=128)})
     for config, shape in (
         (_config(), SHAPE),
+        (_config(), several),
         (_config(depth=5, layer={"token_keep": 0.5, "ffn_bits": 2}), SHAPE),
         (_config(width=256, heads=8), SHAPE),
         (_config(), tagging),

@@ -33,7 +33,7 @@ def test_a_trial_that_cannot_be_judged_does_not_keep_the_others_from_it(make_eng
     assert len(front) > 1
     asked = []
 
-    def measure(bundle: Path, task: object, device: DeviceSpec) -> ArmQuality:
+    def measure(bundle: Path, tasks: object, device: DeviceSpec, record: object) -> ArmQuality:
         asked.append(bundle)
         if len(asked) == 1:
             raise RuntimeError("the model is damaged")  # as onnxruntime's errors: no InputError

@@ -119,6 +119,15 @@ def test_scores_of_the_vocabulary_change_its_file_alone(vocabulary):
     assert len({architecture_key(one, shape, size) for one in scored}) == 1
 
 
+def test_predicted_bytes_equal_file_bytes_of_several_tasks(vocabulary):
+    generator = np.random.default_rng(7)
+    space = JointSpace(WIDE)
+    for count in (2, 3, 3, 12):
+        config, _ = space.draw(generator)
+        shape = TaskShape.joint({f"task{number}": random_shape(generator) for number in range(count)})
+        assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary), config.summary()
+
+
 def test_exported_model_passes_the_onnx_checker(vocabulary):
     config, _ = JointSpace(SpaceSpec()).draw(np.random.default_rng(3))
     shape = TaskShape(outputs=2, segments=2, max_length=64)
