@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from search.cli.ablate_command import ablate
 from search.cli.bench_commands import bench_samplers
 from search.cli.commands import app
 
 __all__ = ["app", "main"]
 
+app.command()(ablate)
 app.command("bench-samplers")(bench_samplers)
 
 
