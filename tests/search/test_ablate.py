@@ -155,7 +155,6 @@ def test_rows_are_trained_judged_kept_and_gone_on_with(
     full, vocabulary, sequence, initial = whole.rows
     assert vocabulary.records[0].deployed_bytes > full.records[0].deployed_bytes
     assert sequence.records[0].deployed_bytes < full.records[0].deployed_bytes  # a simpler graph
-    assert sequence.records[0].latency.milliseconds > full.records[0].latency.milliseconds
     losses = [row.records[0].metrics["final_loss"] for row in whole.rows]
     assert len(set(losses)) == 4  # each was trained otherwise
     told = json.loads(whole.as_json())
@@ -167,6 +166,7 @@ def test_rows_are_trained_judged_kept_and_gone_on_with(
     assert not list((home / "ablations" / "small").glob("bundle-*"))
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(study: Path, tmp_path: Path) -> None:
     file, setup = start(study)
     alone = ablate(file, setup, seeds=1, rows=["sequence-pruning"])
@@ -199,7 +199,7 @@ def test_the_command_writes_both_files_and_its_json_starts_another_one(
         (["--rows", "transfer-data"], "the configuration has no transfer data to remove"),
         (["--trial", "3"], "leave out --trial"),
         (["-o", "no/such/folder/x.md"], "name a file in a folder that exists"),
-        (["--latency", "guessed"], "device.latency"),
+        (["--latency", "guessed"], "--latency: should be"),
     ],
 )
 def test_wrong_options_are_one_sentence(shoebox: Shoebox, study: Path, arguments: list[str], said: str) -> None:
