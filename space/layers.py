@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from space.product import linear
 from space.quantization import fake_quantize, pack, quantize
 
 
@@ -21,7 +22,7 @@ class QuantizedLinear(nn.Module):
         nn.init.xavier_uniform_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, fake_quantize(self.weight, self.bits, self.block_size), self.bias)
+        return linear(x, fake_quantize(self.weight, self.bits, self.block_size), self.bias)
 
     def tensors(self, name: str) -> dict[str, np.ndarray]:
         """The weights as the file stores them."""

@@ -8,6 +8,8 @@ this step to the entry of largest magnitude, so that this entry is stored exactl
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,14 +29,19 @@ def quantize(weight: Tensor, bits: int, block_size: int) -> tuple[Tensor, Tensor
         scale: float [..., blocks, 1].
     """
     half = 1 << (bits - 1)
+    blocks, scale = _scaled_blocks(weight, bits, block_size)
+    return (blocks / scale).round_().add_(half).clamp_(0, 2 * half - 1), scale
+
+
+def _scaled_blocks(weight: Tensor, bits: int, block_size: int) -> tuple[Tensor, Tensor]:
+    """The weights in blocks [..., blocks, block_size], and their scales [..., blocks, 1]."""
     padding = -weight.shape[-1] % block_size
     blocks = functional.pad(weight, (0, padding)) if padding else weight
     blocks = blocks.unflatten(-1, (-1, block_size))
     low, high = blocks.amin(-1, keepdim=True), blocks.amax(-1, keepdim=True)
     extreme = torch.where(-low > high, low, high)
-    scale = extreme / -half
-    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
-    return (blocks / scale).round_().add_(half).clamp_(0, 2 * half - 1), scale
+    scale = extreme / -(1 << (bits - 1))
+    return blocks, torch.where(scale == 0, torch.ones_like(scale), scale)
 
 
 def dequantize(q: Tensor, scale: Tensor, bits: int, width: int) -> Tensor:
@@ -44,10 +51,23 @@ def dequantize(q: Tensor, scale: Tensor, bits: int, width: int) -> Tensor:
 
 def fake_quantize(weight: Tensor, bits: int, block_size: int) -> Tensor:
     """The quantised weights with the gradient of the identity (straight-through estimator)."""
-    with torch.no_grad():
-        q, scale = quantize(weight, bits, block_size)
-        rounded = dequantize(q, scale, bits, weight.shape[-1])
-    return weight + (rounded - weight).detach()
+    rounded: Tensor = _StraightThrough.apply(weight, bits, block_size)
+    return rounded
+
+
+class _StraightThrough(torch.autograd.Function):
+    """What a runtime sees of the weights, to the last bit: adding a difference to them would round once more."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bits: int, block_size: int) -> Tensor:
+        blocks, scale = _scaled_blocks(weight, bits, block_size)
+        half = 1 << (bits - 1)
+        # Without the shift of `quantize`: one pass over all weights less, and every pass counts.
+        return (blocks / scale).round_().clamp_(-half, half - 1).mul_(scale).flatten(-2)[..., : weight.shape[-1]]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient, None, None
 
 
 def pack(q: Tensor, bits: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from runners.distill.words import WordDistillation
 from runners.lessons import Lessons
 from runners.optimizer import parameter_groups, warm_up_then_decay
 from runners.plan import FidelitySpec
-from runners.precision import autocast
+from runners.precision import autocast, student_precision
 from runners.progress import ProgressLines
 from space.config import Recipe
 from space.families import Student
@@ -172,7 +172,7 @@ class Distillation:
         return TrainingLog(self.done, examples, tuple(float(part.mean()) for part in parts if len(part)))
 
     def _loss(self, batch: Batch) -> Tensor:
-        with autocast(self._device, self._pool.mean_length):
+        with student_precision(self._device):
             pooled, states = self.student.encode_layers(**batch.inputs)
         hidden = batch.hidden
         if self._encoder is not None:

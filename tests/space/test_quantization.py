@@ -53,3 +53,15 @@ def test_packing_loses_nothing(bits, groups, seed):
     unpacked = (packed[..., None] >> (np.arange(per_byte, dtype=np.uint8) * bits)) & (2**bits - 1)
     assert packed.shape == (3, groups)
     np.testing.assert_array_equal(unpacked.reshape(3, -1), numbers)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_training_sees_the_runtime_s_weights_to_the_last_bit(bits: int) -> None:
+    torch.manual_seed(bits)
+    weight = torch.randn(5, 70, requires_grad=True)
+    found = fake_quantize(weight, bits, 32)
+    q, scale = quantize(weight.detach(), bits, 32)
+    assert torch.equal(found, dequantize(q, scale, bits, 70))
+    gradient = torch.randn(5, 70)
+    found.backward(gradient)
+    assert torch.equal(weight.grad, gradient)
