@@ -256,7 +256,7 @@ def main() -> None:
     lengths, count = subject.lessons.encoded.lengths, len(subject.lessons)
     padding = padding_share(lengths, options.batch_size)
     print(
-        f"{count} texts of {subject.study}, mean {lengths.mean():.1f} pieces, padding {100 * padding:.1f} %; batches of "
+        f"{count} texts of {subject.study}, mean {lengths.mean():.1f} pieces, padding {padding:.1%}; batches of "
         f"{options.batch_size}, {options.threads} thread(s), load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; "
         f"torch {torch.__version__}, transformers {transformers.__version__}"
     )
