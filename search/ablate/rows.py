@@ -184,12 +184,19 @@ def _clipping(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
     return changed(setup, clipping="none"), "scales by the largest entry of each block"
 
 
+def _repeats(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+    if getattr(setup.config, "layer_repeats", 1) == 1:
+        return None
+    return changed(setup, layer_repeats=1), "each layer once"
+
+
 # In the order of the table.
 ROWS: dict[str, Row] = {
     "vocabulary-pruning": Row("vocabulary pruning", _vocabulary),
     "vocabulary-pruning-equal-bytes": Row("vocabulary pruning, at equal bytes", _vocabulary_at_equal_bytes),
     "vocabulary-score": Row("attention-scored vocabulary", _vocabulary_score),
     "sequence-pruning": Row("sequence pruning", _sequence),
+    "layer-sharing": Row("sharing of layers", _repeats),
     "cross-distillation": Row("cross-distillation", _cross),
     "mutual-updates": Row("mutual updates", _mutual),
     "hidden-state-loss": Row("hidden-state loss", _hidden),
