@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from space.config import Clipping
+from space.product import linear
 from space.quantization import block_count, fake_quantize, pack, quantize, search_clipping
 
 
@@ -75,7 +76,7 @@ class QuantizedLinear(QuantizedWeight):
         weight: Tensor = self.weight
         if self.rounding:
             weight = fake_quantize(weight, self.bits, self.block_size, self._factors())
-        return functional.linear(x, weight, self.bias)
+        return linear(x, weight, self.bias)
 
     def tensors(self, name: str) -> dict[str, np.ndarray]:
         """The weights as the file stores them."""

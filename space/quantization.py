@@ -68,13 +68,25 @@ def fake_quantize(weight: Tensor, bits: int, block_size: int, log_factor: Tensor
 
     A `log_factor` that needs a gradient gets that of a learned step size (LSQ, Esser et al. 2020, arXiv 1902.08153).
     """
-    if log_factor is not None and log_factor.requires_grad and torch.is_grad_enabled():
-        learned: Tensor = _LearnedClipping.apply(weight, log_factor, bits, block_size)
-        return learned
-    with torch.no_grad():
-        q, scale = quantize(weight, bits, block_size, log_factor)
-        rounded = dequantize(q, scale, bits, weight.shape[-1])
-    return weight + (rounded - weight).detach()
+    learns = log_factor is not None and log_factor.requires_grad and torch.is_grad_enabled()
+    kind = _LearnedClipping if learns else _StraightThrough
+    rounded: Tensor = kind.apply(weight, log_factor, bits, block_size)
+    return rounded
+
+
+class _StraightThrough(torch.autograd.Function):
+    """What a runtime sees of the weights, to the last bit: adding a difference to them would round once more."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, log_factor: Tensor | None, bits: int, block_size: int) -> Tensor:
+        blocks, scale = _scaled_blocks(weight, bits, block_size, log_factor)
+        half = 1 << (bits - 1)
+        # Without the shift of `quantize`: one pass over all weights less, and every pass counts.
+        return (blocks / scale).round_().clamp_(-half, half - 1).mul_(scale).flatten(-2)[..., : weight.shape[-1]]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return gradient, None, None, None
 
 
 class _LearnedClipping(torch.autograd.Function):

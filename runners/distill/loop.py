@@ -19,7 +19,7 @@ from runners.distill.pool import Batch
 from runners.distill.words import WordDistillation
 from runners.optimizer import parameter_groups, warm_up_then_decay
 from runners.plan import FidelitySpec
-from runners.precision import autocast
+from runners.precision import autocast, student_precision
 from runners.progress import ProgressLines
 from space.config import Recipe
 from space.families import Student
@@ -185,7 +185,7 @@ class Distillation:
 
     def _loss(self, course: int, batch: Batch) -> Tensor:
         pool = self._pool.pools[course]
-        with autocast(self._device, pool.mean_length):
+        with student_precision(self._device):
             pooled, states = self.student.encode_layers(**batch.inputs)
         hidden = batch.hidden
         if self._encoders:

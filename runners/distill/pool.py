@@ -106,7 +106,6 @@ class LessonPool:
             self._match_words(tokens)
         self.examples_per_epoch = len(self._first) + sum(self._counts)
         self.batches_per_epoch = math.ceil(self.examples_per_epoch / batch_size)
-        self.mean_length = float(self._lengths.mean())
         self._epoch = -1
         self._order: list[npt.NDArray[np.int64]] = []
 

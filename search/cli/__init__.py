@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 
+from search.cli.ablate_command import ablate
 from search.cli.bench_commands import bench_samplers
 from search.cli.commands import app
 from search.cli.quantize_command import quantize
 
 __all__ = ["app", "main"]
 
+app.command()(ablate)
 app.command("bench-samplers")(bench_samplers)
 app.command("quantize")(quantize)
 

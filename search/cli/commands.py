@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,10 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search.cli.emulator_commands import emulator_app
+from search.cli.messages import messages_on
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from runners.predict import Bundle
     from runners.record import TrialRecord
     from search.study import Study
@@ -107,7 +104,7 @@ def search(
         with console.status("Loading ...") if console.is_terminal else contextlib.nullcontext():
             from search.progress import display_for
             from search.run import run_study
-        with _messages_on(console):
+        with messages_on(console):
             found = run_study(
                 study,
                 overrides=overrides,
@@ -272,27 +269,6 @@ def _print_front(study: Study) -> None:
     for remark in remarks:
         console.print(remark, highlight=False)
     console.print(f"Hypervolume: {study.hypervolume():.4g}", highlight=False)
-
-
-@contextlib.contextmanager
-def _messages_on(console: Console) -> Iterator[None]:
-    """Show the project's own messages as calm plain lines, above a live display where there is one."""
-
-    class Lines(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
-
-    log = logging.getLogger("shoebox")
-    lines, level, propagate = Lines(), log.level, log.propagate
-    log.addHandler(lines)
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    try:
-        yield
-    finally:
-        log.removeHandler(lines)
-        log.setLevel(level)
-        log.propagate = propagate
 
 
 def _how_to_go_on(study: str, overrides: dict[str, Any], storage: str | None) -> str:

@@ -110,3 +110,15 @@ def test_layers_answer_with_the_very_weights_that_they_export(bits, clipping):
     torch.testing.assert_close(linear(torch.eye(40)) - linear.bias, torch.from_numpy(weight.T.copy()))
     linear.rounding = False
     torch.testing.assert_close(linear(torch.eye(40)) - linear.bias, linear.weight.T)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_training_sees_the_runtime_s_weights_to_the_last_bit(bits: int) -> None:
+    torch.manual_seed(bits)
+    weight = torch.randn(5, 70, requires_grad=True)
+    found = fake_quantize(weight, bits, 32)
+    q, scale = quantize(weight.detach(), bits, 32)
+    assert torch.equal(found, dequantize(q, scale, bits, 70))
+    gradient = torch.randn(5, 70)
+    found.backward(gradient)
+    assert torch.equal(weight.grad, gradient)

@@ -1,0 +1,210 @@
+"""The rows of an ablation: what is removed, and what stands in its place.
+
+Each row removes one method and leaves the rest as it is: seeds, data, steps of training, and every other dimension.
+Limits are no reason to refuse a row: a student without vocabulary pruning is larger than 2 MB, and the table says so.
+
+What is fair is not always what changes least:
+
+- Vocabulary pruning gives away entries for bytes. Removed with the rest equal, the student gets all entries and is
+  several times larger (`vocabulary-pruning`). At equal bytes, the embedding is narrowed until the whole vocabulary
+  takes no more than the configuration (`vocabulary-pruning-equal-bytes`). Which entries are kept is a third question
+  (`vocabulary-score`): as many entries, those that are most frequent in place of those that the teacher attends to.
+- Cross-distillation (EI-BERT) is the sum of two parts, each with a row of its own: the teacher's task layer is
+  updated too (`mutual-updates`), and the student's projected state follows the teacher's pooled state
+  (`hidden-state-loss`). Without both (`cross-distillation`) what is left is plain distillation, from labels and the
+  teacher's fixed logits. The task layer stays behind the projection: a product of the two can be any head, so that
+  nothing is lost that plain distillation has. The loss on the states of words (`word-state-loss`) is no part of
+  EI-BERT and stays in all three. `distillation` removes all losses on the teacher's answers; labels get weight 1, and
+  transfer text, which has no labels, goes with them.
+- Initialisation has two steps: random layers under the teacher's embeddings (`layer-initialization`), and nothing from
+  the teacher (`initialization`).
+- Without transfer text (`transfer-data`), an epoch has fewer examples. The student makes more epochs instead, so that
+  it takes as many steps on as many examples: else the row would measure the length of training. The text takes no part
+  in the choice of vocabulary entries either. With several tasks the row is left out: not all have such text.
+- Post-training quantisation (`quantization-aware-training`) trains in full precision and rounds once to the same
+  grid, with scales searched for the least error since that costs neither bytes nor time: equal bytes, equal latency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from runners.plan import TrialPlan
+from space.config import Recipe, StudentConfig
+from space.families import parse_config
+
+CountBytes: TypeAlias = Callable[[StudentConfig], int]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is trained and how."""
+
+    plan: TrialPlan
+    config: StudentConfig
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method to remove.
+
+    Attributes:
+        removed: the method, in words.
+        remove: from the whole setup to the one without the method and what stands in its place, in words; None where
+            the setup does not use the method. Its second argument counts the deployed bytes of a configuration.
+    """
+
+    removed: str
+    remove: Callable[[Setup, CountBytes], tuple[Setup, str] | None]
+
+
+def changed(setup: Setup, **fields: Any) -> Setup:
+    """A setup with other values of some fields of its recipe or its configuration, checked anew."""
+    recipe = {name: value for name, value in fields.items() if name in Recipe.model_fields}
+    config = {name: value for name, value in fields.items() if name not in recipe}
+    return replace(
+        setup,
+        recipe=Recipe.model_validate({**setup.recipe.model_dump(), **recipe}),
+        config=parse_config({**setup.config.model_dump(), **config}),
+    )
+
+
+def _vocabulary(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+    if setup.config.vocabulary_keep == 1:
+        return None
+    return changed(setup, vocabulary_keep=1.0), "the teacher's whole vocabulary"
+
+
+def _vocabulary_at_equal_bytes(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+    if setup.config.vocabulary_keep == 1:
+        return None
+    most = count(setup.config)
+    found = changed(setup, vocabulary_keep=1.0)
+    for width in range(setup.config.embedding_width, 0, -16):
+        found = changed(setup, vocabulary_keep=1.0, embedding_width=width)
+        if count(found.config) <= most:
+            break
+    width = found.config.embedding_width
+    return found, f"the whole vocabulary, embedding {width} wide in place of {setup.config.embedding_width}"
+
+
+def _vocabulary_score(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+    if setup.config.vocabulary_score == "frequency" or setup.config.vocabulary_keep == 1:
+        return None
+    return changed(setup, vocabulary_score="frequency"), "as many entries, the most frequent ones"
+
+
+def _sequence(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+    layers = setup.config.model_dump().get("layers", ())
+    if all(layer.get("token_keep", 1) == 1 for layer in layers):
+        return None
+    return changed(setup, layers=[{**layer, "token_keep": 1.0} for layer in layers]), "all tokens in every layer"
+
+
+def _cross(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+    if setup.recipe.hidden_weight == 0 and setup.recipe.teacher_learning_rate == 0:
+        return None
+    found = changed(setup, hidden_weight=0.0, teacher_learning_rate=0.0)
+    return found, "plain distillation: labels and the teacher's fixed logits"
+
+
+def _mutual(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+    if setup.recipe.teacher_learning_rate == 0:
+        return None
+    return changed(setup, teacher_learning_rate=0.0), "the teacher's task layer stays as it is"
+
+
+def _hidden(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+    if setup.recipe.hidden_weight == 0:
+        return None
+    return changed(setup, hidden_weight=0.0), "no loss on the pooled state"
+
+
+def _words(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+    if not setup.recipe.learns_words:
+        return None
+    return changed(setup, state_weight=0.0, relation_weight=0.0), "no loss on the states of words"
+
+
+def _distillation(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+    labels = {"label_weight": 1.0, "logit_weight": 0.0, "hidden_weight": 0.0, "teacher_learning_rate": 0.0}
+    found = changed(_without_transfer(setup), **labels, state_weight=0.0, relation_weight=0.0)
+    return None if found == setup else (found, "labels alone")
+
+
+def _layers(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+    if setup.recipe.initialization != "layers":
+        return None
+    return changed(setup, initialization="teacher"), "the teacher's embeddings under random layers"
+
+
+def _initialization(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+    if setup.recipe.initialization == "random":
+        return None
+    return changed(setup, initialization="random"), "random weights"
+
+
+def _transfer(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+    found = _without_transfer(setup)
+    return None if found == setup else (found, "the train split alone, as many steps")
+
+
+def _without_transfer(setup: Setup) -> Setup:
+    share = setup.recipe.transfer_share
+    if share == 0 or setup.plan.task is None:
+        return setup
+    fidelity = setup.plan.fidelity
+    fidelity = fidelity.model_copy(update={"epochs": fidelity.epochs / (1 - share)})
+    plan = setup.plan.model_copy(update={"transfer": None, "fidelity": fidelity})
+    return changed(replace(setup, plan=plan), transfer_share=0.0)
+
+
+def _quantization(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+    if setup.recipe.quantization != "aware":
+        return None
+    found = changed(setup, quantization="post_training", clipping="searched")
+    return found, "post-training quantisation with searched scales"
+
+
+def _clipping(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+    clipping = setup.recipe.clipping
+    if clipping == "none" or (clipping == "auto" and 2 not in _bits(setup.config.model_dump())):
+        return None
+    return changed(setup, clipping="none"), "scales by the largest entry of each block"
+
+
+def _bits(content: Any) -> set[int]:
+    """All bit-widths of a configuration."""
+    if isinstance(content, dict):
+        own = {value for name, value in content.items() if name.endswith("_bits")}
+        return own.union(*(_bits(value) for value in content.values()))
+    return set().union(*map(_bits, content)) if isinstance(content, (list, tuple)) else set()
+
+
+def _repeats(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+    if getattr(setup.config, "layer_repeats", 1) == 1:
+        return None
+    return changed(setup, layer_repeats=1), "each layer once"
+
+
+# In the order of the table.
+ROWS: dict[str, Row] = {
+    "vocabulary-pruning": Row("vocabulary pruning", _vocabulary),
+    "vocabulary-pruning-equal-bytes": Row("vocabulary pruning, at equal bytes", _vocabulary_at_equal_bytes),
+    "vocabulary-score": Row("attention-scored vocabulary", _vocabulary_score),
+    "sequence-pruning": Row("sequence pruning", _sequence),
+    "layer-sharing": Row("sharing of layers", _repeats),
+    "cross-distillation": Row("cross-distillation", _cross),
+    "mutual-updates": Row("mutual updates", _mutual),
+    "hidden-state-loss": Row("hidden-state loss", _hidden),
+    "word-state-loss": Row("loss on states of words", _words),
+    "distillation": Row("distillation", _distillation),
+    "layer-initialization": Row("initialisation of layers", _layers),
+    "initialization": Row("initialisation from the teacher", _initialization),
+    "transfer-data": Row("transfer data", _transfer),
+    "quantization-aware-training": Row("quantisation-aware training", _quantization),
+    "clipping": Row("clipping of weights", _clipping),
+}

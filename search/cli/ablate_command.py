@@ -1,0 +1,117 @@
+"""The command that says what each method is worth."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from search.ablate import Ablation, Setup
+    from search.study_file import StudyFile
+
+
+def ablate(
+    study: Annotated[str, typer.Argument(help="A study in the storage; with --config, a shipped study or FILE.yaml.")],
+    trial: Annotated[int | None, typer.Option(help="Trial to start from.", show_default="the best")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML or JSON file with config and recipe to start from.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings per row.")] = 3,
+    rows: Annotated[str | None, typer.Option(help="Rows with commas between.", show_default="all")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 1,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write FILE.md and FILE.json.")] = None,
+    data: Annotated[Path | None, typer.Option(help="With --config: folder with train.* and validation.*.")] = None,
+    text: Annotated[str | None, typer.Option(help="With --config: text column; two with a comma for pairs.")] = None,
+    label: Annotated[str | None, typer.Option(help="With --config: label column.")] = None,
+    latency: Annotated[str | None, typer.Option(help="With --config: emulated, native or estimated.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Storage URL of Optuna.", show_default="SQLite in ~/.shoebox")
+    ] = None,
+) -> None:
+    """Train one student whole, and again with one method removed at a time.
+
+    Stopped by Ctrl-C, the same command goes on.
+    """
+    from search.ablate import ablate as run_ablation
+    from search.ablate.run import check_rows
+    from search.cli.messages import messages_on
+    from search.cli.tables import output_console
+
+    names = None if rows is None else [name.strip() for name in rows.split(",")]
+    check_rows(names)
+    overrides = {
+        "data": None if data is None else str(data.expanduser().absolute()),
+        "text": text,
+        "label": label,
+        "latency": latency,
+    }
+    file, setup = _start(study, trial, config, overrides, storage)
+    if output is not None:
+        _check_writable(output)
+    console = output_console(stderr=True)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with messages_on(console):
+            found = run_ablation(file, setup, seeds=seeds, rows=names, workers=workers)
+    except KeyboardInterrupt:
+        typer.echo("Stopped; what has finished is kept. The same command goes on.", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    _print(found)
+    if output is not None:
+        for path in _write(found, output):
+            typer.echo(f"Written: {path}")
+
+
+def _start(
+    study: str, trial: int | None, config: Path | None, overrides: dict[str, str | None], storage: str | None
+) -> tuple[StudyFile, Setup]:
+    from search.ablate import start_from_file, start_from_study
+    from space.errors import InputError
+
+    if config is not None:
+        if trial is not None or storage is not None:
+            raise InputError("--config takes the place of a study in the storage: leave out --trial and --storage.")
+        return start_from_file(study, config, overrides)
+    if given := [f"--{name}" for name, value in overrides.items() if value is not None]:
+        raise InputError(f"{', '.join(given)}: a study in the storage keeps its own.", "Only --config takes them.")
+    return start_from_study(study, trial, storage)
+
+
+def _check_writable(output: Path) -> None:
+    """Say before minutes are spent that the result could not be written."""
+    from space.errors import InputError
+
+    if output.is_dir() or not output.expanduser().absolute().parent.is_dir():
+        raise InputError(f"--output {output}: name a file in a folder that exists.")
+
+
+def _write(found: Ablation, output: Path) -> list[Path]:
+    import os
+
+    written = []
+    for suffix, content in ((".md", found.as_markdown()), (".json", found.as_json() + "\n")):
+        path = output.expanduser().with_suffix(suffix)
+        part = path.with_name(f".{path.name}.part{os.getpid()}")
+        part.write_text(content, encoding="utf-8")
+        os.replace(part, path)
+        written.append(path)
+    return written
+
+
+def _print(found: Ablation) -> None:
+    from rich.table import Table
+
+    from search.cli.tables import output_console
+
+    console = output_console()
+    table = Table(title=f"{found.study.name}: one method removed at a time", title_justify="left")
+    for number, name in enumerate(found.header()):
+        table.add_column(name, justify="left" if number < 2 else "right")
+    for row in found.rows:
+        table.add_row(*found.cells(row))
+    console.print(table)
+    for remark in found.remarks():
+        console.print(remark, markup=False, highlight=False)
