@@ -7,15 +7,17 @@ import logging
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from runners.plan import FidelitySpec
 from runners.transfer import TransferSpec
-from search.ablate import ROWS, Setup, ablate, start_from_file
+from search.ablate import ROWS, Setup, ablate, start_from_file, start_from_study
 from search.ablate.report import spread
 from search.ablate.rows import changed
+from search.study import load_study
 from search.study_file import StudyFile
 from space.errors import InputError
 from space.families import parse_config
@@ -220,6 +222,19 @@ def test_wrong_configuration_files_are_named(study: Path) -> None:
     path.write_text(yaml.safe_dump({"config": CONFIG, "recipe": {**RECIPE, "transfer_share": 0.5}}))
     with pytest.raises(InputError, match="no section transfer"):
         start(study)
+
+
+def test_a_study_in_the_storage_gives_its_best_trial_or_the_one_that_is_named(make_engine: Callable[..., Any]) -> None:
+    engine = make_engine(trials=4)
+    engine.run()
+    study = load_study("toy")
+    file, setup = start_from_study("toy")
+    assert (setup.config, setup.recipe) == (study.best().config, study.best().recipe)
+    assert setup.plan == file.plan()
+    other = next(record for record in study.records() if record.config != setup.config)
+    assert start_from_study("toy", other.trial)[1].config == other.config
+    with pytest.raises(InputError, match="has no trial 999"):
+        start_from_study("toy", 999)
 
 
 def test_a_study_that_is_not_there(shoebox: Shoebox) -> None:
