@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from objectives.limits import Limits
 from runners.latency import DeviceSpec
+from runners.pretraining import PretrainingSpec
 from runners.task import TaskSpec
 from runners.teacher import TeacherSpec
 from runners.transfer import TransferSpec
@@ -39,3 +40,4 @@ class TrialPlan(BaseModel):
     limits: Limits
     fidelity: FidelitySpec
     transfer: TransferSpec | None = None
+    pretraining: PretrainingSpec | None = None

@@ -26,9 +26,11 @@ from runners.latency import LatencyMeter
 from runners.lessons import Lessons, WordStates
 from runners.plan import TrialPlan
 from runners.precision import training_device
+from runners.pretraining.corpus import prepare_corpus
+from runners.pretraining.encoder import Encoder, prepare_encoder, start_from_encoder
 from runners.record import LATENCIES, TrialRecord, costs, library_versions
 from runners.task import Task, load_task
-from runners.teacher import TeacherOutputs, prepare_teacher
+from runners.teacher import TeacherOutputs, load_teacher, prepare_teacher
 from runners.teacher.statistics import prepare_statistics
 from runners.teacher.words import prepare_words, word_basis
 from runners.transfer import TransferOutputs, prepare_transfer
@@ -119,6 +121,8 @@ def prepare(plan: TrialPlan) -> Prepared:
         # Entries are kept by their score on the train split. Transfer text only orders those that the train split
         # lacks: they have no score, and it is better to keep what some text has than what none has.
         count = count + transfer.vocabulary_count
+    if plan.pretraining is not None:  # likewise
+        count = count + prepare_corpus(plan.pretraining, plan.teacher.model).vocabulary_count
     vocabulary = Vocabulary(teacher.vocabulary, teacher.vocabulary_attention, count, teacher.lower_case)
     return Prepared(task, teacher, shape, vocabulary, transfer)
 
@@ -213,10 +217,17 @@ def run_trial(
             prepared.encoded_train(entries)
         with clock("teacher"):
             sources = gather_lessons(plan, prepared, entries, recipe)
+        with clock("pretrain"):
+            encoder = None
+            if recipe.initialization == "pretrained":
+                encoder = _pretrained_encoder(plan, config)
         with clock("train"):
             torch.manual_seed(seed)
             student = build_student(config, prepared.shape, entries)
-            _initialise(student, prepared, plan, config, recipe)
+            if encoder is None:
+                _initialise(student, prepared, plan, config, recipe)
+            else:
+                start_from_encoder(student, encoder, prepared.vocabulary, config.vocabulary_keep)
             tokens, device = prepared.vocabulary.tokens(entries), training_device()
             shares = [recipe.transfer_share] * (len(sources) - 1)
             log = distil(
@@ -283,6 +294,13 @@ def _teacher_length(plan: TrialPlan, prepared: Prepared) -> int:
     return plan.teacher.max_length or prepared.task.max_length
 
 
+def _pretrained_encoder(plan: TrialPlan, config: StudentConfig) -> Encoder:
+    """The encoder of the study for a configuration's shape; trained first if the cache does not hold it."""
+    if plan.pretraining is None:
+        raise ValueError("the study has no section pretraining")
+    return prepare_encoder(plan.pretraining, plan.teacher.model, config)
+
+
 def _initialise(student: Student, prepared: Prepared, plan: TrialPlan, config: StudentConfig, recipe: Recipe) -> None:
     """Start from what the recipe says."""
     if recipe.initialization == "random":
@@ -291,7 +309,7 @@ def _initialise(student: Student, prepared: Prepared, plan: TrialPlan, config: S
     start_from_embeddings(student, teacher, vocabulary, keep)
     if recipe.initialization == "layers":
         statistics = prepare_statistics(teacher, prepared.task, _teacher_length(plan, prepared))
-        start_from_layers(student, teacher, statistics, vocabulary, keep)
+        start_from_layers(student, teacher, load_teacher(teacher).encoder, statistics, vocabulary, keep)
 
 
 class _Clock:

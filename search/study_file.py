@@ -12,6 +12,7 @@ from objectives.limits import Cost, Limits
 from runners.cores import usable_cores
 from runners.latency import DeviceSpec
 from runners.plan import FidelitySpec, TrialPlan
+from runners.pretraining import PretrainingSpec
 from runners.task import TaskSpec
 from runners.teacher import TeacherSpec
 from runners.transfer import TransferSpec
@@ -57,6 +58,7 @@ class StudyFile(BaseModel):
         task: text, labels, metric (`runners.task.TaskSpec`).
         teacher: what the students learn from (`runners.teacher.TeacherSpec`).
         transfer: unlabelled text that students also learn from (`runners.transfer.TransferSpec`).
+        pretraining: text and recipe of encoders that students may start from (`runners.pretraining.PretrainingSpec`).
         space: what can be built (`space.SpaceSpec`).
         limits: hard limits (`objectives.limits.Limits`).
         objectives: what the front is about; quality is raised, the costs are lowered.
@@ -72,6 +74,7 @@ class StudyFile(BaseModel):
     task: TaskSpec
     teacher: TeacherSpec
     transfer: TransferSpec | None = None
+    pretraining: PretrainingSpec | None = None
     space: SpaceSpec = SpaceSpec()  # type: ignore[valid-type]
     limits: Limits = Limits()
     objectives: tuple[Objective, ...] = ("quality", "latency_ms")
@@ -111,7 +114,21 @@ class StudyFile(BaseModel):
                 raise ValueError("transfer is never read: give space.recipe.transfer_share choices above 0")
             if problem := self.transfer.misfit(len(self.task.text_columns)):
                 raise ValueError(problem)
+        self._check_pretraining()
         return self
+
+    def _check_pretraining(self) -> None:
+        starts = "pretrained" in ends(self.space.recipe.initialization)  # type: ignore[attr-defined]
+        if self.pretraining is None:
+            if starts:
+                raise ValueError("space.recipe.initialization names pretrained, but there is no section pretraining")
+        elif not starts:
+            raise ValueError("pretraining is never used: add pretrained to space.recipe.initialization")
+        elif self.pretraining.max_length < self.task.max_length:
+            raise ValueError(
+                f"pretraining.max_length {self.pretraining.max_length} is below task.max_length "
+                f"{self.task.max_length}: students would have positions that the encoder never saw"
+            )
 
     def plan(self) -> TrialPlan:
         """What the trial pipeline needs to know."""
@@ -123,6 +140,7 @@ class StudyFile(BaseModel):
             limits=self.limits,
             fidelity=self.fidelity,
             transfer=self.transfer,
+            pretraining=self.pretraining,
         )
 
 
@@ -198,11 +216,16 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
     if isinstance(teacher, dict) and isinstance(teacher.get("model"), str):
         model = folder / Path(teacher["model"]).expanduser()
         teacher["model"] = str(model) if model.is_dir() else teacher["model"]
-    transfer = data.get("transfer")
-    sources = transfer.get("sources") if isinstance(transfer, dict) else None
-    for source in sources if isinstance(sources, list) else [sources]:
-        if isinstance(source, dict) and isinstance(source.get("path"), str):
-            source["path"] = str(folder / Path(source["path"]).expanduser())
+    pretraining = data.get("pretraining")
+    if isinstance(pretraining, dict) and isinstance(pretraining.get("model"), str):
+        model = folder / Path(pretraining["model"]).expanduser()
+        pretraining["model"] = str(model) if model.is_dir() else pretraining["model"]
+    for section, key in (("transfer", "sources"), ("pretraining", "sources"), ("pretraining", "exclude")):
+        holder = data.get(section)
+        sources = holder.get(key) if isinstance(holder, dict) else None
+        for source in sources if isinstance(sources, list) else [sources]:
+            if isinstance(source, dict) and isinstance(source.get("path"), str):
+                source["path"] = str(folder / Path(source["path"]).expanduser())
     task = data.get("task")
     source = task.get("data") if isinstance(task, dict) else None
     if not isinstance(source, dict) or "hub" in source or "grammar" in source:

@@ -138,7 +138,7 @@ def test_a_student_of_the_teachers_size_starts_with_its_states(
         student = build_student(config, TaskShape(outputs=2, segments=1, max_length=32), vocabulary.size(1.0))
         start_from_embeddings(student, teacher, vocabulary, 1.0)
         if layers:
-            start_from_layers(student, teacher, statistics, vocabulary, 1.0)
+            start_from_layers(student, teacher, load_teacher(teacher).encoder, statistics, vocabulary, 1.0)
         with torch.no_grad():
             found = student.encode_layers(**batch)[1][-1].hidden[real].double()
         found = found - found.mean(0)
