@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from runners.distill.checkpoint import read_checkpoint, write_checkpoint
+from runners.distill.fit import fit_projections
 from runners.distill.losses import CrossDistillation, TaskLayer
 from runners.distill.pool import Batch, LessonPool
 from runners.distill.words import WordDistillation
@@ -97,6 +98,8 @@ class Distillation:
         if words is not None:
             self._words = WordDistillation(student.width, student.depth, words).to(device)
         student.to(device)
+        if recipe.initialization == "pretrained":
+            fit_projections(student, self._pool, self._objective, self._words, device)
         self._optimizer = self._make_optimizer()
         self._losses = np.zeros(self.steps)
 
