@@ -122,7 +122,7 @@ def prepare(plan: TrialPlan) -> Prepared:
         # lacks: they have no score, and it is better to keep what some text has than what none has.
         count = count + transfer.vocabulary_count
     if plan.pretraining is not None:  # likewise
-        count = count + prepare_corpus(plan.pretraining, plan.teacher.model).vocabulary_count
+        count = count + prepare_corpus(plan.pretraining, plan.teacher.model).count_of(teacher.vocabulary)
     vocabulary = Vocabulary(teacher.vocabulary, teacher.vocabulary_attention, count, teacher.lower_case)
     return Prepared(task, teacher, shape, vocabulary, transfer)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from runners.teacher.statistics import (
 from runners.teacher.words import WordBasis, read_word_states, word_basis, write_word_states
 from runners.transfer.read import identity
 from runners.transfer.store import read_words, write_words
+from space.errors import InputError
 from space.paths import cache
 from space.vocabulary import CLS_ID, PAD_ID, SEP_ID
 
@@ -76,6 +78,20 @@ class Corpus:
     def statistics(self) -> LayerStatistics:
         """Of the teacher on a sample of the text."""
         return read_statistics(self.folder)
+
+    def count_of(self, vocabulary: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Occurrences of the word pieces of a task's teacher, int64 [vocabulary].
+
+        Raises:
+            InputError: that teacher has other word pieces, so that its students cannot start from encoders of this
+                corpus.
+        """
+        if list(vocabulary) != self.vocabulary:
+            raise InputError(
+                f"The word pieces of pretraining.model {self.model} are not those of the study's teacher.",
+                "Name a model with the same vocabulary.",
+            )
+        return self.vocabulary_count
 
     def encoded(self, part: str, tokenizer: tokenizers.Tokenizer, max_length: int) -> Encoded:
         """The texts of a part in word pieces of a student; single texts have segments too, all 0."""

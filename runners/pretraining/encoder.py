@@ -105,16 +105,9 @@ def start_from_encoder(student: Student, encoder: Encoder, vocabulary: Vocabular
     Args:
         student: to be changed.
         encoder: from `prepare_encoder`.
-        vocabulary: of the task.
+        vocabulary: of the task, over the same word pieces (`Corpus.count_of`).
         keep: share of it that the student has.
-
-    Raises:
-        InputError: the encoder's teacher has other word pieces.
     """
-    if vocabulary.teacher_tokens != encoder.vocabulary.teacher_tokens:
-        raise InputError(
-            "The vocabulary of the teacher is not that of pretraining.model.", "Name a model with the same vocabulary."
-        )
     rows = _rows(encoder.vocabulary)
     wanted = vocabulary.teacher_ids(vocabulary.size(keep))
     student.load_encoder(encoder.tensors, torch.from_numpy(rows[wanted]))

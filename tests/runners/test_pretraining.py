@@ -195,9 +195,13 @@ def test_students_keep_the_rows_of_their_vocabulary(encoder: Encoder) -> None:
     rows = dict(zip(whole.tokens(len(whole)), encoder.tensors["word.weight"], strict=True))
     for token, row in zip(own.tokens(size), student.word.weight, strict=True):
         assert torch.equal(row, rows[token])
-    other = Vocabulary([*whole.teacher_tokens, "new"], np.zeros(len(whole) + 1), np.zeros(len(whole) + 1))
-    with pytest.raises(InputError, match=r"not that of pretraining\.model"):
-        start_from_encoder(student, encoder, other, 0.8)
+
+
+def test_text_is_counted_in_the_word_pieces_of_the_tasks_teacher(cache, spec: PretrainingSpec) -> None:
+    corpus = prepare_corpus(spec, "unused")
+    assert corpus.count_of(corpus.vocabulary).sum() > 1000
+    with pytest.raises(InputError, match="are not those of the study's teacher"):
+        corpus.count_of([*corpus.vocabulary, "new"])
 
 
 def test_a_trial_starts_from_the_studys_encoder(encoder: Encoder, spec: PretrainingSpec, model, tmp_path) -> None:
