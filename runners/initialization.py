@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from runners.teacher.origin import Origin
 from runners.teacher.statistics import Inside, LayerStatistics, bert_layers
 from space.errors import InputError
 from space.families import Student
@@ -22,7 +22,22 @@ TEACHER_DEVIATION = 0.1
 _TOKENS = 8192  # sampled to fit the projection of the embeddings
 
 
-def start_from_embeddings(student: Student, teacher: Origin, vocabulary: Vocabulary, keep: float) -> None:
+class Tables(Protocol):
+    """What a start needs of a teacher, beside its layers; see `runners.teacher.origin.Origin`."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def word_embeddings(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def position_embeddings(self) -> npt.NDArray[np.float32] | None: ...
+    @property
+    def vocabulary_count(self) -> npt.NDArray[Any]: ...
+    @property
+    def median_length(self) -> float: ...
+
+
+def start_from_embeddings(student: Student, teacher: Tables, vocabulary: Vocabulary, keep: float) -> None:
     """Embeddings from the teacher: the principal components of its kept word embeddings (XtremeDistil).
 
     Positions are projected onto the same components. Directions are kept as they are (no whitening) and scaled
@@ -53,7 +68,12 @@ def start_from_embeddings(student: Student, teacher: Origin, vocabulary: Vocabul
 
 
 def start_from_layers(
-    student: Student, teacher: Origin, statistics: LayerStatistics, vocabulary: Vocabulary, keep: float
+    student: Student,
+    teacher: Tables,
+    encoder: torch.nn.Module,
+    statistics: LayerStatistics,
+    vocabulary: Vocabulary,
+    keep: float,
 ) -> None:
     """Layers from the teacher, for a student whose embeddings start from it already.
 
@@ -62,10 +82,17 @@ def start_from_layers(
     as it is wide. Student layer i of d takes the teacher's layer i L / d of L; of its heads and neurons those that add
     most to the residual stream on the task's text.
 
+    Args:
+        student: to be changed.
+        teacher: with its embedding tables.
+        encoder: of the teacher.
+        statistics: of the encoder.
+        vocabulary: of the teacher.
+        keep: share of it that the student has.
+
     Raises:
         InputError: the teacher is not laid out like BERT.
     """
-    encoder = teacher.encoder()
     layers = bert_layers(encoder)
     if layers is None or statistics.inside is None:
         raise InputError(
@@ -126,7 +153,7 @@ def _gain(covariance: Tensor, basis: Tensor) -> float:
 
 
 def _sample_embeddings(
-    encoder: Any, teacher: Origin, vocabulary: Vocabulary, keep: float
+    encoder: Any, teacher: Tables, vocabulary: Vocabulary, keep: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens as often as the task has them, at places as in its texts, and what the teacher's embeddings make of them.
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from objectives.limits import Limits
 from runners.latency import DeviceSpec
+from runners.pretraining import PretrainingSpec
 from runners.record import RETENTION
 from runners.task import TaskSpec
 from runners.teacher import FineTuningSpec, TeacherSpec
@@ -62,6 +63,7 @@ class TaskSections(BaseModel):
         tasks: several of them by name (`NamedTaskSpec`), which one student learns together.
         teacher: what the students learn from (`runners.teacher.TeacherSpec`); it is fine-tuned for each task.
         transfer: unlabelled text that students also learn from (`runners.transfer.TransferSpec`).
+        pretraining: text and recipe of encoders that students may start from (`runners.pretraining.PretrainingSpec`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +72,7 @@ class TaskSections(BaseModel):
     tasks: dict[TaskName, NamedTaskSpec] | None = None
     teacher: TeacherSpec
     transfer: TransferSpec | None = None
+    pretraining: PretrainingSpec | None = None
 
     @model_validator(mode="after")
     def _one_or_several(self) -> TaskSections:

@@ -13,6 +13,7 @@ from runners.batches import Encoded, encode
 from runners.distill import Course
 from runners.lessons import Lessons
 from runners.plan import TaskPlan, TrialPlan
+from runners.pretraining.corpus import prepare_corpus
 from runners.task import Examples, Task, load_task
 from runners.teacher import TeacherOutputs, load_teacher, prepare_teacher
 from runners.teacher.model import find_model, load_tokenizer
@@ -171,12 +172,14 @@ def prepare(plan: TrialPlan) -> Prepared:
                 f"Change tasks.{name}.teacher, or leave the task out.",
             )
     teachers = [taught.teacher for taught in tasks.values()]
-    # Entries are kept by their score on the train splits. Transfer text only orders those that the train splits lack:
+    # Entries are kept by their score on the train splits. Further text only orders those that the train splits lack:
     # they have no score, and it is better to keep what some text has than what none has. A score grows with the length
     # of a task's texts, so that those of several tasks are brought to the same total before they are added.
     scores = sum_of_equals([teacher.vocabulary_attention for teacher in teachers])
     counts = sum_of_equals([teacher.vocabulary_count for teacher in teachers])
     further = [taught.transfer.vocabulary_count for taught in tasks.values() if taught.transfer is not None]
+    if plan.pretraining is not None:
+        further.append(prepare_corpus(plan.pretraining, plan.teacher.model).count_of(teachers[0].vocabulary))
     vocabulary = Vocabulary(
         teachers[0].vocabulary, scores, counts, teachers[0].lower_case, sum_of_equals(further) if further else None
     )

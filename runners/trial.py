@@ -25,6 +25,7 @@ from runners.latency import LatencyMeter
 from runners.plan import TrialPlan
 from runners.precision import training_device
 from runners.prepared import Prepared, prepare
+from runners.pretraining.encoder import Encoder, prepare_encoder, start_from_encoder
 from runners.record import LATENCIES, TaskQuality, TrialRecord, costs, library_versions
 from runners.task import Examples
 from runners.teacher.origin import Origin, mean_statistics
@@ -142,10 +143,15 @@ def run_trial(
                 prepared.encoded_train(name, entries)
         with clock("teacher"):
             courses = [prepared.course(name, entries, recipe) for name in prepared.tasks]
+        with clock("pretrain"):
+            encoder = _pretrained_encoder(plan, config) if recipe.initialization == "pretrained" else None
         with clock("train"):
             torch.manual_seed(seed)
             student = build_student(config, prepared.shape, entries)
-            _initialise(student, prepared, config, recipe)
+            if encoder is None:
+                _initialise(student, prepared, config, recipe)
+            else:
+                start_from_encoder(student, encoder, prepared.vocabulary, config.vocabulary_keep)
             tokens, device = prepared.vocabulary.tokens(entries), training_device()
             log = distil(student, courses, recipe, plan.fidelity, tokens, seed, device)
         further = {"final_loss": log.losses[-1], "examples_seen": float(log.examples)}
@@ -192,6 +198,13 @@ def _judge(answer: Callable[[Encoded], np.ndarray], prepared: Prepared, entries:
     return judge(answer, encode, prepared.shape, tasks, teachers)
 
 
+def _pretrained_encoder(plan: TrialPlan, config: StudentConfig) -> Encoder:
+    """The encoder of the study for a configuration's shape; trained first if the cache does not hold it."""
+    if plan.pretraining is None:
+        raise ValueError("the study has no section pretraining")
+    return prepare_encoder(plan.pretraining, plan.teacher.model, config)
+
+
 def _initialise(student: Student, prepared: Prepared, config: StudentConfig, recipe: Recipe) -> None:
     """Start from what the recipe says."""
     if recipe.initialization == "random":
@@ -201,7 +214,7 @@ def _initialise(student: Student, prepared: Prepared, config: StudentConfig, rec
     start_from_embeddings(student, origin, vocabulary, keep)
     if recipe.initialization == "layers":
         statistics = mean_statistics([each.statistics() for each in taught])
-        start_from_layers(student, origin, statistics, vocabulary, keep)
+        start_from_layers(student, origin, origin.encoder(), statistics, vocabulary, keep)
 
 
 class _Clock:

@@ -52,7 +52,7 @@ class StudyFile(TaskSections):
     Attributes:
         name: of the study in the storage and of its folder.
         description: one line for people.
-        task, tasks, teacher, transfer: what students learn, and from whom (`runners.plan.TaskSections`).
+        task, tasks, teacher, transfer, pretraining: what students learn, and from whom (`runners.plan.TaskSections`).
         space: what can be built (`space.SpaceSpec`).
         limits: hard limits (`objectives.limits.Limits`).
         objectives: what the front is about; quality is raised, the costs are lowered.
@@ -103,6 +103,7 @@ class StudyFile(TaskSections):
                 raise ValueError(problem if self.task else f"tasks.{name}: {problem}")
         if self.task and self.space.recipe.task_exponent != RecipeDimensions().task_exponent:  # type: ignore[attr-defined]
             raise ValueError("space.recipe.task_exponent is about several tasks, but there is only one: leave it out")
+        self._check_pretraining()
         return self
 
     def _misfit(self, plan: TaskPlan, drawn: bool) -> str | None:
@@ -118,6 +119,22 @@ class StudyFile(TaskSections):
             return "transfer is never read: give space.recipe.transfer_share choices above 0"
         return plan.transfer.misfit(len(plan.task.text_columns))
 
+    def _check_pretraining(self) -> None:
+        starts = "pretrained" in ends(self.space.recipe.initialization)  # type: ignore[attr-defined]
+        if self.pretraining is None:
+            if starts:
+                raise ValueError("space.recipe.initialization names pretrained, but there is no section pretraining")
+            return
+        if not starts:
+            raise ValueError("pretraining is never used: add pretrained to space.recipe.initialization")
+        for name, plan in self.task_plans.items():
+            if self.pretraining.max_length < plan.task.max_length:
+                where = "task" if self.task else f"tasks.{name}"
+                raise ValueError(
+                    f"pretraining.max_length {self.pretraining.max_length} is below {where}.max_length "
+                    f"{plan.task.max_length}: students would have positions that the encoder never saw"
+                )
+
     def plan(self) -> TrialPlan:
         """What the trial pipeline needs to know."""
         return TrialPlan(
@@ -129,6 +146,7 @@ class StudyFile(TaskSections):
             limits=self.limits,
             fidelity=self.fidelity,
             transfer=self.transfer,
+            pretraining=self.pretraining,
         )
 
 
@@ -209,17 +227,23 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
     if isinstance(teacher, dict) and isinstance(teacher.get("model"), str):
         model = folder / Path(teacher["model"]).expanduser()
         teacher["model"] = str(model) if model.is_dir() else teacher["model"]
-    _anchor_transfer(data.get("transfer"), folder)
+    pretraining = data.get("pretraining")
+    if isinstance(pretraining, dict) and isinstance(pretraining.get("model"), str):
+        model = folder / Path(pretraining["model"]).expanduser()
+        pretraining["model"] = str(model) if model.is_dir() else pretraining["model"]
+    _anchor_sources(pretraining, "sources", folder)
+    _anchor_sources(pretraining, "exclude", folder)
+    _anchor_sources(data.get("transfer"), "sources", folder)
     _anchor_data(data.get("task"), folder)
     tasks = data.get("tasks")
     for task in tasks.values() if isinstance(tasks, dict) else ():
         _anchor_data(task, folder)
         if isinstance(task, dict):
-            _anchor_transfer(task.get("transfer"), folder)
+            _anchor_sources(task.get("transfer"), "sources", folder)
 
 
-def _anchor_transfer(transfer: Any, folder: Path) -> None:
-    sources = transfer.get("sources") if isinstance(transfer, dict) else None
+def _anchor_sources(section: Any, key: str, folder: Path) -> None:
+    sources = section.get(key) if isinstance(section, dict) else None
     for source in sources if isinstance(sources, list) else [sources]:
         if isinstance(source, dict) and isinstance(source.get("path"), str):
             source["path"] = str(folder / Path(source["path"]).expanduser())

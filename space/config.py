@@ -80,7 +80,8 @@ class Recipe(BaseModel):
             components of its hidden states; only of teachers that are laid out like BERT). After a third of an
             epoch of SST-2 the divergence is 0.260 with `teacher` and 0.249 with `layers`; `teacher` reaches 0.266 in
             a whole epoch. Pairs of texts gain most: on STS-B, with `layers` and states, the error of training after
-            600 steps is 0.17 in place of 0.73.
+            600 steps is 0.17 in place of 0.73. `pretrained` takes all but the head from an encoder that was distilled
+            from the untuned teacher beforehand (the study's section `pretraining`).
         transfer_share: share of the examples that is drawn from the study's transfer text.
         task_exponent: of several tasks, a task with n texts gets batches in proportion to n to this power: 1 as many as
             it has texts for, 0 the same for all. 0.5 keeps large tasks from drowning small ones.
@@ -106,7 +107,7 @@ class Recipe(BaseModel):
     teacher_update: Literal["task_layer", "encoder"] = "task_layer"
     state_weight: float = Field(default=0.0, ge=0)
     relation_weight: float = Field(default=0.0, ge=0)
-    initialization: Literal["random", "teacher", "layers"]
+    initialization: Literal["random", "teacher", "layers", "pretrained"]
     transfer_share: float = Field(default=0.0, ge=0, lt=1)
     task_exponent: float = Field(default=0.5, ge=0, le=1)
     quantization: Quantization = "aware"

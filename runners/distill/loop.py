@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from runners.distill.checkpoint import read_checkpoint, write_checkpoint
 from runners.distill.courses import Course, CoursePool
+from runners.distill.fit import fit_projections
 from runners.distill.losses import CrossDistillation
 from runners.distill.pool import Batch
 from runners.distill.words import WordDistillation
@@ -110,6 +111,9 @@ class Distillation:
         ]
         self._words = [WordDistillation(student.width, student.depth, states).to(device) for states in taught]
         student.to(device)
+        if recipe.initialization == "pretrained":
+            for index, (pool, objective) in enumerate(zip(self._pool.pools, self._objectives, strict=True)):
+                fit_projections(student, pool, objective, self._words[index] if taught else None, device)
         self._optimizer = self._make_optimizer()
         self._losses = np.zeros(self.steps)
 

@@ -79,7 +79,7 @@ class LessonPool:
     ) -> None:
         if len(shares) != len(sources) - 1 or not all(0 <= share < 1 for share in shares) or sum(shares) >= 1:
             raise ValueError(f"{len(sources)} sources need {len(sources) - 1} shares with a sum below 1, not {shares}")
-        self._sources, self._batch_size, self._seed = sources, batch_size, seed
+        self._sources, self.batch_size, self._seed = sources, batch_size, seed
         self._encoded = _joined([source.encoded for source in sources])
         self._lengths = self._encoded.lengths
         taught = [source.taught for source in sources if source.taught is not None]
@@ -189,7 +189,7 @@ class LessonPool:
         for index, count in enumerate(self._counts, start=1):
             rows.append(self._offsets[index] + self._stream(index, epoch * count, count))
         chosen = np.concatenate(rows)
-        batches = shuffled_batches(self._lengths[chosen], self._batch_size, self._generator(_ORDER, epoch))
+        batches = shuffled_batches(self._lengths[chosen], self.batch_size, self._generator(_ORDER, epoch))
         return [chosen[batch] for batch in batches]
 
     def _stream(self, index: int, start: int, count: int) -> npt.NDArray[np.int64]:

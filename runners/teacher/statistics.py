@@ -86,20 +86,31 @@ def prepare_statistics(outputs: TeacherOutputs, task: Task, max_length: int) -> 
         count = min(len(task.train), _TEXTS, max(1, int(_TOKENS / outputs.median_length)))
         rows = np.linspace(0, len(task.train) - 1, count).astype(np.int64)
         found = layer_statistics(load_teacher(outputs), encode(tokenizer, task.train.take(rows), max_length))
-        tensors = {"state_mean": found.state_mean, "state_covariance": found.state_covariance}
-        if found.inside is not None:
-            tensors.update(vars(found.inside))
-        save_file({name: value.contiguous() for name, value in tensors.items()}, str(part / _FILE))
+        write_statistics(part, found)
 
-    def read() -> LayerStatistics:
-        try:
-            tensors = load_file(str(folder / _FILE))
-            states = (tensors.pop("state_mean"), tensors.pop("state_covariance"))
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(str(error)) from error
-        return LayerStatistics(*states, Inside(**tensors) if tensors else None)
+    return make_once(folder, lambda: read_statistics(folder), fill, "teacher's statistics", _log)
 
-    return make_once(folder, read, fill, "teacher's statistics", _log)
+
+def write_statistics(folder: Path, statistics: LayerStatistics) -> None:
+    """Write statistics into the folder of a cache entry."""
+    tensors = {"state_mean": statistics.state_mean, "state_covariance": statistics.state_covariance}
+    if statistics.inside is not None:
+        tensors.update(vars(statistics.inside))
+    save_file({name: value.contiguous() for name, value in tensors.items()}, str(folder / _FILE))
+
+
+def read_statistics(folder: Path) -> LayerStatistics:
+    """What `write_statistics` wrote.
+
+    Raises:
+        OSError, ValueError: the file is missing or damaged.
+    """
+    try:
+        tensors = load_file(str(folder / _FILE))
+        states = (tensors.pop("state_mean"), tensors.pop("state_covariance"))
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(str(error)) from error
+    return LayerStatistics(*states, Inside(**tensors) if tensors else None)
 
 
 def bert_layers(encoder: nn.Module) -> list[Any] | None:

@@ -90,27 +90,54 @@ def prepare_words(
 
     def fill(part: Path) -> None:
         tokenizer, pieces = load_tokenizer(find_model(outputs.model), outputs.model)
-        encoded = encode(tokenizer, examples, max_length)
-        total, first = count_words(encoded, opens_word(pieces.vocabulary))
-        starts = np.concatenate(([0], np.cumsum(total)))
-        values = new_array(part / "values.npy", (int(starts[-1]), *basis.scale.shape), np.int8)
-        infer_words(load_teacher(outputs), encoded, pieces.vocabulary, basis, starts, first, values)
-        values.flush()
-        for name, array in (("starts", starts), ("first", first), ("scale", basis.scale.numpy())):
-            np.save(part / f"{name}.npy", array, allow_pickle=False)
-        (part / "words.json").write_text(json.dumps({"layers": basis.layers, "depth": basis.depth}), encoding="utf-8")
+        write_word_states(
+            part, load_teacher(outputs), encode(tokenizer, examples, max_length), pieces.vocabulary, basis
+        )
 
     def read() -> WordStates:
-        record = json.loads((folder / "words.json").read_text(encoding="utf-8"))
-        arrays: dict[str, Any] = {
-            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in ("values", "scale", "starts", "first")
-        }
-        if tuple(record["layers"]) != basis.layers or arrays["scale"].shape != basis.scale.shape:
+        found = read_word_states(folder)
+        if found.layers != basis.layers or found.scale.shape != basis.scale.shape:
             raise ValueError("it holds other layers or components")
-        return WordStates(**arrays, layers=tuple(record["layers"]), depth=record["depth"])
+        return found
 
     return make_once(folder, read, fill, "teacher's states of words", _log)
+
+
+def write_word_states(
+    folder: Path,
+    teacher: Teacher,
+    encoded: Encoded,
+    tokens: list[str],
+    basis: WordBasis,
+    pooled: npt.NDArray[np.float16] | None = None,
+) -> None:
+    """Write the teacher's states of the words of texts into the folder of a cache entry; see `infer_words`.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    total, first = count_words(encoded, opens_word(tokens))
+    starts = np.concatenate(([0], np.cumsum(total)))
+    values = new_array(folder / "values.npy", (int(starts[-1]), *basis.scale.shape), np.int8)
+    infer_words(teacher, encoded, tokens, basis, starts, first, values, pooled)
+    values.flush()
+    for name, array in (("starts", starts), ("first", first), ("scale", basis.scale.numpy())):
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    (folder / "words.json").write_text(json.dumps({"layers": basis.layers, "depth": basis.depth}), encoding="utf-8")
+
+
+def read_word_states(folder: Path) -> WordStates:
+    """Map what `write_word_states` wrote.
+
+    Raises:
+        OSError, ValueError: a file is missing or damaged.
+    """
+    record = json.loads((folder / "words.json").read_text(encoding="utf-8"))
+    arrays: dict[str, Any] = {
+        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        for name in ("values", "scale", "starts", "first")
+    }
+    return WordStates(**arrays, layers=tuple(record["layers"]), depth=record["depth"])
 
 
 @torch.inference_mode()
@@ -122,6 +149,7 @@ def infer_words(
     starts: npt.NDArray[np.int64],
     first: npt.NDArray[np.int64],
     values: npt.NDArray[np.int8],
+    pooled: npt.NDArray[np.float16] | None = None,
 ) -> None:
     """Fill `values` [words, layers, components]: the mean state of each word's pieces, compressed.
 
@@ -130,6 +158,7 @@ def infer_words(
         tokens: the teacher's vocabulary.
         basis: how to compress.
         starts, first: where the words of each text begin, and how many lie in the first of a pair (`count_words`).
+        pooled: [texts, width], filled with the mean-pooled last hidden states where given.
     """
     device = training_device()
     teacher.to(device).eval()
@@ -141,6 +170,8 @@ def infer_words(
         batch = collate(encoded, rows, device)
         with autocast(device):
             hidden = teacher.encode(batch, hidden_states=True).hidden_states
+        if pooled is not None:
+            pooled[rows] = teacher.pool(hidden[-1], batch["attention_mask"])[1].cpu().numpy().astype(np.float16)
         # In the order of the batch: text by text, as the mask lists them.
         flat = torch.from_numpy(np.concatenate([words[encoded.starts[row] : encoded.starts[row + 1]] for row in rows]))
         real = batch["attention_mask"].bool()

@@ -69,6 +69,9 @@ Source = Annotated[
 ]
 
 
+Sources = Annotated[tuple[Source, ...], BeforeValidator(_as_list)]
+
+
 class TransferSpec(BaseModel):
     """Text without labels that students learn from beside the train split; the teacher scores it once.
 
@@ -81,7 +84,7 @@ class TransferSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    sources: Annotated[tuple[Source, ...], BeforeValidator(_as_list)] = ()
+    sources: Sources = ()
     recombine: int = Field(0, ge=0, le=10_000_000)
     seed: int = Field(0, ge=0, lt=2**63)
 

@@ -78,13 +78,7 @@ class TransferOutputs:
             tokenizer: from `runners.wordpiece.wordpiece`.
             max_length: ids per input, special tokens included.
         """
-        arrays: dict[str, Any] = dict.fromkeys(_WORD_ARRAYS)
-        for name in _WORD_ARRAYS:
-            path = self.folder / f"word_{name}.npy"
-            if path.exists():
-                arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
-        words = Words(_read_arrow(self.folder / _WORDS).column("word").to_pylist(), **arrays)
-        return spell(words, tokenizer, SpecialIds(CLS_ID, SEP_ID, PAD_ID), max_length)
+        return spell(read_words(self.folder), tokenizer, SpecialIds(CLS_ID, SEP_ID, PAD_ID), max_length)
 
     def lessons(self, encoded: Encoded, words: WordStates | None = None) -> Lessons:
         """The texts, as `encoded` gives them, with the teacher's answers and without labels.
@@ -117,6 +111,16 @@ def write_words(folder: Path, words: Words) -> None:
         values = getattr(words, name)
         if values is not None:
             np.save(folder / f"word_{name}.npy", values, allow_pickle=False)
+
+
+def read_words(folder: Path) -> Words:
+    """The words that `write_words` wrote; arrays are memory-mapped."""
+    arrays: dict[str, Any] = dict.fromkeys(_WORD_ARRAYS)
+    for name in _WORD_ARRAYS:
+        path = folder / f"word_{name}.npy"
+        if path.exists():
+            arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return Words(_read_arrow(folder / _WORDS).column("word").to_pylist(), **arrays)
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:

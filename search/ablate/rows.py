@@ -16,7 +16,8 @@ What is fair is not always what changes least:
   nothing is lost that plain distillation has. The loss on the states of words (`word-state-loss`) is no part of
   EI-BERT and stays in all three. `distillation` removes all losses on the teacher's answers; labels get weight 1, and
   transfer text, which has no labels, goes with them.
-- Initialisation has two steps: random layers under the teacher's embeddings (`layer-initialization`), and nothing from
+- Initialisation has up to three steps: the layers of the task's teacher in the place of a pre-trained encoder
+  (`pre-training`), random layers under the teacher's embeddings (`layer-initialization`), and nothing from
   the teacher (`initialization`).
 - Without transfer text (`transfer-data`), an epoch has fewer examples. The student makes more epochs instead, so that
   it takes as many steps on as many examples: else the row would measure the length of training. The text takes no part
@@ -135,8 +136,14 @@ def _distillation(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
     return None if found == setup else (found, "labels alone")
 
 
+def _pretraining(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+    if setup.recipe.initialization != "pretrained":
+        return None
+    return changed(setup, initialization="layers"), "the layers of the task's teacher"
+
+
 def _layers(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
-    if setup.recipe.initialization != "layers":
+    if setup.recipe.initialization not in ("layers", "pretrained"):
         return None
     return changed(setup, initialization="teacher"), "the teacher's embeddings under random layers"
 
@@ -202,6 +209,7 @@ ROWS: dict[str, Row] = {
     "hidden-state-loss": Row("hidden-state loss", _hidden),
     "word-state-loss": Row("loss on states of words", _words),
     "distillation": Row("distillation", _distillation),
+    "pre-training": Row("pre-training", _pretraining),
     "layer-initialization": Row("initialisation of layers", _layers),
     "initialization": Row("initialisation from the teacher", _initialization),
     "transfer-data": Row("transfer data", _transfer),

@@ -215,6 +215,7 @@ def _key(setup: Setup, seed: int, prepared: Prepared) -> str:
         "format": _FORMAT,
         "shoebox": version("shoebox"),
         "tasks": {name: _task_key(plan, prepared.tasks[name]) for name, plan in setup.plan.task_plans.items()},
+        "pretraining": None if setup.plan.pretraining is None else setup.plan.pretraining.model_dump(mode="json"),
         "fidelity": setup.plan.fidelity.model_dump(mode="json"),
         "device": [setup.plan.device.model_dump(mode="json"), LatencyMeter(setup.plan.device).identity],
         # Without defaults, so that a field which a newer Shoebox added changes no key.

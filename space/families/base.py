@@ -152,6 +152,15 @@ class Student(torch.nn.Module):
         """
         raise NotImplementedError
 
+    def load_encoder(self, tensors: Mapping[str, torch.Tensor], rows: torch.Tensor) -> None:
+        """Start from an encoder of the same shape that was trained for pairs with a larger vocabulary.
+
+        Args:
+            tensors: of its module, by name; longer inputs than the student's are fine.
+            rows: int64 [vocabulary], the row of each of the student's entries in its word embeddings.
+        """
+        raise NotImplementedError
+
     def weights(self) -> dict[str, np.ndarray]:
         """The tensors of the file, by their names in the graph."""
         raise NotImplementedError

@@ -139,7 +139,8 @@ def test_a_student_of_the_teachers_size_starts_with_its_states(
         student = build_student(config, TaskShape(outputs=2, segments=1, max_length=32), vocabulary.size(1.0))
         start_from_embeddings(student, Origin.of([teacher]), vocabulary, 1.0)
         if layers:
-            start_from_layers(student, Origin.of([teacher]), statistics, vocabulary, 1.0)
+            origin = Origin.of([teacher])
+            start_from_layers(student, origin, origin.encoder(), statistics, vocabulary, 1.0)
         with torch.no_grad():
             found = student.encode_layers(**batch)[1][-1].hidden[real].double()
         found = found - found.mean(0)

@@ -12,6 +12,7 @@ import torch
 
 from runners.batches import Encoded
 from runners.distill import Course, Distillation
+from runners.distill.fit import Regression
 from runners.distill.losses import NO_LABEL
 from runners.distill.pool import LessonPool
 from runners.lessons import Lessons, WordStates
@@ -233,3 +234,20 @@ def test_states_of_words_come_closer() -> None:
 def test_lessons_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="labels has 3 rows in place of 40"):
         replace(lessons(40, 0), labels=np.zeros(3, np.int64))
+
+
+def test_fitted_projections_are_the_least_squares_solution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, slope = torch.randn(400, 6, generator=generator), torch.randn(3, 6, generator=generator)
+    targets = features @ slope.T + 2.0
+    regression, linear = Regression(), torch.nn.Linear(6, 3)
+    regression.add(features[:150], targets[:150])
+    regression.add(features[150:], targets[150:])
+    regression.write_to(linear)
+    torch.testing.assert_close(linear.weight, slope / 1.01, atol=0.01, rtol=0)  # the ridge takes a hundredth
+    torch.testing.assert_close(linear.bias, torch.full((3,), 2.0), atol=0.01, rtol=0)
+
+
+def test_students_that_know_something_start_with_fitted_projections() -> None:
+    losses = [training(initialization=start).run(until=1).losses[0] for start in ("layers", "pretrained")]
+    assert losses[1] < 0.9 * losses[0]

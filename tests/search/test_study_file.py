@@ -64,6 +64,11 @@ def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
         ("name: a/b", "name should be of letters, digits, dots, dashes and underscores"),
         ("name: 3", "name should be text, found 3."),
         ("device: {tokens: 65, latency: estimated}", "device.tokens 65 is above task.max_length 64"),
+        ("pretraining: {sources: {path: a.txt}}", "pretraining is never used: add pretrained to space.recipe.init"),
+        ("pretraining: {source: {path: a.txt}}", "pretraining.source is not a key of section 'pretraining'. Did you"),
+        ("pretraining: {sources: {text: a}}", "pretraining.sources say where the text is: hub"),
+        ("pretraining: {sources: {path: a.txt}, epochs: 0}", "pretraining.epochs should be above 0.0, found 0."),
+        ("space: {recipe: {initialization: pretrained}}", "space.recipe.initialization names pretrained, but"),
     ],
 )
 def test_wrong_values_name_the_file_the_key_and_what_is_right(toy_file: Path, wrong: str, message: str) -> None:

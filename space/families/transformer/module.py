@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -211,6 +211,18 @@ class TransformerStudent(Student):
         fitted = torch.linalg.solve(features.T @ features + ridge, features.T @ states.double()).float()
         self.projection.weight.copy_(fitted[:-1].T)
         self.projection.bias.copy_(fitted[-1])
+
+    @torch.no_grad()
+    def load_encoder(self, tensors: Mapping[str, Tensor], rows: Tensor) -> None:
+        for name, own in self.state_dict().items():
+            if name == "word.weight":
+                own.copy_(tensors[name][rows])
+            elif name == "position.weight":
+                # Without segments, the first one's embedding moves into the positions.
+                first = 0 if self.segment is not None else tensors["segment.weight"][0]
+                own.copy_(tensors[name][: len(own)] + first)
+            elif not name.startswith("head."):
+                own.copy_(tensors[name])
 
     def weights(self) -> dict[str, np.ndarray]:
         found = {
