@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from runners.bundle import CHECKPOINT, MODEL, BundleConfig, read_config, read_vocabulary
@@ -130,10 +131,18 @@ class Bundle:
         )
 
     def student(self) -> Student:
-        """The torch student with its trained weights, in evaluation mode."""
+        """The torch student with its trained weights, in evaluation mode.
+
+        Raises:
+            InputError: the checkpoint is missing or damaged.
+        """
         student = build_student(self.config.student, self.config.shape, len(self.tokens))
-        student.use_clipping(self.config.recipe.clipping)
-        student.load_state_dict(load_file(self.folder / CHECKPOINT))
+        path = self.folder / CHECKPOINT
+        try:
+            student.load_weights(load_file(path))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = "it is missing" if not path.exists() else str(error).splitlines()[0]
+            raise InputError(f"The checkpoint {path} could not be read: {reason}.") from error
         student.eval()
         return student
 

@@ -21,7 +21,8 @@ from runners.task import Examples, Task
 from runners.wordpiece import encode_examples, wordpiece
 from space.config import Clipping, StudentConfig
 from space.errors import InputError
-from space.families import architecture_key, build_student, export_model, parse_config
+from space.families import Student, architecture_key, build_student, export_model, parse_config
+from space.layers import QuantizedWeight
 
 
 def requantize(
@@ -34,6 +35,8 @@ def requantize(
 ) -> TrialRecord:
     """Round the weights of a bundle's checkpoint, which are kept in full precision, to other bits, without training.
 
+    Weights whose bits stay are left as they are, and so is the recipe, which says how the student was trained.
+
     The record of the new bundle has three more metrics: `quality_before_quantization` (of the weights in full
     precision), `quantization_loss` (that less the quality), and `source_quality` (of the bundle that it came from).
 
@@ -44,20 +47,21 @@ def requantize(
         device: to time the new file on, at the lengths of the old one.
         bits: new values by the names of the configuration's fields (`embedding_bits`, `ffn_bits`); a field of layers
             changes in all of them.
-        clipping: how to choose the scales; `learned` stands for `searched`, since nothing is learned.
+        clipping: how to choose the scales of weights with other bits; `learned` stands for `searched`, since nothing
+            is learned.
 
     Raises:
         InputError: the bundle is damaged, is of another task, or has no such bits; or the target cannot be made.
     """
+    if target.exists():  # found before anything is measured
+        raise InputError(f"{target} exists already.", "Name a folder that does not exist yet.")
     bundle = load_bundle(source)
     old, record = bundle.config, _read_record(source)
     if not _fit(bundle, tasks):
         raise InputError(f"{source} was not made for these tasks.", f"It comes from study {old.study!r}.")
-    trained = bundle.student()
-    trained.use_clipping("none")
     config = _with_bits(old.student, bits)
     student = build_student(config, old.shape, len(bundle.tokens))
-    student.load_state_dict(trained.state_dict())
+    changed = _take_over(student, bundle.student())
     student.set_rounding(False)
 
     def encode(name: str, examples: Examples) -> Encoded:
@@ -66,7 +70,8 @@ def requantize(
 
     teachers = {name: _teacher_quality(record, name) for name in tasks}
     before = overall(judge(partial(run_student, student), encode, old.shape, tasks, teachers))
-    student.use_clipping(clipping)
+    for layer in changed:
+        layer.use_clipping(clipping)
     student.set_rounding(True)
 
     def write(path: Path) -> None:
@@ -76,16 +81,14 @@ def requantize(
     lengths = [reading.tokens for reading in (record.latency, record.long_latency) if reading is not None]
     key = architecture_key(config, old.shape, len(bundle.tokens))
     readings = LatencyMeter(device).measure(key, write, lengths)
-    recipe = old.recipe.model_copy(update={"quantization": "post_training", "clipping": clipping})
-    changed = BundleConfig.model_validate({**dict(old), "student": config, "recipe": recipe})
+    bundle_config = BundleConfig.model_validate({**dict(old), "student": config})
     with new_folder(target) as folder:
-        write_model(folder, student, changed, bundle.tokens)
+        write_model(folder, student, bundle_config, bundle.tokens)
         judged = judge(partial(run_model, open_session(folder / MODEL)), encode, old.shape, tasks, teachers)
         metrics = {**record.metrics, BEFORE: before, "source_quality": record.quality}
         new = record.model_copy(
             update={
                 "config": config,
-                "recipe": recipe,
                 **quality_fields(judged, metrics),
                 "deployed_bytes": deployed_size(folder),
                 "latency": readings[0],
@@ -95,8 +98,23 @@ def requantize(
                 "versions": library_versions(),
             }
         )
-        write_results(folder, changed, new)
+        write_results(folder, bundle_config, new)
     return new
+
+
+def _take_over(student: Student, trained: Student) -> list[QuantizedWeight]:
+    """Copy weights in full precision, with the scales of all whose bits stay; returns those with other bits."""
+    old = dict(trained.named_modules())
+    changed = {
+        name: layer
+        for name, layer in student.named_modules()
+        if isinstance(layer, QuantizedWeight) and layer.bits != old[name].bits
+    }
+    tensors = trained.state_dict()
+    for name in changed:
+        tensors.pop(f"{name}.clipping", None)
+    student.load_weights(tensors)
+    return list(changed.values())
 
 
 def _fit(bundle: Bundle, tasks: Mapping[str, Task]) -> bool:

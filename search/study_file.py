@@ -111,6 +111,8 @@ class StudyFile(TaskSections):
         for name in self.space.families:  # type: ignore[attr-defined]
             if problem := get_family(name).misfit(getattr(self.space, name), plan.task.per_token):
                 return problem
+        if plan.task.per_token and "encoder" in ends(self.space.recipe.teacher_update):  # type: ignore[attr-defined]
+            return "space.recipe.teacher_update: encoder is for tasks that judge whole texts, not words"
         if plan.transfer is None:
             return None
         if plan.task.per_token:
@@ -297,7 +299,8 @@ def _apply(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, str]
         if option == "where":
             value = _conditions(str(value))
         path = OVERRIDES[option]
-        if option in _OF_WORDS and data.get("task", {}).get("kind") == "token-classification":
+        task = data.get("task")
+        if option in _OF_WORDS and isinstance(task, dict) and task.get("kind") == "token-classification":
             path = _OF_WORDS[option]
         *parents, last = path
         section = data

@@ -42,6 +42,11 @@ class QuantizedWeight(nn.Module):
         else:
             self.clipping = nn.Parameter(self._search())
 
+    def load_clipping(self, clipping: Tensor | None) -> None:
+        """Take factors that were found before, or none."""
+        del self.clipping
+        self.register_buffer("clipping", None if clipping is None else clipping.detach().clone())
+
     @torch.no_grad()
     def search_clipping(self) -> None:
         """Search the factors again, for the weights as they are now."""

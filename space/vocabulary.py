@@ -92,6 +92,13 @@ class Vocabulary:
         special = self._ranked[: len(SPECIAL_TOKENS)]
         return np.concatenate((special, np.sort(self._ranked[len(SPECIAL_TOKENS) : size])))
 
+    def rows_of_teacher_ids(self) -> np.ndarray:
+        """For each id of the teacher, that of a student which keeps all entries, int64 [V]."""
+        ids = self.teacher_ids(len(self))
+        rows = np.empty(len(ids), np.int64)
+        rows[ids] = np.arange(len(ids))
+        return rows
+
     def tokens(self, size: int) -> list[str]:
         """The kept entries in the order of the student's ids: specials, then as in the teacher's vocabulary."""
         return [self.teacher_tokens[i] for i in self.teacher_ids(size)]

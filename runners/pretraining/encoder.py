@@ -44,6 +44,7 @@ _SAVED_EVERY = 500  # steps
 # are rounded so little that one encoder serves students of any bits.
 _BESIDE_SHAPE = {
     "vocabulary_keep": 1.0,
+    "vocabulary_score": "attention_sum",
     "token_keep": 1.0,
     "embedding_bits": 8,
     "attention_bits": 8,
@@ -109,7 +110,7 @@ def start_from_encoder(student: Student, encoder: Encoder, vocabulary: Vocabular
         vocabulary: of the task, over the same word pieces (`Corpus.count_of`).
         keep: share of it that the student has.
     """
-    rows = _rows(encoder.vocabulary)
+    rows = encoder.vocabulary.rows_of_teacher_ids()
     wanted = vocabulary.teacher_ids(vocabulary.size(keep))
     student.load_encoder(encoder.tensors, torch.from_numpy(rows[wanted]))
 
@@ -244,11 +245,3 @@ def _recipe(spec: PretrainingSpec) -> Recipe:
         relation_weight=spec.relation_weight,
         initialization="layers",
     )
-
-
-def _rows(vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
-    """For each id of the teacher, the row of an encoder that has its whole vocabulary."""
-    ids = vocabulary.teacher_ids(len(vocabulary))
-    rows = np.empty(len(ids), np.int64)
-    rows[ids] = np.arange(len(ids))
-    return rows

@@ -27,14 +27,20 @@ def mixed_spellings(corpus: Corpus, part: str, vocabulary: Vocabulary, max_lengt
         max_length: ids per input.
         seed: of the draw.
     """
-    rows = np.empty(len(vocabulary), np.int32)
-    rows[vocabulary.teacher_ids(len(vocabulary))] = np.arange(len(vocabulary))
+    rows = vocabulary.rows_of_teacher_ids()
     found = []
     for keep in KEPT:
         size = vocabulary.size(keep)
         tokenizer = wordpiece(vocabulary.tokens(size), vocabulary.lower_case, max_length)
         encoded = corpus.encoded(part, tokenizer, max_length)
-        found.append(Encoded(rows[vocabulary.teacher_ids(size)][encoded.ids], encoded.segments, encoded.starts, PAD_ID))
+        found.append(
+            Encoded(
+                rows[vocabulary.teacher_ids(size)][encoded.ids].astype(np.int32),
+                encoded.segments,
+                encoded.starts,
+                PAD_ID,
+            )
+        )
     return choose_rows(found, np.random.default_rng(seed).integers(len(KEPT), size=len(found[0])))
 
 

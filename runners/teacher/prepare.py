@@ -97,7 +97,7 @@ def _fill(spec: TeacherSpec, task: Task, max_length: int, model: Path, part: Pat
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(spec.seed)
         teacher = Teacher(load_encoder(model, spec.model), task.outputs).to(device)
-        _check_length(teacher, max_length, spec.model)
+        check_length(teacher, max_length, spec.model)
         _log.info(
             "Fine-tuning teacher %s on %d examples, %d epoch(s); once per task, then cached",
             spec.model,
@@ -151,10 +151,17 @@ def _finite(logits: np.ndarray, encoded: Encoded) -> bool:
     return bool(np.isfinite(logits if encoded.words is None else logits[encoded.words.answered]).all())
 
 
-def _check_length(teacher: Teacher, max_length: int, model: str) -> None:
+def check_length(teacher: Teacher, max_length: int, model: str, section: str = "") -> None:
+    """Refuse inputs that are longer than the teacher reads; `section` is where `max_length` stands.
+
+    Raises:
+        InputError: they are.
+    """
     longest = getattr(teacher.encoder.config, "max_position_embeddings", None)
     if isinstance(longest, int) and 0 < longest < max_length:
-        raise InputError(f"max_length {max_length} is more than the {longest} tokens that teacher {model} reads.")
+        raise InputError(
+            f"{section}max_length {max_length} is more than the {longest} tokens that teacher {model} reads."
+        )
 
 
 def _save_parameters(teacher: Teacher, part: Path) -> None:

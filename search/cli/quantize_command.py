@@ -25,6 +25,7 @@ def quantize(
 
     The study that made the bundle says what to judge it by, so it must still be in the storage.
     """
+    from objectives.limits import broken, constraint_values
     from runners.predict import read_config
     from runners.requantize import requantize
     from runners.task import load_task
@@ -47,3 +48,5 @@ def quantize(
         f"precision, {record.metrics['source_quality']:.4f} in {bundle}), {record.deployed_bytes:,} bytes, "
         f"{record.latency.milliseconds:.2f} ms"
     )
+    if over := broken(constraint_values(plan.limits, record.costs())):
+        typer.echo(f"This breaks a limit of the study: {', '.join(over)}.", err=True)

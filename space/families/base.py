@@ -122,6 +122,17 @@ class Student(torch.nn.Module):
         for layer in self._quantized_layers():
             layer.use_clipping(clipping)
 
+    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take over a checkpoint, with scales where it has some.
+
+        Raises:
+            RuntimeError: it is of a student of another shape.
+        """
+        for name, layer in self.named_modules():
+            if isinstance(layer, QuantizedWeight):
+                layer.load_clipping(tensors.get(f"{name}.clipping"))
+        self.load_state_dict(tensors)
+
     def search_clipping(self) -> None:
         """Search the scales again for the weights as they are now; does nothing where clipping is `none`."""
         for layer in self._quantized_layers():

@@ -40,7 +40,7 @@ def test_a_regression_that_always_says_the_same_scores_zero(metric: Metric, cons
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", [metric for metric in METRICS if metric != "entity_f1"])
 def test_logits_that_are_not_finite_are_refused(metric: Metric, value: float) -> None:
     regression = metric in REGRESSION_METRICS
     logits = np.zeros((3, 1 if regression else 2))

@@ -75,6 +75,11 @@ def encoder(cache, spec: PretrainingSpec) -> Encoder:
     return prepare_encoder(spec, "unused", CONFIG)
 
 
+def test_inputs_longer_than_the_teacher_reads_are_refused(cache, spec: PretrainingSpec) -> None:
+    with pytest.raises(InputError, match=r"pretraining\.max_length 64 is more than the 40 tokens"):
+        prepare_corpus(spec.model_copy(update={"max_length": 64}), "unused")
+
+
 def test_texts_are_new_each_and_none_of_them_excluded(cache, spec: PretrainingSpec, model: Path) -> None:
     tokenizer, _ = load_tokenizer(model, "tiny")
     found = gather_texts(spec, tokenizer, model)
@@ -117,6 +122,7 @@ def test_encoders_are_shared_by_students_of_any_bits_but_of_one_shape(cache, spe
     same = CONFIG.model_copy(
         update={
             "vocabulary_keep": 0.1,
+            "vocabulary_score": "frequency",
             "embedding_bits": 2,
             "layers": (layer.model_copy(update={"token_keep": 1.0, "ffn_bits": 8}),),
         }

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from objectives.limits import Limits
-from runners.bundle import MODEL
+from runners.bundle import CHECKPOINT, MODEL
 from runners.evaluate import open_session, run_model, run_student
 from runners.plan import ONLY, FidelitySpec, TrialPlan
 from runners.predict import load_bundle
@@ -64,6 +66,17 @@ def test_students_can_be_rounded_after_training_and_again(sentences, tmp_path, c
     np.testing.assert_allclose(run_model(open_session(tmp_path / "again" / MODEL), inputs), answers, atol=1e-3)
     student.set_rounding(False)
     np.testing.assert_allclose(run_student(student, inputs), answers, atol=0.05)
+    # With other bits for the embeddings alone, the scales of all other weights stay.
+    partly = tmp_path / "partly"
+    requantize(tmp_path / "bundle", partly, tasks, plan.device, {"embedding_bits": 8}, clipping)
+    before, after = (load_file(folder / CHECKPOINT) for folder in (tmp_path / "bundle", partly))
+    kept = {name for name in before if not name.startswith(("word.", "projection."))}
+    assert [name for name in sorted(kept) if not torch.equal(before[name], after[name])] == []
+    (partly / CHECKPOINT).unlink()
+    with pytest.raises(InputError, match="could not be read: it is missing"):
+        load_bundle(partly).student()
+    with pytest.raises(InputError, match="exists already"):
+        requantize(tmp_path / "bundle", partly, tasks, plan.device, bits, clipping)
     other = {ONLY: dataclasses.replace(task, segments=2)}
     with pytest.raises(InputError, match="was not made for these tasks"):
         requantize(tmp_path / "bundle", tmp_path / "other", other, plan.device, bits, clipping)

@@ -167,6 +167,14 @@ def test_wrong_overrides_name_the_option(override: dict[str, Any], message: str)
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize("task", ["", "foo"])
+def test_columns_for_a_task_that_is_none_are_no_accident(toy_file: Path, task: str) -> None:
+    lines = [line if not line.startswith("task:") else f"task: {task}" for line in toy_file.read_text().splitlines()]
+    toy_file.write_text("\n".join(line for line in lines if not line.startswith(" ")))
+    with pytest.raises(InputError, match="task"):
+        load_study_file(toy_file, {"text": "sentence"})
+
+
 def test_relative_data_paths_are_the_files_own(toy_file: Path) -> None:
     text = toy_file.read_text().replace("{grammar: sentiment, train: 10, validation: 10}", "{path: texts}")
     toy_file.write_text(text)

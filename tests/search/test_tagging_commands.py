@@ -45,6 +45,12 @@ def test_transfer_text_is_for_whole_texts(tmp_path: Path) -> None:
         load_study_file(study(tmp_path, text))
 
 
+def test_teachers_of_tags_do_not_learn_beside_the_student(tmp_path: Path) -> None:
+    text = "space: {transformer: {token_keep: 1.0}, recipe: {teacher_update: [task_layer, encoder]}}\n"
+    with pytest.raises(InputError, match="teacher_update: encoder is for tasks that judge whole texts"):
+        load_study_file(study(tmp_path, text))
+
+
 def test_columns_and_rows_are_named_on_the_command_line(tmp_path: Path) -> None:
     given = {"data": tmp_path, "text": "words", "label": "ner", "where": "lang=en, year=3,draft=false"}
     task = load_study_file("wikiann-en", given).task
