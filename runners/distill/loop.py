@@ -127,7 +127,7 @@ class Distillation:
         """
         end = self.steps if until is None else min(until, self.steps)
         parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        progress = ProgressLines(logger, "Distilling", self.steps)
+        progress = ProgressLines(logger, "Distilling", self.steps, before=self.done)
         self.student.to(self._device).train()
         while self.done < end:
             factor = warm_up_then_decay(self.done, self.steps, WARMUP)
