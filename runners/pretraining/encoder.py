@@ -130,9 +130,8 @@ def encoder_config(config: StudentConfig) -> StudentConfig:
 
 def encoder_key(spec: PretrainingSpec, corpus: Corpus, config: StudentConfig) -> str:
     """Name of the cache entry: what it depends on, hashed."""
-    recipe = {"epochs", "batch_size", "learning_rate", "hidden_weight", "state_weight", "relation_weight", "seed"}
-    if spec.similarity_weight:
-        recipe.add("similarity_weight")
+    weights = {"hidden_weight", "state_weight", "relation_weight", "similarity_weight"}
+    recipe = {"epochs", "batch_size", "learning_rate", "seed", *weights}
     parts = {
         "format": _FORMAT,
         "corpus": corpus.key,
