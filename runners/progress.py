@@ -14,19 +14,23 @@ class ProgressLines:
         what: what is being done, as the start of a sentence.
         total: units of work in all.
         interval: seconds between lines.
+        before: units done earlier, whose time is not known.
     """
 
-    def __init__(self, logger: logging.Logger, what: str, total: float, interval: float = 12.0) -> None:
+    def __init__(
+        self, logger: logging.Logger, what: str, total: float, interval: float = 12.0, before: float = 0.0
+    ) -> None:
         self._logger, self._what, self._total, self._interval = logger, what, total, interval
+        self._before = before
         self._begin = self._last = time.monotonic()
 
     def update(self, done: float, detail: str = "") -> None:
         """Report `done` units; a line is logged if the last one is long enough ago."""
         now = time.monotonic()
-        if now - self._last < self._interval or done <= 0:
+        if now - self._last < self._interval or done <= self._before:
             return
         self._last = now
-        left = (now - self._begin) * (self._total - done) / done
+        left = (now - self._begin) * (self._total - done) / (done - self._before)
         self._logger.info("%s: %.0f %%, %s left%s", self._what, 100 * done / self._total, duration(left), detail)
 
 

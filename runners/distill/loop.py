@@ -152,7 +152,7 @@ class Distillation:
         parameters = [
             value for group in self._optimizer.param_groups for value in group["params"] if value not in apart
         ]
-        progress = ProgressLines(logger, "Distilling", self.steps)
+        progress = ProgressLines(logger, "Distilling", self.steps, before=self.done)
         self.student.to(self._device).train()
         while self.done < end:
             factor = warm_up_then_decay(self.done, self.steps, WARMUP)

@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from runners.byte_rows import ByteRows
 from runners.cache_entry import make_once
 from runners.distill import Course, Distillation, DivergedError
 from runners.initialization import start_from_embeddings, start_from_layers
+from runners.lessons import Lessons
 from runners.plan import FidelitySpec
 from runners.precision import training_device
 from runners.pretraining.corpus import Corpus, prepare_corpus
+from runners.pretraining.similarity import prepare_similarity
 from runners.pretraining.spec import PretrainingSpec
 from runners.pretraining.spelling import mixed_spellings
 from runners.progress import duration
@@ -129,7 +132,8 @@ def encoder_config(config: StudentConfig) -> StudentConfig:
 
 def encoder_key(spec: PretrainingSpec, corpus: Corpus, config: StudentConfig) -> str:
     """Name of the cache entry: what it depends on, hashed."""
-    recipe = {"epochs", "batch_size", "learning_rate", "hidden_weight", "state_weight", "relation_weight", "seed"}
+    weights = {"hidden_weight", "state_weight", "relation_weight", "similarity_weight"}
+    recipe = {"epochs", "batch_size", "learning_rate", "seed", *weights}
     parts = {
         "format": _FORMAT,
         "corpus": corpus.key,
@@ -170,12 +174,13 @@ def _train(
         corpus.lessons(part, mixed_spellings(corpus, part, vocabulary, spec.max_length, spec.seed))
         for part in corpus.parts
     ]
-    count = sum(map(len, sources))
-    shape = TaskShape(outputs=corpus.width, segments=2, max_length=spec.max_length)
-    hidden = sources[0].hidden
-    logits = np.zeros((1, corpus.width), np.float32)
+    pooled = sources[0].hidden
+    if spec.similarity_weight and "paired" in corpus.parts:
+        sources = _with_similarity(spec, corpus, sources)
+    count, width = sum(map(len, sources)), sources[0].hidden.shape[1]
+    shape = TaskShape(outputs=width, segments=2, max_length=spec.max_length)
     layer = _PooledStates(
-        corpus.width, np.eye(corpus.width, dtype=np.float32), np.zeros(corpus.width, np.float32), hidden, logits
+        width, np.eye(width, dtype=np.float32), np.zeros(width, np.float32), pooled, np.zeros((1, width), np.float32)
     )
     with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
         torch.manual_seed(spec.seed)
@@ -214,6 +219,24 @@ def _train(
     (folder / _RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
     saved.unlink(missing_ok=True)
     _log.info("Encoder ready after %s", duration(seconds))
+
+
+def _with_similarity(spec: PretrainingSpec, corpus: Corpus, sources: Sequence[Lessons]) -> list[Lessons]:
+    """The lessons with another column of the pooled states: the similarity of the texts of a pair, 0 for one text.
+
+    Its deviation makes its error weigh what the recipe says in the mean over all columns.
+    """
+    similarity = prepare_similarity(corpus, spec.max_length)
+    sample = np.asarray(sources[0].hidden[:4096], np.float32)
+    columns = sample.shape[1] + 1
+    deviation = (spec.similarity_weight / spec.hidden_weight * columns * float(sample.var(0).mean())) ** 0.5
+    scaled = (similarity - similarity.mean()) / max(float(similarity.std()), 1e-6) * deviation
+    found = []
+    for part, source in zip(corpus.parts, sources, strict=True):
+        column = scaled if part == "paired" else np.zeros(len(source))
+        hidden = np.concatenate([source.hidden, column[:, None].astype(np.float16)], 1)
+        found.append(replace(source, hidden=hidden, logits=hidden))
+    return found
 
 
 def _start(student: Student, corpus: Corpus, vocabulary: Vocabulary) -> None:

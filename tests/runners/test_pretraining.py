@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import BertModel
 
 from objectives.limits import Limits
 from runners.batches import Encoded, collate
@@ -17,6 +18,7 @@ from runners.pretraining import PretrainingSpec
 from runners.pretraining import encoder as encoder_module
 from runners.pretraining.corpus import prepare_corpus
 from runners.pretraining.encoder import Encoder, encoder_config, encoder_key, prepare_encoder, start_from_encoder
+from runners.pretraining.similarity import prepare_similarity
 from runners.pretraining.spelling import choose_rows
 from runners.pretraining.texts import gather_texts
 from runners.teacher.model import load_tokenizer
@@ -168,6 +170,32 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     assert saves[:3] == [5, 10, 15]
     assert all(torch.equal(found.tensors[name], value) for name, value in encoder.tensors.items())
     assert not list((tmp_path / "pretraining").glob("*.checkpoint"))
+
+
+def test_similarity_is_that_of_the_texts_by_themselves(cache, spec: PretrainingSpec, model: Path) -> None:
+    tokenizer, _ = load_tokenizer(model, "tiny")
+    pairs = gather_texts(spec, tokenizer, model).paired
+    assert pairs.pairs is not None
+    bert = BertModel.from_pretrained(model).eval()
+    states = []
+    for text in (text for pair in zip(pairs.texts, pairs.pairs, strict=True) for text in pair):
+        with torch.no_grad():
+            found = bert(**tokenizer(text, return_tensors="pt", truncation=True, max_length=32))
+        states.append(found.last_hidden_state[0].mean(0))
+    centred = torch.stack(states) - torch.stack(states).mean(0)
+    expected = torch.nn.functional.cosine_similarity(centred[::2], centred[1::2])
+    found = prepare_similarity(prepare_corpus(spec, "unused"), 32)
+    np.testing.assert_allclose(found, expected, atol=0.05)
+    assert np.corrcoef(found, expected)[0, 1] > 0.99
+
+
+def test_similarity_is_one_more_thing_to_learn(encoder: Encoder, spec: PretrainingSpec) -> None:
+    learns = spec.model_copy(update={"similarity_weight": 1.0, "epochs": 0.5})
+    found = prepare_encoder(learns, "unused", CONFIG)
+    assert found.tensors["head.weight"].shape == (33, 32)
+    assert encoder.tensors["head.weight"].shape == (32, 32)
+    with pytest.raises(ValueError, match="similarity_weight needs a hidden_weight"):
+        PretrainingSpec(**{**spec.model_dump(), "similarity_weight": 1, "hidden_weight": 0})
 
 
 @pytest.mark.parametrize("segments", [1, 2])
