@@ -7,36 +7,38 @@ What is fair is not always what changes least:
 
 - Vocabulary pruning gives away entries for bytes. Removed with the rest equal, the student gets all entries and is
   several times larger (`vocabulary-pruning`). At equal bytes, the embedding is narrowed until the whole vocabulary
-  takes no more than the configuration (`vocabulary-pruning-equal-bytes`). Which entries are kept is a third question
-  (`vocabulary-score`): as many entries, those that are most frequent in place of those that the teacher attends to.
-- Cross-distillation (EI-BERT) is the sum of two parts, each with a row of its own: the teacher's task layer is
-  updated too (`mutual-updates`), and the student's projected state follows the teacher's pooled state
-  (`hidden-state-loss`). Without both (`cross-distillation`) what is left is plain distillation, from labels and the
-  teacher's fixed logits. The task layer stays behind the projection: a product of the two can be any head, so that
-  nothing is lost that plain distillation has. The loss on the states of words (`word-state-loss`) is no part of
-  EI-BERT and stays in all three. `distillation` removes all losses on the teacher's answers; labels get weight 1, and
-  transfer text, which has no labels, goes with them.
+  takes no more than the configuration (`vocabulary-pruning-equal-bytes`); where even the narrowest takes more, the row
+  says how much. Which entries are kept is a third question (`vocabulary-score`): as many entries, those that are most
+  frequent in place of those that the teacher attends to.
+- Cross-distillation (EI-BERT) is the sum of two parts, each with a row of its own: the teacher is updated too
+  (`mutual-updates`), and the student's projected state follows the teacher's pooled state (`hidden-state-loss`).
+  Without both (`cross-distillation`) what is left is plain distillation, from labels and the teacher's fixed logits.
+  The task layer stays behind the projection: a product of the two can be any head, so that nothing is lost that plain
+  distillation has. Where all of the teacher is updated, `encoder-updates` leaves that to its task layer. The loss on
+  the states of words (`word-state-loss`) is no part of EI-BERT and stays in all of these. `distillation` removes all
+  losses on the teacher's answers; labels get weight 1, and transfer text, which has no labels, goes with them.
 - Initialisation has up to three steps: the layers of the task's teacher in the place of a pre-trained encoder
   (`pre-training`), random layers under the teacher's embeddings (`layer-initialization`), and nothing from
-  the teacher (`initialization`).
+  the teacher (`initialization`). A pre-trained encoder has the shape of its student: rows that change the shape
+  (`vocabulary-pruning-equal-bytes`, `layer-sharing`) pre-train an encoder of their own, which takes long.
 - Without transfer text (`transfer-data`), an epoch has fewer examples. The student makes more epochs instead, so that
   it takes as many steps on as many examples: else the row would measure the length of training. The text takes no part
-  in the choice of vocabulary entries either. With several tasks the row is left out: not all have such text.
+  in the choice of vocabulary entries either. Of several tasks, all lose their text; how the steps are divided among
+  them follows from what is left.
 - Post-training quantisation (`quantization-aware-training`) trains in full precision and rounds once to the same
   grid, with scales searched for the least error since that costs neither bytes nor time: equal bytes, equal latency.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 from runners.plan import TrialPlan
 from space.config import Recipe, StudentConfig
 from space.families import parse_config
-
-CountBytes: TypeAlias = Callable[[StudentConfig], int]
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,30 @@ class Setup:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What rows have to know beside the setup.
+
+    Attributes:
+        count_bytes: deployed bytes of a configuration.
+        examples: of the train split of each task, by its name.
+    """
+
+    count_bytes: Callable[[StudentConfig], int]
+    examples: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Row:
     """One method to remove.
 
     Attributes:
         removed: the method, in words.
         remove: from the whole setup to the one without the method and what stands in its place, in words; None where
-            the setup does not use the method. Its second argument counts the deployed bytes of a configuration.
+            the setup does not use the method.
     """
 
     removed: str
-    remove: Callable[[Setup, CountBytes], tuple[Setup, str] | None]
+    remove: Callable[[Setup, Facts], tuple[Setup, str] | None]
 
 
 def changed(setup: Setup, **fields: Any) -> Setup:
@@ -73,110 +88,140 @@ def changed(setup: Setup, **fields: Any) -> Setup:
     )
 
 
-def _vocabulary(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+def _vocabulary(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     if setup.config.vocabulary_keep == 1:
         return None
     return changed(setup, vocabulary_keep=1.0), "the teacher's whole vocabulary"
 
 
-def _vocabulary_at_equal_bytes(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+def _vocabulary_at_equal_bytes(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     if setup.config.vocabulary_keep == 1:
         return None
-    most = count(setup.config)
+    most = facts.count_bytes(setup.config)
     found = changed(setup, vocabulary_keep=1.0)
     for width in range(setup.config.embedding_width, 0, -16):
         found = changed(setup, vocabulary_keep=1.0, embedding_width=width)
-        if count(found.config) <= most:
+        if facts.count_bytes(found.config) <= most:
             break
-    width = found.config.embedding_width
-    return found, f"the whole vocabulary, embedding {width} wide in place of {setup.config.embedding_width}"
+    width, over = found.config.embedding_width, facts.count_bytes(found.config) - most
+    place = f"the whole vocabulary, embedding {width} wide in place of {setup.config.embedding_width}"
+    return found, place if over <= 0 else f"{place}; still {over:,} bytes more"
 
 
-def _vocabulary_score(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+def _vocabulary_score(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     if setup.config.vocabulary_score == "frequency" or setup.config.vocabulary_keep == 1:
         return None
     return changed(setup, vocabulary_score="frequency"), "as many entries, the most frequent ones"
 
 
-def _sequence(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
-    layers = setup.config.model_dump().get("layers", ())
-    if all(layer.get("token_keep", 1) == 1 for layer in layers):
+def _sequence(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
+    if not prunes_tokens(setup.config):
         return None
+    layers = setup.config.model_dump()["layers"]
     return changed(setup, layers=[{**layer, "token_keep": 1.0} for layer in layers]), "all tokens in every layer"
 
 
-def _cross(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+def prunes_tokens(config: StudentConfig) -> bool:
+    """Whether some layer drops tokens."""
+    return any(layer.get("token_keep", 1) != 1 for layer in config.model_dump().get("layers", ()))
+
+
+def _cross(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     if setup.recipe.hidden_weight == 0 and setup.recipe.teacher_learning_rate == 0:
         return None
     found = changed(setup, hidden_weight=0.0, teacher_learning_rate=0.0)
     return found, "plain distillation: labels and the teacher's fixed logits"
 
 
-def _mutual(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+def _mutual(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     if setup.recipe.teacher_learning_rate == 0:
         return None
-    return changed(setup, teacher_learning_rate=0.0), "the teacher's task layer stays as it is"
+    fixed = "teacher" if setup.recipe.updates_encoder else "teacher's task layer"
+    return changed(setup, teacher_learning_rate=0.0), f"the {fixed} stays as it is"
 
 
-def _hidden(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+def _encoder(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
+    if not setup.recipe.updates_encoder:
+        return None
+    return changed(setup, teacher_update="task_layer"), "of the teacher, the task layer alone is updated"
+
+
+def _hidden(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     if setup.recipe.hidden_weight == 0:
         return None
     return changed(setup, hidden_weight=0.0), "no loss on the pooled state"
 
 
-def _words(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+def _words(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     if not setup.recipe.learns_words:
         return None
     return changed(setup, state_weight=0.0, relation_weight=0.0), "no loss on the states of words"
 
 
-def _distillation(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+def _distillation(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     labels = {"label_weight": 1.0, "logit_weight": 0.0, "hidden_weight": 0.0, "teacher_learning_rate": 0.0}
-    found = changed(_without_transfer(setup), **labels, state_weight=0.0, relation_weight=0.0)
+    found = changed(_without_transfer(setup, facts), **labels, state_weight=0.0, relation_weight=0.0)
     return None if found == setup else (found, "labels alone")
 
 
-def _pretraining(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+def _pretraining(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     if setup.recipe.initialization != "pretrained":
         return None
     return changed(setup, initialization="layers"), "the layers of the task's teacher"
 
 
-def _layers(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+def _layers(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     if setup.recipe.initialization not in ("layers", "pretrained"):
         return None
     return changed(setup, initialization="teacher"), "the teacher's embeddings under random layers"
 
 
-def _initialization(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+def _initialization(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     if setup.recipe.initialization == "random":
         return None
     return changed(setup, initialization="random"), "random weights"
 
 
-def _transfer(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
-    found = _without_transfer(setup)
-    return None if found == setup else (found, "the train split alone, as many steps")
+def _transfer(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
+    found = _without_transfer(setup, facts)
+    if found == setup:
+        return None
+    return found, f"the train {'split' if setup.plan.task else 'splits'} alone, as many steps"
 
 
-def _without_transfer(setup: Setup) -> Setup:
-    share = setup.recipe.transfer_share
-    if share == 0 or setup.plan.task is None:
+def _without_transfer(setup: Setup, facts: Facts) -> Setup:
+    plan = setup.plan
+    if setup.recipe.transfer_share == 0:
         return setup
-    fidelity = setup.plan.fidelity
-    fidelity = fidelity.model_copy(update={"epochs": fidelity.epochs / (1 - share)})
-    plan = setup.plan.model_copy(update={"transfer": None, "fidelity": fidelity})
+    fidelity = plan.fidelity.model_copy(update={"epochs": plan.fidelity.epochs * _longer(setup, facts)})
+    tasks = plan.tasks and {name: task.model_copy(update={"transfer": None}) for name, task in plan.tasks.items()}
+    plan = plan.model_copy(update={"transfer": None, "tasks": tasks, "fidelity": fidelity})
     return changed(replace(setup, plan=plan), transfer_share=0.0)
 
 
-def _quantization(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+def _longer(setup: Setup, facts: Facts) -> float:
+    """How many epochs without transfer text have as many steps as one with it."""
+    share, fidelity = setup.recipe.transfer_share, setup.plan.fidelity
+    if setup.plan.task is not None:
+        return 1 / (1 - share)
+    # Tasks without such text keep their batches; they are counted as `runners.distill.courses.CoursePool` counts them.
+    with_text = without = 0
+    for name, task in setup.plan.task_plans.items():
+        own = min(facts.examples[name], fidelity.train_examples or facts.examples[name])
+        further = 0 if task.transfer is None else round(own * share / (1 - share))
+        with_text += math.ceil((own + further) / fidelity.batch_size)
+        without += math.ceil(own / fidelity.batch_size)
+    return with_text / without
+
+
+def _quantization(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     if setup.recipe.quantization != "aware":
         return None
     found = changed(setup, quantization="post_training", clipping="searched")
     return found, "post-training quantisation with searched scales"
 
 
-def _clipping(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+def _clipping(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     clipping = setup.recipe.clipping
     if clipping == "none" or (clipping == "auto" and 2 not in _bits(setup.config.model_dump())):
         return None
@@ -191,7 +236,7 @@ def _bits(content: Any) -> set[int]:
     return set().union(*map(_bits, content)) if isinstance(content, (list, tuple)) else set()
 
 
-def _repeats(setup: Setup, count: CountBytes) -> tuple[Setup, str] | None:
+def _repeats(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     if getattr(setup.config, "layer_repeats", 1) == 1:
         return None
     return changed(setup, layer_repeats=1), "each layer once"
@@ -206,6 +251,7 @@ ROWS: dict[str, Row] = {
     "layer-sharing": Row("sharing of layers", _repeats),
     "cross-distillation": Row("cross-distillation", _cross),
     "mutual-updates": Row("mutual updates", _mutual),
+    "encoder-updates": Row("updates of the teacher's encoder", _encoder),
     "hidden-state-loss": Row("hidden-state loss", _hidden),
     "word-state-loss": Row("loss on states of words", _words),
     "distillation": Row("distillation", _distillation),

@@ -25,20 +25,24 @@ from runners.distill.loop import DivergedError
 from runners.latency import LatencyMeter
 from runners.plan import TaskPlan, TaskSections, TrialPlan
 from runners.prepared import TaughtTask
+from runners.pretraining import PretrainingSpec
+from runners.pretraining.corpus import corpus_key
 from runners.progress import duration
 from runners.record import TrialRecord
+from runners.teacher.model import find_model
 from runners.trial import Prepared, prepare, run_trial
 from search.ablate.report import FULL, Ablation, AblationRow
-from search.ablate.rows import ROWS, Setup
+from search.ablate.rows import ROWS, Facts, Setup
 from search.study_file import StudyFile
 from search.validation import closest
-from space.errors import InputError
+from space.errors import InputError, OutputError
 from space.families import deployed_bytes
 from space.paths import home
 
 logger = logging.getLogger("shoebox.search.ablate")
 
 _FORMAT = 1  # raise it when results of older code must not be used
+_CORPUS = {"sources", "exclude", "model"}  # of the section pretraining: stand in the key by their content
 _NO_LIMITS = Limits(deployed_bytes=2**62)
 
 
@@ -89,7 +93,14 @@ class Trainer:
         return self._prepared[key]
 
     def train(self, job: Job) -> Outcome:
-        """Train, judge and keep one job. The bundle is not kept: the JSON of a row is enough to make it again."""
+        """Train, judge and keep one job. The bundle is not kept: the JSON of a row is enough to make it again.
+
+        A setup that cannot be built, as one that starts from layers which the teacher lacks, is a failed outcome. It is
+        not kept, since its cause may lie outside of it: the next ablation tries again.
+
+        Raises:
+            OutputError: a result cannot be written.
+        """
         setup = job.setup
         with tempfile.TemporaryDirectory(prefix="bundle-", dir=self.folder) as folder:
             try:
@@ -104,6 +115,10 @@ class Trainer:
                 )
             except DivergedError as error:
                 outcome = Outcome(error=str(error))
+            except OutputError:
+                raise
+            except InputError as error:
+                return Outcome(error=str(error))
             else:
                 outcome = Outcome(record=record.model_copy(update={"bundle": ""}))
         part = self.folder / f"{job.key}.part{os.getpid()}"
@@ -136,7 +151,8 @@ def ablate(
 
     Raises:
         InputError: an unknown row or one that the setup does not use; another process runs the same ablation; the
-            data, the teacher or the device cannot be had.
+            data, the teacher or the device cannot be had; no row at all could be trained. Where some can, the others
+            are failed rows of the answer.
         OutputError: a result cannot be written.
         KeyboardInterrupt: stopped by the user; what finished is kept.
     """
@@ -153,12 +169,13 @@ def ablate(
         trainer = Trainer(folder, threads)
         shared = trainer.prepared(whole.plan)
 
-        def count(config: object) -> int:
-            return deployed_bytes(config, shared.shape, shared.vocabulary)  # type: ignore[arg-type]
-
+        facts = Facts(
+            lambda config: deployed_bytes(config, shared.shape, shared.vocabulary),
+            {name: len(taught.task.train) for name, taught in shared.tasks.items()},
+        )
         setups, in_place, unused = {FULL: whole}, {FULL: ""}, []
         for name in ROWS if rows is None else rows:
-            without = ROWS[name].remove(whole, count)
+            without = ROWS[name].remove(whole, facts)
             if without is not None:
                 setups[name], in_place[name] = without
             elif rows is None:
@@ -173,6 +190,8 @@ def ablate(
         for job, outcome in _train_all(left, trainer, workers, threads):
             outcomes[job.key] = outcome
             _tell(job, outcome, len(outcomes), len(jobs))
+    if all(outcome.record is None for outcome in outcomes.values()):
+        raise InputError(f"No row could be trained. {outcomes[jobs[0].key].error}")
     table = []
     for name, row_setup in setups.items():
         own = [outcomes[job.key] for job in jobs if name in job.rows]
@@ -202,20 +221,27 @@ def check_rows(rows: Sequence[str] | None) -> None:
 def _jobs(setups: dict[str, Setup], seeds: int, trainer: Trainer) -> list[Job]:
     """All trainings, one seed after the other, so that an early look has every row."""
     found: dict[str, Job] = {}
+    plan = next(iter(setups.values())).plan  # no row changes the text of encoders, nor their teacher
+    corpus = None if plan.pretraining is None else _corpus(plan.pretraining, plan.teacher.model)
     for seed in range(seeds):
         for name, setup in setups.items():
-            key = _key(setup, seed, trainer.prepared(setup.plan))
+            key = _key(setup, seed, trainer.prepared(setup.plan), corpus)
             rows = (*found[key].rows, name) if key in found else (name,)
             found[key] = Job(rows, setup, seed, key)
     return list(found.values())
 
 
-def _key(setup: Setup, seed: int, prepared: Prepared) -> str:
+def _corpus(spec: PretrainingSpec, model: str) -> str:
+    """Names pre-training text and the teacher that reads it by their content, wherever they lie."""
+    return corpus_key(spec, find_model(spec.model or model))
+
+
+def _key(setup: Setup, seed: int, prepared: Prepared, corpus: str | None) -> str:
     content = {
         "format": _FORMAT,
         "shoebox": version("shoebox"),
         "tasks": {name: _task_key(plan, prepared.tasks[name]) for name, plan in setup.plan.task_plans.items()},
-        "pretraining": None if setup.plan.pretraining is None else setup.plan.pretraining.model_dump(mode="json"),
+        "pretraining": _pretraining_key(setup, corpus),
         "fidelity": setup.plan.fidelity.model_dump(mode="json"),
         "device": [setup.plan.device.model_dump(mode="json"), LatencyMeter(setup.plan.device).identity],
         # Without defaults, so that a field which a newer Shoebox added changes no key.
@@ -225,6 +251,15 @@ def _key(setup: Setup, seed: int, prepared: Prepared) -> str:
         "seed": seed,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _pretraining_key(setup: Setup, corpus: str | None) -> dict[str, Any] | None:
+    """The text, which also orders the vocabulary, and how the encoder is trained where the student starts from one."""
+    spec = setup.plan.pretraining
+    if spec is None:
+        return None
+    starts = setup.recipe.initialization == "pretrained"
+    return {"corpus": corpus, "encoder": spec.model_dump(mode="json", exclude=_CORPUS) if starts else None}
 
 
 def _task_key(plan: TaskPlan, taught: TaughtTask) -> dict[str, Any]:

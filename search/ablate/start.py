@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from search.ablate.rows import Setup
+from search.ablate.rows import Setup, prunes_tokens
 from search.study import load_study
 from search.study_file import StudyFile, load_study_file
 from search.validation import explain, parse_yaml
@@ -56,9 +56,27 @@ def start_from_file(study: str, path: Path, overrides: Mapping[str, Any] | None 
     """
     file = load_study_file(study, overrides)
     config, recipe = read_setup(path)
-    if recipe.transfer_share > 0 and file.transfer is None:
-        raise InputError(f"{path}: recipe.transfer_share is above 0, but study {file.name!r} has no section transfer.")
-    return file, Setup(file.plan(), config, recipe)
+    setup = Setup(file.plan(), config, recipe)
+    if problem := _misfit(setup):
+        raise InputError(f"{path} does not fit study {file.name!r}: {problem}.")
+    return file, setup
+
+
+def _misfit(setup: Setup) -> str | None:
+    """What keeps a configuration and a recipe from being trained in a study; None if nothing does."""
+    plan, recipe = setup.plan, setup.recipe
+    tasks = plan.task_plans.values()
+    if recipe.transfer_share > 0 and all(task.transfer is None for task in tasks):
+        return "recipe.transfer_share is above 0, but there is no section transfer"
+    if recipe.initialization == "pretrained" and plan.pretraining is None:
+        return "recipe.initialization is pretrained, but there is no section pretraining"
+    if not any(task.task.per_token for task in tasks):
+        return None
+    if prunes_tokens(setup.config):
+        return "config.layers should have token_keep 1.0: every token gets logits, and one that is pruned has none"
+    if recipe.updates_encoder:
+        return "recipe.teacher_update should be task_layer, or teacher_learning_rate 0: the study tags words"
+    return None
 
 
 def read_setup(path: Path) -> tuple[Any, Recipe]:

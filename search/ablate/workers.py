@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError
 from ray.util import ActorPool
 
 from search.local_ray import local_ray
-from space.errors import InputError
+from space.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from search.ablate.run import Job, Outcome
@@ -27,10 +27,10 @@ class _Process:
 
         self._trainer = Trainer(folder, threads)
 
-    def train(self, job: Job) -> tuple[Job, Outcome | None, InputError | None]:
+    def train(self, job: Job) -> tuple[Job, Outcome | None, OutputError | None]:
         try:
             return job, self._trainer.train(job), None
-        except InputError as error:  # Ray would wrap it in an error of its own
+        except OutputError as error:  # Ray would wrap it in an error of its own
             return job, None, error
 
 
@@ -38,7 +38,8 @@ def train_in_processes(jobs: list[Job], folder: Path, workers: int, threads: int
     """Train jobs, so many at a time; in the order in which they end.
 
     Raises:
-        InputError: as of `Trainer.train`, or a process died.
+        OutputError: as of `Trainer.train`.
+        InputError: a process died.
     """
     with local_ray(workers, threads):
         kind: Any = ray.remote(num_cpus=1)(_Process)

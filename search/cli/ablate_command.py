@@ -24,6 +24,7 @@ def ablate(
     data: Annotated[Path | None, typer.Option(help="With --config: folder with train.* and validation.*.")] = None,
     text: Annotated[str | None, typer.Option(help="With --config: text column; two with a comma for pairs.")] = None,
     label: Annotated[str | None, typer.Option(help="With --config: label column.")] = None,
+    where: Annotated[str | None, typer.Option(help="With --config: only rows with COLUMN=VALUE.")] = None,
     latency: Annotated[str | None, typer.Option(help="With --config: emulated, native or estimated.")] = None,
     storage: Annotated[
         str | None, typer.Option(help="Storage URL of Optuna.", show_default="SQLite in ~/.shoebox")
@@ -44,6 +45,7 @@ def ablate(
         "data": None if data is None else str(data.expanduser().absolute()),
         "text": text,
         "label": label,
+        "where": where,
         "latency": latency,
     }
     file, setup = _start(study, trial, config, overrides, storage)
@@ -61,7 +63,7 @@ def ablate(
         signal.signal(signal.SIGTERM, before)
     _print(found)
     if output is not None:
-        for path in _write(found, output):
+        for path in write_tables(found, output):
             typer.echo(f"Written: {path}")
 
 
@@ -88,12 +90,15 @@ def _check_writable(output: Path) -> None:
         raise InputError(f"--output {output}: name a file in a folder that exists.")
 
 
-def _write(found: Ablation, output: Path) -> list[Path]:
+def write_tables(found: Ablation, output: Path) -> list[Path]:
+    """Write the table as Markdown and all figures as JSON; answers the files: OUTPUT.md and OUTPUT.json."""
     import os
 
+    # A name like run-0.5 has no suffix to cut.
+    stem = output.stem if output.suffix in (".md", ".json") else output.name
     written = []
     for suffix, content in ((".md", found.as_markdown()), (".json", found.as_json() + "\n")):
-        path = output.expanduser().with_suffix(suffix)
+        path = output.expanduser().with_name(stem + suffix)
         part = path.with_name(f".{path.name}.part{os.getpid()}")
         part.write_text(content, encoding="utf-8")
         os.replace(part, path)

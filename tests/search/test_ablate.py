@@ -1,9 +1,10 @@
-"""Ablations: which setups the rows make, and real trainings of a tiny teacher's students."""
+"""Ablations: real trainings of a tiny teacher's students, and the command."""
 
 from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,131 +12,71 @@ from typing import Any
 
 import pytest
 import yaml
+from small_study import CONFIG, RECIPE, start, write, write_several, write_texts
+from transformers import DistilBertConfig, DistilBertModel
 
-from runners.plan import FidelitySpec
-from runners.transfer import TransferSpec
-from search.ablate import ROWS, Setup, ablate, start_from_file, start_from_study
-from search.ablate.report import spread
-from search.ablate.rows import changed
+from search.ablate import ablate, start_from_study
+from search.ablate.report import Ablation, AblationRow, spread
+from search.cli.ablate_command import write_tables
 from search.study import load_study
-from search.study_file import StudyFile
 from space.errors import InputError
 from space.families import parse_config
 
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
 
-CONFIG = {
-    "family": "transformer",
-    "vocabulary_keep": 0.9,
-    "embedding_width": 32,
-    "embedding_bits": 4,
-    "block_size": 32,
-    "accuracy_level": 0,
-    "width": 32,
-    "heads": 2,
-    "activation": "gelu",
-    "layers": [{"ffn_width": 32, "token_keep": 0.5, "attention_bits": 4, "ffn_bits": 4}],
-}
-RECIPE = {
-    "learning_rate": 2e-3,
-    "label_weight": 0.3,
-    "logit_weight": 1.0,
-    "hidden_weight": 1.0,
-    "temperature": 2.0,
-    "teacher_learning_rate": 1e-4,
-    "state_weight": 1.0,
-    "initialization": "layers",
-}
-
 
 @pytest.fixture
 def study(tmp_path: Path, model: Path) -> Path:
-    content = {
-        "name": "small",
-        "task": {"data": {"grammar": "sentiment", "train": 60, "validation": 40}, "text": "sentence", "max_length": 32},
-        "teacher": {"model": str(model), "epochs": 1},
-        "limits": {"deployed_bytes": 20_000},
-        "device": {"latency": "estimated", "tokens": 16},
-        "fidelity": {"epochs": 1, "batch_size": 32},
-    }
-    path = tmp_path / "small.yaml"
-    path.write_text(yaml.safe_dump(content))
-    (tmp_path / "setup.yaml").write_text(yaml.safe_dump({"config": CONFIG, "recipe": RECIPE}))
-    return path
+    return write(tmp_path, model)
 
 
-def start(study: Path) -> tuple[StudyFile, Setup]:
-    return start_from_file(str(study), study.with_name("setup.yaml"))
+def test_of_several_tasks_each_row_takes_as_many_steps(tmp_path: Path, model: Path) -> None:
+    file, setup = start(write_several(tmp_path, model))
+    table = ablate(file, setup, seeds=1, rows=["distillation", "transfer-data"])
+    assert [row.in_place for row in table.rows] == ["", "labels alone", "the train splits alone, as many steps"]
+    seen = [row.records[0].metrics["examples_seen"] for row in table.rows]
+    assert seen == [160, 160, 160]  # 5 full batches: large has 64 texts and 64 further ones, small has 32
+    assert len({row.records[0].metrics["final_loss"] for row in table.rows}) == 3
 
 
-def count(config: object) -> int:
-    """Bytes that fall with the embedding alone, so that the row at equal bytes has to narrow it."""
-    return int(config.vocabulary_keep * config.embedding_width * 1000)  # type: ignore[attr-defined]
+def test_a_row_that_cannot_be_built_fails_alone(tmp_path: Path, model: Path, home: Path) -> None:
+    teacher = tmp_path / "distilbert"
+    shutil.copytree(model, teacher)
+    entries = len((model / "vocab.txt").read_text().split())
+    config = DistilBertConfig(vocab_size=entries, dim=32, n_layers=1, n_heads=2, hidden_dim=32)
+    DistilBertModel(config).save_pretrained(teacher)
+    file, setup = start(write(tmp_path, teacher))
+    found = ablate(file, setup, seeds=1, rows=["layer-initialization"])
+    full, embeddings = found.rows
+    assert "not laid out like BERT" in found.cells(full)[2]
+    assert embeddings.records[0].quality > 0
+    assert len(list((home / "ablations" / "small").glob("*.json"))) == 1  # the failure may be mended outside
+    with pytest.raises(InputError, match=r"No row could be trained\. .* not laid out like BERT"):
+        ablate(file, setup, seeds=1, rows=["word-state-loss"])
 
 
-def differences(one: Setup, other: Setup) -> set[str]:
-    sides = [{**s.config.model_dump(), **s.recipe.model_dump(), **s.plan.model_dump()} for s in (one, other)]
-    return {name for name in sides[0] if sides[0][name] != sides[1][name]}
+def test_other_text_trains_anew_and_moved_text_does_not(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "shoebox.search.ablate")
 
+    def trained(path: Path, epochs: float = 0.5) -> int:
+        """How many of two trainings had to be made."""
+        caplog.clear()
+        section = {"sources": {"path": str(path)}, "max_length": 32, "epochs": epochs, "batch_size": 32}
+        space = {"recipe": {"initialization": ["pretrained"]}}
+        file, setup = start(write(tmp_path, model, {"initialization": "pretrained"}, pretraining=section, space=space))
+        ablate(file, setup, seeds=1, rows=["pre-training"])
+        return sum("bytes" in message for message in caplog.messages)
 
-@pytest.mark.parametrize(
-    ("row", "fields"),
-    [
-        ("vocabulary-pruning", {"vocabulary_keep"}),
-        ("vocabulary-pruning-equal-bytes", {"vocabulary_keep", "embedding_width"}),
-        ("sequence-pruning", {"layers"}),
-        ("cross-distillation", {"hidden_weight", "teacher_learning_rate"}),
-        ("mutual-updates", {"teacher_learning_rate"}),
-        ("hidden-state-loss", {"hidden_weight"}),
-        ("word-state-loss", {"state_weight"}),
-        (
-            "distillation",
-            {"label_weight", "logit_weight", "hidden_weight", "teacher_learning_rate", "state_weight"},
-        ),
-        ("layer-initialization", {"initialization"}),
-        ("initialization", {"initialization"}),
-    ],
-)
-def test_a_row_changes_its_method_and_nothing_else(study: Path, row: str, fields: set[str]) -> None:
-    _, whole = start(study)
-    found = ROWS[row].remove(whole, count)
-    assert found is not None
-    assert differences(whole, found[0]) == fields
-    again = ROWS[row].remove(found[0], count)
-    assert again is None  # what is removed cannot be removed again
-
-
-def test_the_embedding_is_narrowed_no_more_than_needed(study: Path) -> None:
-    _, whole = start(study)
-    wide = changed(whole, embedding_width=96, vocabulary_keep=0.9)
-    found = ROWS["vocabulary-pruning-equal-bytes"].remove(wide, count)
-    assert found is not None
-    assert found[0].config.embedding_width == 80
-
-
-def test_without_transfer_text_there_are_as_many_steps(study: Path) -> None:
-    _, whole = start(study)
-    plan = whole.plan.model_copy(
-        update={"transfer": TransferSpec(sources={"path": "more.txt"}), "fidelity": FidelitySpec(epochs=2)}
-    )
-    mixed = changed(Setup(plan, whole.config, whole.recipe), transfer_share=0.75)
-    for row in ("transfer-data", "distillation"):
-        found = ROWS[row].remove(mixed, count)
-        assert found is not None
-        assert found[0].plan.fidelity.epochs == 8
-        assert found[0].plan.transfer is None
-        assert found[0].recipe.transfer_share == 0
-    assert ROWS["transfer-data"].remove(whole, count) is None
-
-
-def test_weights_are_quantised_after_training_where_recipes_say_when(study: Path) -> None:
-    _, whole = start(study)
-    found = ROWS["quantization-aware-training"].remove(whole, count)
-    if "quantization" not in type(whole.recipe).model_fields:
-        assert found is None
-    else:
-        assert found is not None
-        assert found[0].recipe.quantization == "post_training"  # type: ignore[attr-defined]
+    texts = write_texts(tmp_path / "texts.txt", 100, seed=5)
+    assert trained(texts) == 2
+    moved = Path(shutil.copy(texts, tmp_path / "moved.txt"))
+    texts.unlink()
+    assert trained(moved) == 0
+    assert trained(moved, epochs=1) == 1  # the row without pre-training has no part in it
+    write_texts(moved, 100, seed=6)
+    assert trained(moved) == 2  # the text orders the vocabulary too
 
 
 def test_rows_are_trained_judged_kept_and_gone_on_with(
@@ -194,8 +135,21 @@ def test_the_command_writes_both_files_and_its_json_starts_another_one(
 
 
 @pytest.mark.parametrize(
+    ("name", "written"),
+    [("run-0.5", "run-0.5"), ("run.md", "run"), ("run.json", "run")],
+)
+def test_only_suffixes_of_the_files_themselves_are_cut(study: Path, tmp_path: Path, name: str, written: str) -> None:
+    file, setup = start(study)
+    found = Ablation(file, 0.9, [0], [AblationRow("full", setup, "", [(None, "diverged")])], [])
+    paths = write_tables(found, tmp_path / name)
+    assert paths == [tmp_path / f"{written}.md", tmp_path / f"{written}.json"]
+    assert all(path.is_file() for path in paths)
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--where", "lang"], "--where: 'lang' is no condition"),
         (["--rows", "vocabulary-prunning"], "Did you mean 'vocabulary-pruning'?"),
         (["--rows", "initialization,initialization"], "named twice"),
         (["--rows", "transfer-data"], "the configuration has no transfer data to remove"),
@@ -221,6 +175,26 @@ def test_wrong_configuration_files_are_named(study: Path) -> None:
         start(study)
     path.write_text(yaml.safe_dump({"config": CONFIG, "recipe": {**RECIPE, "transfer_share": 0.5}}))
     with pytest.raises(InputError, match="no section transfer"):
+        start(study)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "tokens", "said"),
+    [
+        ({"initialization": "pretrained"}, 1.0, "there is no section pretraining"),
+        ({}, 0.5, r"token_keep 1\.0: every token gets logits"),
+        ({"teacher_update": "encoder"}, 1.0, "the study tags words"),
+    ],
+)
+def test_setups_that_do_not_fit_a_study_of_words_are_refused(
+    tmp_path: Path, model: Path, recipe: dict[str, Any], tokens: float, said: str
+) -> None:
+    task = {"data": {"path": "data"}, "kind": "token-classification", "metric": "entity_f1", "max_length": 32}
+    study = write(tmp_path, model, task=task, space={"transformer": {"token_keep": 1.0}})
+    config = {**CONFIG, "layers": [{**CONFIG["layers"][0], "token_keep": tokens}]}  # type: ignore[index]
+    setup = study.with_name("setup.yaml")
+    setup.write_text(yaml.safe_dump({"config": config, "recipe": {**RECIPE, **recipe}}))
+    with pytest.raises(InputError, match=rf"setup\.yaml does not fit study 'small': .*{said}"):
         start(study)
 
 
