@@ -62,7 +62,7 @@ class ArmQuality(BaseModel):
             `quality_here` are mean retentions then.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     device: str
     examples: int
@@ -100,7 +100,8 @@ class TrialRecord(BaseModel):
         versions: of the libraries that made it, and the machine kind.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A quality that is not a number must stay one: it tells a trial that failed.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     trial: int
     config: AnyStudentConfig

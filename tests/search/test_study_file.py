@@ -17,6 +17,7 @@ SHIPPED = [
     "multi-task",
     "quickstart",
     "rte",
+    "sst2-imdb",
     "sst2",
     "stsb",
     "wikiann-de",
