@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import optuna
 import torch
@@ -19,6 +18,7 @@ from runners.latency import LatencyMeter
 from runners.task import load_task
 from search.arm_check import check_front_on_arm
 from search.ledger import Ledger, Proposal
+from search.lock import only_one
 from search.progress import Display, Monitor, NoDisplay
 from search.samplers import study_sampler
 from search.storage import create_study, default_url, find_study, masked, open_storage
@@ -206,17 +206,9 @@ def _tune(worker: type, settings: Any, searcher: Any, folder: Path) -> None:
 @contextlib.contextmanager
 def _only_driver(name: str) -> Iterator[None]:
     """Hold the study's lock: a second driver would take the first one's running trials for orphans."""
-    folder = study_folder(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / "driver.lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise InputError(f"Study {name!r} is being searched by another process right now.") from None
-    try:
+    refusal = f"Study {name!r} is being searched by another process right now."
+    with only_one(study_folder(name) / "driver.lock", refusal):
         yield
-    finally:
-        lock.release()
 
 
 @contextlib.contextmanager

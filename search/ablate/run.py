@@ -15,7 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -33,6 +32,7 @@ from runners.teacher.model import find_model
 from runners.trial import Prepared, prepare, run_trial
 from search.ablate.report import FULL, Ablation, AblationRow
 from search.ablate.rows import ROWS, Facts, Setup
+from search.lock import only_one
 from search.study_file import StudyFile
 from search.validation import closest
 from space.errors import InputError, OutputError
@@ -306,17 +306,9 @@ def _tell(job: Job, outcome: Outcome, done: int, total: int) -> None:
 @contextlib.contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, and clear away what a killed process left."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise InputError(f"Another process runs an ablation in {folder} right now.") from None
-    try:
+    with only_one(folder / "lock", f"Another process runs an ablation in {folder} right now."):
         for left in folder.glob("bundle-*"):
             shutil.rmtree(left, ignore_errors=True)
         for left in folder.glob("*.part*"):
             left.unlink(missing_ok=True)
         yield
-    finally:
-        lock.release()
