@@ -1,19 +1,63 @@
-"""The command `shoebox`."""
+"""The command `shoebox`. Every command imports what it needs itself, so that `--help` answers at once."""
 
 from __future__ import annotations
 
 import sys
+from typing import Annotated
+
+import typer
 
 from search.cli.ablate_command import ablate
 from search.cli.bench_commands import bench_samplers
-from search.cli.commands import app
+from search.cli.doctor_command import doctor
+from search.cli.emulator_commands import emulator_app
+from search.cli.export_command import export
+from search.cli.pareto_command import pareto
+from search.cli.predict_command import predict
 from search.cli.quantize_command import quantize
+from search.cli.search_command import search
+from search.cli.studies_command import studies
 
 __all__ = ["app", "main"]
 
+app = typer.Typer(
+    name="shoebox",
+    help="Search for BERT students that fit in 2 MB, as accurate and as fast on an ARM phone as they can be.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+app.add_typer(emulator_app, name="emulator")
+app.command()(search)
+app.command()(pareto)
+app.command()(export)
+app.command()(predict)
+app.command()(studies)
+app.command()(doctor)
 app.command()(ablate)
 app.command("bench-samplers")(bench_samplers)
-app.command("quantize")(quantize)
+app.command()(quantize)
+
+
+def _show_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib import metadata
+
+    try:
+        version = metadata.version("shoebox")
+    except metadata.PackageNotFoundError:
+        version = "(not installed)"
+    typer.echo(f"shoebox {version}")
+    raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None: ...
 
 
 def main() -> None:

@@ -1,0 +1,18 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+StorageOption = Annotated[str | None, typer.Option(help="Storage URL of Optuna.", show_default="SQLite in ~/.shoebox")]
+StudyArgument = Annotated[str, typer.Argument(help="Name of a study in the storage.")]
+
+
+def storage_option(storage: str | None) -> list[str]:
+    if storage is None:
+        return []
+    from search.storage import masked
+
+    return ["--storage", masked(storage)]

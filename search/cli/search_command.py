@@ -1,0 +1,96 @@
+"""The command that searches a study."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from search.cli.messages import messages_on
+from search.cli.options import StorageOption, storage_option
+from search.cli.pareto_command import print_front
+
+
+def search(
+    study: Annotated[str, typer.Argument(help="A shipped study (see `shoebox studies`) or FILE.yaml.")],
+    data: Annotated[Path | None, typer.Option(help="Folder with train.* and validation.*.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Text column (of words: tokens); two with a comma for pairs.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Label column; of tagged words, that of the tags.")] = None,
+    where: Annotated[str | None, typer.Option(help="Only rows with COLUMN=VALUE; several with commas.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Trained trials in total.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="known-cost, tpe, nsga2, gp, random or qmc.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
+    latency: Annotated[str | None, typer.Option(help="emulated, native or estimated.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device profile, like cortex-a53.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed study.")] = False,
+    name: Annotated[str | None, typer.Option(help="Another name for the study.")] = None,
+    storage: StorageOption = None,
+) -> None:
+    """Search a study: train students within its limits and show the front of the best."""
+    from search.cli.tables import output_console
+
+    console = output_console(stderr=True)
+    overrides = {
+        "name": name,
+        "data": None if data is None else str(data.expanduser().absolute()),
+        "text": text,
+        "label": label,
+        "where": where,
+        "trials": trials,
+        "workers": workers,
+        "sampler": sampler,
+        "seed": seed,
+        "latency": latency,
+        "device": device,
+    }
+    # A terminated search ends as cleanly as one stopped by Ctrl-C.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with console.status("Loading ...") if console.is_terminal else contextlib.nullcontext():
+            from search.progress import display_for
+            from search.run import run_study
+        with messages_on(console):
+            found = run_study(
+                study,
+                overrides=overrides,
+                resume=resume,
+                storage=storage,
+                display=display_for(console),
+            )
+    except KeyboardInterrupt:
+        typer.echo(_how_to_go_on(study, overrides, storage), err=True)
+        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    failed = found.trials("failed")
+    if failed and not found.trials("finished"):
+        first = failed[0]
+        typer.echo(f"shoebox: all {len(failed)} trials failed; trial {first.number}: {first.error}", err=True)
+        raise typer.Exit(1)
+    print_front(found)
+    best = found.best()
+    typer.echo(f"Best bundle: trial {best.trial}, {best.bundle}")
+    copy = ["shoebox", "export", found.name, *storage_option(storage), "--best", "-o", "DIR"]
+    typer.echo(f"Copy it with: {shlex.join(copy)}")
+
+
+def _how_to_go_on(study: str, overrides: dict[str, Any], storage: str | None) -> str:
+    """What to do after a stopped search: resume it if it is in the storage, else start it again."""
+    from search.study import load_study
+    from search.study_file import load_study_file
+    from space.errors import InputError
+
+    try:
+        load_study(load_study_file(study, overrides).name, storage)
+    except InputError:
+        return "Stopped before the first trial; run the same command again (a finished teacher is kept)."
+    name = ["--name", overrides["name"]] if overrides["name"] else []
+    again = shlex.join(["shoebox", "search", study, *name, *storage_option(storage), "--resume"])
+    return f"Stopped; what has finished is kept. Resume with: {again}"
