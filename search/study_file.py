@@ -226,6 +226,8 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
     device, teacher = data.get("device"), data.get("teacher")
     if isinstance(device, dict) and str(device.get("profile")).endswith((".yaml", ".yml")):
         device["profile"] = str(folder / Path(str(device["profile"])).expanduser())
+    if isinstance(teacher, dict):
+        _anchor_data(teacher.get("intermediate"), folder)
     if isinstance(teacher, dict) and isinstance(teacher.get("model"), str):
         model = folder / Path(teacher["model"]).expanduser()
         teacher["model"] = str(model) if model.is_dir() else teacher["model"]

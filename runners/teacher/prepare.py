@@ -18,7 +18,7 @@ from runners.byte_rows import ByteRows
 from runners.cache_entry import make_once
 from runners.precision import has_fast_bfloat16, training_device
 from runners.progress import duration
-from runners.task import Task
+from runners.task import Task, load_task
 from runners.teacher.finetune import fine_tune
 from runners.teacher.infer import infer
 from runners.teacher.model import (
@@ -52,11 +52,12 @@ def prepare_teacher(spec: TeacherSpec, task: Task, max_length: int | None = None
     """
     length = spec.max_length or max_length or task.max_length
     model = find_model(spec.model)
-    key = teacher_key(spec, task, length, model)
+    before = _intermediate_teacher(spec)
+    key = teacher_key(spec, task, length, model, before)
     folder = cache() / "teachers" / key
 
     def fill(part: Path) -> None:
-        record = _fill(spec, task, length, model, part)
+        record = _fill(spec, task, length, model, before, part)
         write_record(part, {**record, "key": key})
         made = open_outputs(part, task)
         _log.info(
@@ -66,17 +67,27 @@ def prepare_teacher(spec: TeacherSpec, task: Task, max_length: int | None = None
     return make_once(folder, lambda: open_outputs(folder, task), fill, "teacher's outputs", _log)
 
 
+def _intermediate_teacher(spec: TeacherSpec) -> TeacherOutputs | None:
+    """The teacher of the task that a teacher is fine-tuned on before its own."""
+    if spec.intermediate is None:
+        return None
+    first = spec.changed(spec.intermediate.teacher).model_copy(update={"intermediate": None})
+    return prepare_teacher(first, load_task(spec.intermediate))
+
+
 def load_teacher(outputs: TeacherOutputs) -> Teacher:
     """The fine-tuned torch model of a cache entry, on the CPU in evaluation mode (for mutual distillation)."""
     return restore_teacher(outputs.folder / "model")
 
 
-def teacher_key(spec: TeacherSpec, task: Task, max_length: int, model: Path) -> str:
+def teacher_key(
+    spec: TeacherSpec, task: Task, max_length: int, model: Path, before: TeacherOutputs | None = None
+) -> str:
     """Name of the cache entry: what the outputs depend on, hashed. Where the model lies is no part of it."""
     import transformers
 
-    recipe = spec.model_dump(mode="json", exclude={"model", "max_length"})
-    parts = {
+    recipe = spec.model_dump(mode="json", exclude={"model", "max_length", "intermediate"})
+    parts: dict[str, Any] = {
         "format": _FORMAT,
         "model": model_identity(model),
         "data": task.fingerprint,
@@ -86,17 +97,22 @@ def teacher_key(spec: TeacherSpec, task: Task, max_length: int, model: Path) -> 
         # A patch release does not change what is computed; the others may.
         "versions": [".".join(module.__version__.split(".")[:2]) for module in (torch, transformers)],
     }
+    if before is not None:
+        parts["intermediate"] = before.key
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _fill(spec: TeacherSpec, task: Task, max_length: int, model: Path, part: Path) -> dict[str, Any]:
+def _fill(
+    spec: TeacherSpec, task: Task, max_length: int, model: Path, before: TeacherOutputs | None, part: Path
+) -> dict[str, Any]:
     begin = time.monotonic()
     device = training_device()
     tokenizer, pieces = load_tokenizer(model, spec.model)
     cuda = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(spec.seed)
-        teacher = Teacher(load_encoder(model, spec.model), task.outputs).to(device)
+        encoder = load_encoder(model, spec.model) if before is None else load_teacher(before).encoder
+        teacher = Teacher(encoder, task.outputs).to(device)
         check_length(teacher, max_length, spec.model)
         _log.info(
             "Fine-tuning teacher %s on %d examples, %d epoch(s); once per task, then cached",

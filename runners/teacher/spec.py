@@ -6,6 +6,31 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from runners.task import TaskSpec
+
+
+class FineTuningSpec(BaseModel):
+    """What of `TeacherSpec` is different for one of several tasks, or for an intermediate one; the model is
+    the same for all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int | None = Field(default=None, ge=1, le=100)
+    learning_rate: float | None = Field(default=None, gt=0, le=1)
+    batch_size: int | None = Field(default=None, ge=1, le=4096)
+    max_length: int | None = Field(default=None, ge=4, le=512)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+
+
+class IntermediateSpec(TaskSpec):
+    """A task that the teacher is fine-tuned on before its own; see `TaskSpec`.
+
+    Attributes:
+        teacher: where this fine-tuning differs from section `teacher`.
+    """
+
+    teacher: FineTuningSpec = FineTuningSpec()
+
 
 class TeacherSpec(BaseModel):
     """Which model teaches, and how it is fine-tuned for the task.
@@ -21,6 +46,8 @@ class TeacherSpec(BaseModel):
             its first piece.
         weight_decay: of AdamW, on matrices only.
         warmup: share of the steps over which the rate rises.
+        intermediate: a task with more labels to fine-tune on first (STILTs, Phang et al. 2018, arXiv 1811.01088): its
+            encoder is what the task's own fine-tuning starts from, its head is dropped. Without it from the model.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,19 +61,8 @@ class TeacherSpec(BaseModel):
     pooling: Literal["mean"] = "mean"
     weight_decay: float = Field(0.01, ge=0, le=1)
     warmup: float = Field(0.1, ge=0, le=1)
+    intermediate: IntermediateSpec | None = None
 
     def changed(self, changes: FineTuningSpec) -> TeacherSpec:
         """The same model, fine-tuned as `changes` say."""
         return TeacherSpec(**{**self.model_dump(), **changes.model_dump(exclude_none=True)})
-
-
-class FineTuningSpec(BaseModel):
-    """What of `TeacherSpec` is different for one of several tasks; the model is the same for all."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    epochs: int | None = Field(default=None, ge=1, le=100)
-    learning_rate: float | None = Field(default=None, gt=0, le=1)
-    batch_size: int | None = Field(default=None, ge=1, le=4096)
-    max_length: int | None = Field(default=None, ge=4, le=512)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import tokenizers
 
 from runners.spelling import text_tokenizer
 from runners.task import Examples, Task
+from runners.teacher.model import load_encoder, load_tokenizer
+from runners.transfer.augment import augment, near_words
 from runners.transfer.cleaning import Counts, Sieve, even_sample, match_key
 from runners.transfer.neighbours import nearest_texts
 from runners.transfer.pairs import pair_key, recombine
@@ -66,6 +69,17 @@ def gather(spec: TransferSpec, task: Task, tokenizer: Any, model: Path, max_leng
         gatherer.texts += made.texts
         gatherer.pairs += made.pairs
         gatherer.kinds += made.kinds
+    if spec.augment:
+
+        def near(words: Iterable[str]) -> dict[str, list[str]]:
+            table = load_encoder(model, str(model)).get_input_embeddings()  # type: ignore[operator]
+            return near_words(words, load_tokenizer(model, str(model))[1].vocabulary, table.weight.detach().float())
+
+        sieve = gatherer.text_sieve if task.segments == 1 else gatherer.pair_sieve
+        copies = augment(task.train, spec.augment, spec.seed, sieve, near)
+        gatherer.texts += copies.texts
+        gatherer.pairs += copies.pairs or []
+        gatherer.kinds += ["augmented"] * spec.augment
     pairs = gatherer.pairs if task.segments == 2 else None
     return Gathered(gatherer.texts, pairs, gatherer.kinds, gatherer.counts)
 

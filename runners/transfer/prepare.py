@@ -76,6 +76,7 @@ def transfer_key(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_le
         "teacher": teacher.key,
         "sources": sources,
         "recombine": spec.recombine,
+        "augment": spec.augment,
         "seed": spec.seed,
         "max_length": [max_length, task.max_length],
     }

@@ -79,19 +79,22 @@ class TransferSpec(BaseModel):
         sources: one source of text, or a list of them.
         recombine: for pair tasks, how many new pairs to make from the texts of the train split and of sources
             with one text column.
-        seed: of the samples (`limit`) and of the new pairs.
+        augment: how many edited copies of the train split's texts, or pairs, to make: words replaced by near ones,
+            left out or swapped (`runners.transfer.augment`).
+        seed: of the samples (`limit`), of the new pairs and of the copies.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sources: Sources = ()
     recombine: int = Field(0, ge=0, le=10_000_000)
+    augment: int = Field(0, ge=0, le=10_000_000)
     seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="after")
     def _holds_something(self) -> TransferSpec:
-        if not self.sources and not self.recombine:
-            raise ValueError("should name sources of text, or a number of pairs to recombine")
+        if not (self.sources or self.recombine or self.augment):
+            raise ValueError("should name sources of text, or a number of pairs to recombine or of texts to augment")
         return self
 
     def misfit(self, segments: int) -> str | None:

@@ -322,3 +322,21 @@ def test_pairs_get_segments_and_long_ones_are_cut(model: Path) -> None:
     assert batch["token_type_ids"][0].tolist() == [0] * 6 + [1] * 2 + [0] * 8
     assert batch["attention_mask"].sum(1).tolist() == [8, 16]
     assert batch["token_type_ids"][1].sum() == 5  # the longer text is cut first: the second one is whole
+
+
+def test_an_intermediate_task_is_learned_first(model: Path, task: Task, caplog: pytest.LogCaptureFixture) -> None:
+    """What the teacher starts its own task from is the encoder of the intermediate one, and the cache knows which."""
+    caplog.set_level(logging.INFO, "shoebox")
+    data = {"grammar": "sentiment", "train": 200, "validation": 40, "seed": 5}
+    first = {"data": data, "max_length": 32, "teacher": {"epochs": 2, "learning_rate": 2e-3}}
+    plain, after = _spec(model, epochs=1), _spec(model, epochs=1, intermediate=first)
+    found = prepare_teacher(after, task)
+    assert found.key not in (prepare_teacher(plain, task).key, prepare_teacher(_spec(model, epochs=2), task).key)
+    assert caplog.text.count("Fine-tuning teacher") == 4  # the intermediate one, and three
+    itself = prepare_teacher(_spec(model, epochs=2, learning_rate=2e-3), load_task(TaskSpec(data=data, max_length=32)))
+    assert caplog.text.count("Fine-tuning teacher") == 4  # cached as any other
+
+    def distance(other: TeacherOutputs) -> float:
+        return float(np.abs(other.word_embeddings - itself.word_embeddings).sum())
+
+    assert distance(found) < distance(prepare_teacher(plain, task))

@@ -1,0 +1,73 @@
+"""Edited copies of a task's own texts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from runners.task import Examples, TaskSpec, load_task
+from runners.teacher import TeacherSpec, prepare_teacher
+from runners.transfer import TransferSpec, prepare_transfer
+from runners.transfer.augment import augment, edit, near_words, words_of
+from runners.transfer.cleaning import Sieve, match_key
+from runners.transfer.pairs import pair_key
+from space.errors import InputError
+
+
+def test_near_words_are_nearest_whole_words_and_numbers_are_near_numbers() -> None:
+    tokens = ["[PAD]", "good", "fine", "##ly", "bad", "12", "13", "a"]
+    embeddings = torch.tensor(
+        [[1, 0], [1, 0], [1, 0.1], [1, 0.05], [-1, 0.2], [1, 0], [0, 1], [1, 0]], dtype=torch.float
+    )
+    near = near_words(["good", "12", "goodly", "a"], tokens, embeddings)
+    assert near == {"good": ["fine", "bad"], "12": ["13"], "a": ["good", "fine", "bad"]}
+
+
+def test_an_edited_text_keeps_its_punctuation_and_most_of_its_words() -> None:
+    text = "Anna said, on 12 May: (nothing) of the sort!"
+    generator = np.random.default_rng(0)
+    near = {"anna": ["bob"], "12": ["13"], "nothing": ["something"], "said": ["told"]}
+    kept = []
+    for _ in range(200):
+        copy = edit(text, near, generator)
+        assert re.sub(r"[\w\s]", "", copy) == ",:()!"
+        assert {word for word in copy.split() if "ob" in word} <= {"Bob", "Bob,"}  # capitals stay
+        kept.append(len(set(words_of(copy)) & set(words_of(text))) / len(words_of(text)))
+    assert 0.6 < np.mean(kept) < 0.95
+    assert edit("...", {}, generator) == "..."
+
+
+def test_copies_are_new_different_and_repeatable() -> None:
+    train = Examples(["a b c d e f", "g h i j k l"], ["m n o p q r", "s t u v w x"], np.array([0, 1]))
+
+    def make(seed: int) -> list[tuple[str, str]]:
+        known = [pair_key(*pair) for pair in zip(train.texts, train.pairs or [], strict=True)]
+        copies = augment(train, 60, seed, Sieve((), known), lambda words: {word: ["zz", "yy"] for word in words})
+        return list(zip(copies.texts, copies.pairs or [], strict=True))
+
+    made = make(0)
+    assert made == make(0) != make(1)
+    assert len({pair_key(*pair) for pair in made}) == 60
+    assert not {*zip(train.texts, train.pairs or [], strict=True)} & {*made}
+    changed = [(first not in train.texts, second not in (train.pairs or [])) for first, second in made]
+    assert {*changed} == {(True, False), (False, True), (True, True)}
+    with pytest.raises(InputError, match="asks for 50 copies, but only 3 different"):
+        augment(Examples(["one two"], None, np.zeros(1)), 50, 0, Sieve((), [match_key("one two")]), lambda words: {})
+
+
+def test_a_study_can_learn_from_copies_alone(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path))
+    torch.set_num_threads(1)
+    data = {"grammar": "sentiment", "train": 100, "validation": 20, "seed": 0}
+    task = load_task(TaskSpec(data=data, max_length=32))
+    teacher = prepare_teacher(TeacherSpec(model=str(model)), task)
+    out = prepare_transfer(TransferSpec(augment=150), task, teacher)
+    assert (len(out), out.pairs) == (150, None)
+    assert not {*map(match_key, out.texts)} & {*map(match_key, [*task.train.texts, *task.validation.texts])}
+    vocabulary = set((model / "vocab.txt").read_text().split())
+    new = {word for text in out.texts for word in words_of(text)} - {w for t in task.train.texts for w in words_of(t)}
+    assert new <= vocabulary
