@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from search.cli.ablate_command import ablate
+from search.cli.baseline_command import baseline
 from search.cli.bench_commands import bench_samplers
 from search.cli.doctor_command import doctor
 from search.cli.emulator_commands import emulator_app
@@ -35,6 +36,7 @@ app.command()(predict)
 app.command()(studies)
 app.command()(doctor)
 app.command()(ablate)
+app.command()(baseline)
 app.command("bench-samplers")(bench_samplers)
 app.command()(quantize)
 
