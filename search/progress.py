@@ -16,8 +16,12 @@ from rich.text import Text
 from objectives.limits import Limits
 from objectives.pareto import hypervolume
 from runners.progress import duration
-from search.ledger import ERROR, RECORD, Counts, Ledger, Objective, State, objective_values, read_record
+from search.ledger import Ledger
+from search.states import ERROR, RECORD, RUNGS, Counts, Objective, State, objective_values, read_record
 from search.study import directions, reference_point
+
+# Of counts that most searches do not have.
+_WORDS = {"paused": "set aside", "stopped": "stopped early", "answered": "answered from the record"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class Snapshot:
         parts = [f"{counts.trained} of {self.budget} trials", f"{counts.running} running"]
         parts.append(f"{counts.infeasible} rejected as infeasible")
         parts.append(f"{counts.failed} failed")
+        for name in ("paused", "stopped", "answered"):
+            if count := getattr(counts, name):
+                parts.append(f"{count} {_WORDS[name]}")
         if self.best is not None:
             parts.append(f"best {self.metric} {self.best:.4f}")
             parts.append(f"hypervolume {self.hypervolume:.4g}")
@@ -206,4 +213,10 @@ def describe(state: State, attributes: dict, metric: str) -> str:
         return f"{metric} {record['quality']:.4f}, {latency:.2f} ms, {record['deployed_bytes']:,} bytes"
     if state == "failed":
         return f"failed: {attributes.get(ERROR, 'unknown reason').splitlines()[0]}"
+    if state in ("paused", "stopped"):
+        rung = attributes[RUNGS][-1]
+        what = "set aside" if state == "paused" else "stopped early"
+        return f"{what}: {metric} {rung['quality']:.4f} after {100 * rung['share']:.0f} % of its training"
+    if state == "orphaned":
+        return "lost its worker and is run again"
     return "rejected: over a limit" if state == "infeasible" else str(state)
