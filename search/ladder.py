@@ -27,8 +27,8 @@ class Ladder:
         self._spec = spec
         self._shares = spec.shares() if spec is not None else ()
         self._costs = [name for name in objectives if name != "quality"]
-        directions: list[Direction] = ["maximize", *["minimize"] * len(self._costs)]
-        self._halving = Halving(directions, spec.reduction_factor if spec is not None else 1.0)
+        lower: list[Direction] = ["minimize" for _ in self._costs]
+        self._halving = Halving(["maximize", *lower], spec.reduction_factor if spec is not None else 1.0)
         self.waiting: dict[int, int] = {}
 
     def enter(self, number: int, attributes: Mapping[str, Any]) -> None:

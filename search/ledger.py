@@ -310,6 +310,7 @@ class Ledger:
             self._count("stopped")
             self._ended(self._trial(number))
             on_change(number, "stopped")
+        self.time.keep()
 
     def recover(self) -> int:
         """Settle or queue again the trials that a driver which went away left running (`search.recovery`).

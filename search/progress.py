@@ -163,10 +163,10 @@ class Monitor:
     display: Display
     _points: list[list[float]] = field(init=False, default_factory=list)
     _started: float = field(init=False, default_factory=time.monotonic)
-    _trained_before: int = field(init=False)
+    _done_before: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._trained_before = self.ledger.counts.trained
+        self._done_before = self.ledger.counts.trained + self.ledger.counts.paused
         for trial in self.ledger.study.get_trials(deepcopy=False):
             self._add(trial.user_attrs, trial.constraints, trial.values)
 
@@ -188,10 +188,11 @@ class Monitor:
     def snapshot(self) -> Snapshot:
         """Where the search stands now."""
         counts = self.ledger.counts
-        trained = counts.trained - self._trained_before
+        done = counts.trained + counts.paused
         left = None
-        if trained > 0:
-            left = (time.monotonic() - self._started) / trained * max(0, self.ledger.budget - counts.trained)
+        if done > self._done_before:
+            pace = (time.monotonic() - self._started) / (done - self._done_before)
+            left = pace * max(0, self.ledger.budget - done)
         quality = self.objectives.index("quality")
         return Snapshot(
             counts=Counts(**vars(counts)),

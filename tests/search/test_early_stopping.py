@@ -12,7 +12,7 @@ from search.study import load_study
 
 EngineMaker = Callable[..., Any]
 ROOMY = {"deployed_bytes": 20_000_000}
-EARLY = {"early_stopping": {"rungs": [0.1, 0.3], "reduction_factor": 3}}
+EARLY = {"sampler": "random", "early_stopping": {"rungs": [0.1, 0.3], "reduction_factor": 3}}
 
 
 def test_stopped_trials_are_pruned_with_their_rungs(make_engine: EngineMaker) -> None:
@@ -35,7 +35,6 @@ def test_stopped_trials_are_pruned_with_their_rungs(make_engine: EngineMaker) ->
         assert trial.rungs[-1]["share"] in (0.1, 0.3)
     # Each finished one has passed both rungs, in the order of training, whatever stops lay between.
     assert all([rung["rung"] for rung in trial.rungs] == [0, 1] for trial in study.trials("finished"))
-    # None of those stopped at the last rung is better in everything than one that finished.
     assert not list(engine.ledger.folders.all_checkpoints.iterdir())
     assert len(list(engine.ledger.bundles.iterdir())) == counts.finished
     assert vars(make_engine(trials=18, limits=ROOMY, more=EARLY).ledger.counts) == vars(counts)
@@ -115,5 +114,6 @@ def test_hours_count_over_resumes(make_engine: EngineMaker) -> None:
     engine.run(2)
     assert engine.ledger.exhausted
     assert engine.ledger.counts.trained < 4
+    engine.ledger.close()
     assert make_engine(trials=50, limits=ROOMY, more={"hours": 1}).ledger.exhausted
     assert not make_engine(trials=50, limits=ROOMY, more={"hours": 2}).ledger.exhausted

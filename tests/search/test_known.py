@@ -73,7 +73,7 @@ def test_a_space_that_is_used_up_ends_the_search(make_engine: EngineMaker, caplo
 
 
 def test_bundles_of_the_front_alone_are_kept(make_engine: EngineMaker, tmp_path: Path) -> None:
-    more = {"keep_bundles": "front"}
+    more = {"keep_bundles": "front", "sampler": "random"}
     engine = make_engine(trials=12, limits=ROOMY, more=more)
     engine.run(6)
     engine = make_engine(trials=12, limits=ROOMY, more=more)  # a resume knows the front
