@@ -12,16 +12,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors.torch import save_file
 
 from runners.record import TrialRecord
+from runners.tensors import save_tensors
 from space.config import Recipe
 from space.errors import InputError, OutputError
 from space.families import AnyStudentConfig, Student, export_model
 from space.shape import TaskShape
 
 MODEL, VOCABULARY, CHECKPOINT = "model.onnx", "vocab.txt", "student.safetensors"
-_NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+_NOT_WRITABLE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+}
 CONFIG, METRICS, CARD = "config.json", "metrics.json", "README.md"
 LabelNames = tuple[str, ...] | None
 
@@ -89,7 +98,7 @@ def write_model(folder: Path, student: Student, config: BundleConfig, tokens: li
     model = export_model(config.student, config.shape, len(tokens), student)
     (folder / MODEL).write_bytes(model.SerializeToString(deterministic=True))
     (folder / VOCABULARY).write_bytes("".join(f"{token}\n" for token in tokens).encode())
-    save_file({name: value.contiguous() for name, value in student.state_dict().items()}, folder / CHECKPOINT)
+    save_tensors(student.state_dict(), folder / CHECKPOINT)
     (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
     return deployed_size(folder)
 

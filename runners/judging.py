@@ -21,6 +21,7 @@ def judge(
     shape: TaskShape,
     tasks: Mapping[str, Task],
     teachers: Mapping[str, float],
+    most: int | None = None,
 ) -> dict[str, TaskQuality]:
     """Quality of each task.
 
@@ -30,12 +31,16 @@ def judge(
         shape: of the student.
         tasks: by name.
         teachers: quality of each task's teacher.
+        most: examples of each validation split, evenly spaced; all by default.
     """
     found = {}
     for name, task in tasks.items():
-        logits = answer(encode(name, task.validation))
+        examples, count = task.validation, len(task.validation)
+        if most is not None and most < count:
+            examples = examples.take(np.linspace(0, count - 1, most).round().astype(int))
+        logits = answer(encode(name, examples))
         _, columns = shape.part(name)
-        quality = task.quality(task.validation, logits[:, columns])
+        quality = task.quality(examples, logits[:, columns])
         found[name] = TaskQuality.of(task.metric, quality, teachers[name])
     return found
 

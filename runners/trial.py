@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from objectives.latency import LatencyModel, LatencyReading, load_profile
 from objectives.limits import broken, constraint_values
 from runners.batches import Encoded
 from runners.bundle import MODEL, BundleConfig, LabelNames, new_folder, write_model, write_results
-from runners.distill import distil
+from runners.distill import Distillation
 from runners.evaluate import open_session, run_model, run_student
 from runners.initialization import start_from_embeddings, start_from_layers
 from runners.judging import BEFORE, judge, overall, quality_fields
@@ -27,13 +28,23 @@ from runners.precision import training_device
 from runners.prepared import Prepared, prepare
 from runners.pretraining.encoder import Encoder, prepare_encoder, start_from_encoder
 from runners.record import LATENCIES, TaskQuality, TrialRecord, costs, library_versions
+from runners.rungs import RungResult, Rungs
 from runners.task import Examples
 from runners.teacher.origin import Origin, mean_statistics
 from space.config import Recipe, StudentConfig
 from space.errors import InputError
 from space.families import Student, architecture_key, build_student, deployed_bytes, export_model
 
-__all__ = ["InfeasibleTrial", "Prepared", "cost_predictor", "measure_latency", "prepare", "run_trial", "timed_lengths"]
+__all__ = [
+    "InfeasibleTrial",
+    "Prepared",
+    "cost_predictor",
+    "measure_latency",
+    "prepare",
+    "run_in_rungs",
+    "run_trial",
+    "timed_lengths",
+]
 
 logger = logging.getLogger("shoebox.runners.trial")
 
@@ -118,8 +129,35 @@ def run_trial(
         InfeasibleTrial: a limit on latency or heap is broken; nothing was trained.
         DivergedError: training diverged.
     """
+    *_, record = run_in_rungs(plan, prepared, number, config, recipe, seed, bundle)
+    assert isinstance(record, TrialRecord)
+    return record
+
+
+def run_in_rungs(
+    plan: TrialPlan,
+    prepared: Prepared,
+    number: int,
+    config: StudentConfig,
+    recipe: Recipe,
+    seed: int,
+    bundle: Path,
+    rungs: Rungs | None = None,
+) -> Iterator[RungResult | TrialRecord]:
+    """The same, in parts: yields how the student stands at each rung, and the record in the end.
+
+    A checkpoint is on disk before its rung is told. Who does not want the trial to go on closes the iterator; to go on
+    later, he calls again with the rungs that were passed. The student is the same, bit for bit, as one trained at once.
+
+    Args:
+        rungs: where to judge; nowhere by default.
+
+    Raises:
+        InputError: the checkpoint to go on from is of another training, or damaged.
+    """
     prepared = prepared.ranked_by(config.vocabulary_score)
-    clock = _Clock()
+    passed = rungs.passed if rungs is not None else ()
+    clock = _Clock(passed[-1].seconds if passed else {})
     with clock("latency"):
         readings = measure_latency(plan, prepared, config)
     size = deployed_bytes(config, prepared.shape, prepared.vocabulary)
@@ -153,7 +191,29 @@ def run_trial(
             else:
                 start_from_encoder(student, encoder, prepared.vocabulary, config.vocabulary_keep)
             tokens, device = prepared.vocabulary.tokens(entries), training_device()
-            log = distil(student, courses, recipe, plan.fidelity, tokens, seed, device)
+            training = Distillation(student, courses, recipe, plan.fidelity, tokens, seed, device)
+            if passed:
+                training.restore(Path(passed[-1].checkpoint))
+        for rung, step in rungs.ahead(training.steps) if rungs is not None else ():
+            assert rungs is not None
+            with clock("train"):
+                training.run(until=step)
+            with clock("rungs"):
+                rungs.folder.mkdir(parents=True, exist_ok=True)
+                checkpoint = rungs.folder / f"rung{rung}.safetensors"
+                training.save(checkpoint)
+                now = _rounded(student) if recipe.quantization == "post_training" else student
+                quality = overall(_judge(partial(run_student, now), prepared, entries, rungs.examples))
+            yield RungResult(
+                rung=rung,
+                share=step / training.steps,
+                quality=quality,
+                costs=costs(size, readings),
+                seconds=dict(clock.seconds),
+                checkpoint=str(checkpoint),
+            )
+        with clock("train"):
+            log = training.run()
         further = {"final_loss": log.losses[-1], "examples_seen": float(log.examples)}
         if recipe.quantization == "post_training":
             with clock("quantize"):
@@ -180,7 +240,7 @@ def run_trial(
             versions=library_versions(),
         )
         write_results(folder, bundle_config, record)
-    return record
+    yield record
 
 
 def _label_names(prepared: Prepared) -> LabelNames | dict[str, LabelNames]:
@@ -188,14 +248,24 @@ def _label_names(prepared: Prepared) -> LabelNames | dict[str, LabelNames]:
     return found if len(found) > 1 else next(iter(found.values()))
 
 
-def _judge(answer: Callable[[Encoded], np.ndarray], prepared: Prepared, entries: int) -> dict[str, TaskQuality]:
+def _rounded(student: Student) -> Student:
+    """A copy of a student in full precision that computes as its file would if it were written now."""
+    found = copy.deepcopy(student)
+    found.search_clipping()
+    found.set_rounding(True)
+    return found
+
+
+def _judge(
+    answer: Callable[[Encoded], np.ndarray], prepared: Prepared, entries: int, most: int | None = None
+) -> dict[str, TaskQuality]:
     tasks = {name: taught.task for name, taught in prepared.tasks.items()}
     teachers = {name: taught.teacher.validation_quality for name, taught in prepared.tasks.items()}
 
     def encode(name: str, examples: Examples) -> Encoded:
         return prepared.encode(name, entries, examples)
 
-    return judge(answer, encode, prepared.shape, tasks, teachers)
+    return judge(answer, encode, prepared.shape, tasks, teachers, most)
 
 
 def _pretrained_encoder(plan: TrialPlan, config: StudentConfig) -> Encoder:
@@ -218,13 +288,13 @@ def _initialise(student: Student, prepared: Prepared, config: StudentConfig, rec
 
 
 class _Clock:
-    """Wall time by step."""
+    """Wall time by step, added to what was spent before."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, before: Mapping[str, float]) -> None:
+        self.seconds = dict(before)
 
     @contextmanager
     def __call__(self, step: str) -> Iterator[None]:
         begin = time.perf_counter()
         yield
-        self.seconds[step] = round(time.perf_counter() - begin, 3)
+        self.seconds[step] = round(self.seconds.get(step, 0.0) + time.perf_counter() - begin, 3)

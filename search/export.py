@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from runners.record import TrialRecord
 
 
-def export_bundle(record: TrialRecord, output: Path) -> Path:
+def export_bundle(record: TrialRecord, output: Path, keep: str = "all") -> Path:
     """Copy a trial's bundle to a new folder; all of it or nothing.
 
     Args:
         record: of the trial.
         output: folder to make; it must not exist.
+        keep: which bundles the study keeps (`search.study_file.SearchSpec`).
 
     Returns:
         The folder.
@@ -28,6 +29,12 @@ def export_bundle(record: TrialRecord, output: Path) -> Path:
 
     source = Path(record.bundle)
     if not source.is_dir():
+        if keep == "front":
+            raise InputError(
+                f"The bundle of trial {record.trial} was removed when other trials beat it: the study has "
+                "search.keep_bundles: front.",
+                "Its record and configuration are kept; `shoebox pareto` lists the trials whose bundles are.",
+            )
         raise InputError(f"The bundle of trial {record.trial} is not at {source} any more.")
     copy_bundle(source, output)
     return output

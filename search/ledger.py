@@ -1,119 +1,53 @@
 """The bookkeeping of a study: which trial is next, what became of it, what is left.
 
 The study in storage is the only truth. A trial's result is written there by the worker that ran it (as one
-of the attributes below); the driver then *settles* the trial, which is to say tells Optuna what the
+of the attributes of `search.states`); the driver then *settles* the trial, which is to say tells Optuna what the
 attribute says. A driver that was killed in between loses nothing: `Ledger.recover` settles what has a
 result, and queues again what has none.
+
+With early stopping a training goes from rung to rung (`runners.rungs`). A trial that may not go on is *paused*: for
+Optuna it runs, but no worker has it, and it goes on from its checkpoint if it comes to be among the best of its rung.
+`Ledger.close` tells those that never were as pruned.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import re
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from objectives.limits import Cost, Limits, broken, constraint_values
-from search.samplers import PLACE, RETRY_OF, place, seeds
-from search.storage import set_constraints
-from space.config import Recipe, StudentConfig
+from objectives.limits import Limits, broken, constraint_values
+from objectives.pareto import Direction
+from search.assignment import Assignment, NothingToDo, Proposal
+from search.budget import Time
+from search.halving import EarlyStoppingSpec
+from search.known import KnownConfigurations
+from search.ladder import Ladder, last_rung
+from search.recovery import recover
+from search.retention import Folders, Keep
+from search.samplers import RETRY_OF, place, seeds
+from search.states import (
+    ANSWERED_BY,
+    BYTES,
+    INFEASIBLE,
+    PAUSED,
+    RUNGS,
+    STOPPED,
+    WORKERS_LOST,
+    Counts,
+    Objective,
+    State,
+    state_of,
+)
+from search.telling import has_result, orphan, repeat, tell_answer, tell_result, tell_stopped
 from space.errors import InputError, OutputError
 
-if TYPE_CHECKING:
-    from runners.record import TrialRecord
-
 logger = logging.getLogger("shoebox.search.ledger")
-
-# Attributes of a trial in storage.
-RECORD = "record"  # the TrialRecord of a trained trial (JSON)
-ERROR = "error"  # why a trial failed, one line of text
-TRACEBACK = "traceback"  # where it failed, the last lines
-STOPPED = "stopped"  # why no result can be written (disk full): the search ends, the trial is repeated
-INFEASIBLE = "infeasible"  # constraint values of a trial that breaks a limit
-BYTES = "deployed_bytes"  # known before training; a trial that has it was handed to a worker
-ORPHANED = "orphaned"  # a trial whose driver or worker went away; another one repeats it
-
-Objective = Literal["quality", Cost]
-State = Literal["finished", "failed", "infeasible", "orphaned", "running", "waiting"]
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """What a trial would build, and what it weighs (exact, before training)."""
-
-    config: StudentConfig
-    recipe: Recipe
-    deployed_bytes: int
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """One feasible trial, ready for a worker.
-
-    Attributes:
-        number: the trial's number in the study.
-        trial_id: its key in the storage.
-        seed: of the training.
-        bundle: where the exported student goes.
-    """
-
-    number: int
-    trial_id: int
-    config: StudentConfig
-    recipe: Recipe
-    seed: int
-    bundle: Path
-
-
-@dataclass
-class Counts:
-    """Trials of a study by state. The budget counts `trained`."""
-
-    finished: int = 0
-    failed: int = 0
-    infeasible: int = 0
-    orphaned: int = 0
-    running: int = 0
-    waiting: int = 0
-
-    @property
-    def trained(self) -> int:
-        return self.finished + self.failed
-
-
-def state_of(trial: FrozenTrial) -> State:
-    """What a trial in storage is, in the words of this project."""
-    if trial.state == TrialState.COMPLETE:
-        return "finished"
-    if trial.state == TrialState.FAIL:
-        return "orphaned" if ORPHANED in trial.user_attrs else "failed"
-    if trial.state == TrialState.PRUNED:
-        return "infeasible"
-    return "running" if trial.state == TrialState.RUNNING else "waiting"
-
-
-def read_record(attributes: Mapping[str, Any], on_arm: Mapping[str, Any] | None = None) -> TrialRecord:
-    """The record among a trial's attributes, with what was measured `on_arm` since.
-
-    Raises:
-        pydantic.ValidationError: another version of Shoebox wrote it.
-    """
-    from runners.record import TrialRecord  # takes torch along: not for `--help`
-
-    return TrialRecord.model_validate({**attributes[RECORD], "on_arm": on_arm})
-
-
-def objective_values(record: TrialRecord, objectives: Sequence[Objective]) -> list[float]:
-    """The values of a record in the order of the study's objectives; NaN where the record lacks one."""
-    values: dict[str, float] = {"quality": record.quality, **record.costs()}
-    return [float(values.get(name, math.nan)) for name in objectives]
 
 
 @dataclass
@@ -126,53 +60,119 @@ class Ledger:
         limits: of the study; limits on latency and heap are checked by a trial's worker before it trains.
         objectives: of the study, in the order of the Optuna study's directions.
         seed: of the study.
-        budget: trained trials (finished or failed) wanted in total.
+        budget: trainings wanted in total: finished, failed, or stopped early.
         bundles: folder in which every trial's bundle gets a folder of its own.
         most_rejections: proposals in a row that may be infeasible before the search gives up.
+        most_answered: proposals in a row that were trained before, after which the space counts as used up.
+        hours, training_hours: limits of time (`search.budget.Time`).
+        early_stopping: when trainings are stopped early; never by default.
+        repeats: trainings of one configuration, each with a seed of its own.
+        keep_bundles: which bundles stay on disk.
     """
 
     study: optuna.Study
-    propose: Callable[[optuna.Trial], Proposal]
+    propose: Callable[[Any], Proposal]
     limits: Limits
     objectives: list[Objective]
     seed: int
     budget: int
     bundles: Path
     most_rejections: int = 500
+    most_answered: int = 200
+    hours: float | None = None
+    training_hours: float | None = None
+    early_stopping: EarlyStoppingSpec | None = None
+    repeats: int = 1
+    keep_bundles: Keep = "all"
     counts: Counts = field(init=False)
+    time: Time = field(init=False)
+    folders: Folders = field(init=False)
     _rejected_in_a_row: int = field(init=False, default=0)
+    _answered_in_a_row: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.counts = Counts()
+        self.time = Time(self.study, self.hours, self.training_hours)
+        directions: list[Direction] = ["maximize" if name == "quality" else "minimize" for name in self.objectives]
+        self.folders = Folders(self.bundles, self.keep_bundles, directions)
+        self._ladder = Ladder(self.early_stopping, self.objectives)
+        self._known = KnownConfigurations(self.repeats)
         for trial in self.study.get_trials(deepcopy=False):
-            self._count(state_of(trial))
+            state = state_of(trial)
+            self._count(state)
+            if state not in ("orphaned", "answered", "waiting"):
+                self.time.add(trial)
+                self._ladder.enter(trial.number, trial.user_attrs)
+                self._remember(trial)
+            if state == "paused":
+                self._ladder.waiting[trial.number] = trial.user_attrs[PAUSED]
+            if state == "finished":
+                self._enter_finished(trial)
 
     def _count(self, state: State, step: int = 1) -> None:
         setattr(self.counts, state, getattr(self.counts, state) + step)
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether the budget is spent."""
-        return self.counts.trained >= self.budget
+    def _trial(self, number: int) -> FrozenTrial:
+        storage = self.study._storage
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number))
+
+    def _remember(self, trial: FrozenTrial) -> None:
+        if BYTES not in trial.user_attrs:  # never handed out
+            return
+        try:
+            proposal = self.propose(trial)
+        except ValueError:  # of a space that was another one
+            return
+        self._known.add(trial.number, proposal.config, proposal.recipe)
+
+    def _enter_finished(self, trial: FrozenTrial) -> None:
+        if trial.values is not None and all(value <= 0 for value in trial.constraints.values()):
+            self.folders.finished(trial.number, trial.values)
 
     @property
     def has_room(self) -> bool:
-        """Whether the budget allows another trial beside those that are running."""
-        return self.counts.trained + self.counts.running < self.budget
+        """Whether the budget allows another training beside those that were begun."""
+        return self.counts.started < self.budget and not self._used_up and not self.time.over
+
+    @property
+    def _used_up(self) -> bool:
+        """Whether the space seems to hold no configuration that was not trained."""
+        return self._answered_in_a_row >= self.most_answered
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is a training to begin or to go on with."""
+        return self.has_room or self._promoted() is not None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the search is over: no trial runs, and none is to come."""
+        return self.counts.running == 0 and not self.has_work
+
+    def _promoted(self) -> int | None:
+        return None if self.time.over else self._ladder.promoted()
 
     def next(self, on_rejected: Callable[[], None] = lambda: None) -> Assignment:
-        """Ask until a proposal keeps every limit that is known before training.
+        """A paused trial that may go on, else a new one: asks until a proposal keeps every limit that is known before
+        training, and was not trained before.
 
         Rejected proposals are told to Optuna as pruned, with their constraint values, so that samplers
-        learn from them; they cost no worker's time and do not count in the budget.
+        learn from them; they cost no worker's time and do not count in the budget. Nor do those whose configuration
+        was trained before: they are answered from its record.
 
         Args:
-            on_rejected: called after every rejected proposal.
+            on_rejected: called after every proposal that is not handed out.
 
         Raises:
             InputError: `most_rejections` proposals in a row broke a limit.
+            NothingToDo: there is none.
         """
         while True:
+            number = self._promoted()
+            if number is not None:
+                return self._go_on(number)
+            if not self.has_room:
+                raise NothingToDo
             waiting = self.counts.waiting > 0
             trial = self.study.ask()
             if waiting:
@@ -182,46 +182,107 @@ class Ledger:
             # its generation only when it is asked.
             trial.relative_params  # noqa: B018
             proposal = self.propose(trial)
+            attributes = trial.user_attrs
             constraints = constraint_values(self.limits, {"deployed_bytes": proposal.deployed_bytes})
             if broken(constraints):
                 trial.set_user_attr(INFEASIBLE, constraints)
                 self.settle(trial.number)
                 on_rejected()
                 continue
+            if RETRY_OF not in attributes:
+                twin = self._known.twin(proposal.config, proposal.recipe)
+                if twin is not None:
+                    self._answer(trial, twin)
+                    on_rejected()
+                    continue
+            self._answered_in_a_row = 0
             if set(self.limits.given()) == {"deployed_bytes"}:  # else the worker's measurements decide
                 for key, value in constraints.items():
                     trial.set_constraint(key, value)
             trial.set_user_attr(BYTES, proposal.deployed_bytes)
-            frozen = self.study._storage.get_trial(trial._trial_id)
-            return Assignment(
-                number=trial.number,
-                trial_id=trial._trial_id,
-                config=proposal.config,
-                recipe=proposal.recipe,
-                seed=seeds(self.seed, place(self.study, frozen))[1],
-                bundle=self.bundles / f"{trial.number:05d}",
+            self._known.add(trial.number, proposal.config, proposal.recipe)
+            # One that is repeated from a rung at which its fate was not decided.
+            if attributes.get(RUNGS) and not self.goes_on(trial.number):
+                on_rejected()
+                continue
+            return self._assignment(trial.number, proposal)
+
+    def _assignment(self, number: int, proposal: Proposal) -> Assignment:
+        trial = self._trial(number)
+        return Assignment(
+            number=number,
+            trial_id=trial._trial_id,
+            config=proposal.config,
+            recipe=proposal.recipe,
+            seed=seeds(self.seed, place(self.study, trial))[1],
+            bundle=self.folders.bundle(number),
+            rungs=self._ladder.rungs(trial.user_attrs, self.folders.checkpoints(number)),
+        )
+
+    def _go_on(self, number: int) -> Assignment:
+        trial = self._trial(number)
+        self.study._storage.set_trial_user_attr(trial._trial_id, PAUSED, None)
+        del self._ladder.waiting[number]
+        self._count("paused", -1)
+        self._count("running")
+        return self._assignment(number, self.propose(trial))
+
+    def goes_on(self, number: int) -> bool:
+        """Whether a running trial may go on from the rung that it has reached; if not, it is paused.
+
+        The worker has written the result of the rung to the storage.
+        """
+        trial = self._trial(number)
+        self._ladder.enter(number, trial.user_attrs)
+        self.time.add(trial)
+        if not self.time.over and self._ladder.goes_on(number, trial.user_attrs):
+            return True
+        rung = last_rung(trial.user_attrs)
+        self.study._storage.set_trial_user_attr(trial._trial_id, PAUSED, rung)
+        self._ladder.waiting[number] = rung
+        self._count("running", -1)
+        self._count("paused")
+        self.time.keep()
+        return False
+
+    def _answer(self, trial: optuna.Trial, twin: int) -> None:
+        tell_answer(self.study, trial, self._trial(twin))
+        self._count("running", -1)
+        self._count("answered")
+        self._answered_in_a_row += 1
+        if self._used_up:
+            logger.warning(
+                "The last %d proposals were trained before: the search ends, its space seems to be used up.",
+                self._answered_in_a_row,
             )
 
-    def settle(self, number: int, lost: str | None = None) -> State:
+    def settle(self, number: int, lost: str | None = None, *, again: bool = False) -> State:
         """Tell Optuna what the storage says about a trial; a settled trial stays as it is.
 
         Args:
             number: of the trial.
             lost: what to record as the error if the storage holds no result.
+            again: run a trial without a result once more, unless that was done before: its worker may have died of
+                something else.
 
         Raises:
             InputError: too many infeasible proposals in a row.
             OutputError: the worker could not write the result; the trial is left to `recover`.
         """
-        trial_id = self.study._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
-        trial = self.study._storage.get_trial(trial_id)
-        if trial.state.is_finished():
+        trial = self._trial(number)
+        if trial.state.is_finished() or trial.user_attrs.get(PAUSED) is not None:
             return state_of(trial)
         if STOPPED in trial.user_attrs:
             raise OutputError(trial.user_attrs[STOPPED], "What has finished is kept: go on with --resume.")
-        state = self._tell(trial, lost or "the worker ended without a result")
+        if again and not has_result(trial) and WORKERS_LOST not in trial.user_attrs:
+            self.repeat(trial, {WORKERS_LOST: 1})
+            self.orphan(trial)
+            return "orphaned"
+        lost = lost or "the worker ended without a result"
+        state = tell_result(self.study, trial, self.limits, self.objectives, lost)
         self._count("running", -1)
         self._count(state)
+        self._ended(self._trial(number))
         self._rejected_in_a_row = self._rejected_in_a_row + 1 if state == "infeasible" else 0
         if self._rejected_in_a_row >= self.most_rejections:
             raise InputError(
@@ -230,73 +291,47 @@ class Ledger:
             )
         return state
 
-    def _tell(self, trial: FrozenTrial, lost: str) -> State:
-        attributes = trial.user_attrs
-        if RECORD in attributes:
-            record = read_record(attributes)
-            values = objective_values(record, self.objectives)
-            if all(math.isfinite(value) for value in values):
-                constraints = constraint_values(self.limits, record.costs())
-                set_constraints(self.study, trial._trial_id, constraints)
-                self.study.tell(trial.number, values, skip_if_finished=True)
-                return "finished"
-            lost = "not a number: " + ", ".join(
-                name for name, value in zip(self.objectives, values, strict=True) if not math.isfinite(value)
-            )
-        elif INFEASIBLE in attributes:
-            set_constraints(self.study, trial._trial_id, attributes[INFEASIBLE])
-            self.study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
-            return "infeasible"
-        if ERROR not in attributes:
-            self.study._storage.set_trial_user_attr(trial._trial_id, ERROR, lost)
-        self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        return "failed"
+    def _ended(self, trial: FrozenTrial) -> None:
+        """Enter what a trial has cost, and free what nobody needs any more."""
+        if BYTES in trial.user_attrs:
+            self.time.add(trial)
+            self.time.keep()
+            self.folders.remove_checkpoints(trial.number, trial.user_attrs.get(RUNGS) or ())
+        if trial.state == TrialState.COMPLETE:
+            self._enter_finished(trial)
+
+    def close(self, on_change: Callable[[int, State], None] = lambda number, state: None) -> None:
+        """End an exhausted search: the paused trials are told as pruned, and their checkpoints removed."""
+        for number in sorted(self._ladder.waiting):
+            trial = self._trial(number)
+            tell_stopped(self.study, trial, self.limits)
+            del self._ladder.waiting[number]
+            self._count("paused", -1)
+            self._count("stopped")
+            self._ended(self._trial(number))
+            on_change(number, "stopped")
+        self.time.keep()
 
     def recover(self) -> int:
-        """Settle or queue again the trials that a driver which went away left running; remove what they left on disk.
+        """Settle or queue again the trials that a driver which went away left running (`search.recovery`).
 
         Only for a study that no other driver works on.
 
         Returns:
             How many trials will be repeated.
         """
-        trials = self.study.get_trials(deepcopy=False)
-        repeated = {t.user_attrs[RETRY_OF] for t in trials if RETRY_OF in t.user_attrs}
-        count = 0
-        for trial in trials:
-            if trial.state != TrialState.RUNNING:
-                continue
-            attributes = trial.user_attrs
-            if any(key in attributes for key in (RECORD, INFEASIBLE, ERROR)):
-                self.settle(trial.number)
-                continue
-            if trial.number not in repeated:
-                self._repeat(trial)
-            # Queued first, ended second: killed in between, the next recovery finds both and ends it only.
-            self.study._storage.set_trial_user_attr(trial._trial_id, ORPHANED, True)
-            self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-            self._count("running", -1)
-            self._count("orphaned")
-            count += 1
-        self._remove_leftovers()
-        return count
+        return recover(self)
 
-    def _remove_leftovers(self) -> None:
-        """Remove half-written bundles, and complete ones whose trial was killed before its record was written."""
-        if not self.bundles.is_dir():
-            return
-        trials = {trial.number: trial for trial in self.study.get_trials(deepcopy=False)}
-        for folder in self.bundles.iterdir():
-            whole = re.fullmatch(r"\d{5,}", folder.name)
-            trial = trials.get(int(folder.name)) if whole else None
-            unrecorded = trial is not None and trial.state.is_finished() and RECORD not in trial.user_attrs
-            if unrecorded or re.match(r"\.\d{5,}\.", folder.name):
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def _repeat(self, trial: FrozenTrial) -> None:
-        # Without its byte count a trial was killed while being asked for: some of its parameters may be
-        # missing. It is asked for again from the same seed.
-        params = trial.params if BYTES in trial.user_attrs else {}
-        again = {RETRY_OF: trial.number, PLACE: place(self.study, trial)}
-        self.study.enqueue_trial(params, user_attrs=again)
+    def repeat(self, trial: FrozenTrial, further: Mapping[str, Any] | None = None) -> None:
+        """Queue a running trial again, which is to be orphaned next."""
+        repeat(self.study, trial, further)
         self._count("waiting")
+
+    def orphan(self, trial: FrozenTrial) -> None:
+        """End a running trial that no worker has any more."""
+        orphan(self.study, trial)
+        self._ladder.leave(trial.number)
+        self._known.remove(trial.number)
+        self.time.remove(trial.number)
+        self._count("running", -1)
+        self._count("answered" if ANSWERED_BY in trial.user_attrs else "orphaned")

@@ -16,8 +16,12 @@ from rich.text import Text
 from objectives.limits import Limits
 from objectives.pareto import hypervolume
 from runners.progress import duration
-from search.ledger import ERROR, RECORD, Counts, Ledger, Objective, State, objective_values, read_record
+from search.ledger import Ledger
+from search.states import ERROR, RECORD, RUNGS, Counts, Objective, State, objective_values, read_record
 from search.study import directions, reference_point
+
+# Of counts that most searches do not have.
+_WORDS = {"paused": "set aside", "stopped": "stopped early", "answered": "answered from the record"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class Snapshot:
         parts = [f"{counts.trained} of {self.budget} trials", f"{counts.running} running"]
         parts.append(f"{counts.infeasible} rejected as infeasible")
         parts.append(f"{counts.failed} failed")
+        for name in ("paused", "stopped", "answered"):
+            if count := getattr(counts, name):
+                parts.append(f"{count} {_WORDS[name]}")
         if self.best is not None:
             parts.append(f"best {self.metric} {self.best:.4f}")
             parts.append(f"hypervolume {self.hypervolume:.4g}")
@@ -156,10 +163,10 @@ class Monitor:
     display: Display
     _points: list[list[float]] = field(init=False, default_factory=list)
     _started: float = field(init=False, default_factory=time.monotonic)
-    _trained_before: int = field(init=False)
+    _done_before: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._trained_before = self.ledger.counts.trained
+        self._done_before = self.ledger.counts.trained + self.ledger.counts.paused
         for trial in self.ledger.study.get_trials(deepcopy=False):
             self._add(trial.user_attrs, trial.constraints, trial.values)
 
@@ -181,10 +188,11 @@ class Monitor:
     def snapshot(self) -> Snapshot:
         """Where the search stands now."""
         counts = self.ledger.counts
-        trained = counts.trained - self._trained_before
+        done = counts.trained + counts.paused
         left = None
-        if trained > 0:
-            left = (time.monotonic() - self._started) / trained * max(0, self.ledger.budget - counts.trained)
+        if done > self._done_before:
+            pace = (time.monotonic() - self._started) / (done - self._done_before)
+            left = pace * max(0, self.ledger.budget - done)
         quality = self.objectives.index("quality")
         return Snapshot(
             counts=Counts(**vars(counts)),
@@ -206,4 +214,10 @@ def describe(state: State, attributes: dict, metric: str) -> str:
         return f"{metric} {record['quality']:.4f}, {latency:.2f} ms, {record['deployed_bytes']:,} bytes"
     if state == "failed":
         return f"failed: {attributes.get(ERROR, 'unknown reason').splitlines()[0]}"
+    if state in ("paused", "stopped"):
+        rung = attributes[RUNGS][-1]
+        what = "set aside" if state == "paused" else "stopped early"
+        return f"{what}: {metric} {rung['quality']:.4f} after {100 * rung['share']:.0f} % of its training"
+    if state == "orphaned":
+        return "lost its worker and is run again"
     return "rejected: over a limit" if state == "infeasible" else str(state)

@@ -17,7 +17,8 @@ from runners.cores import usable_cores
 from runners.latency import LatencyMeter
 from runners.task import load_task
 from search.arm_check import check_front_on_arm
-from search.ledger import Ledger, Proposal
+from search.assignment import Proposal
+from search.ledger import Ledger
 from search.lock import only_one
 from search.progress import Display, Monitor, NoDisplay
 from search.samplers import study_sampler
@@ -32,6 +33,10 @@ from space.joint import JointSpace
 logger = logging.getLogger("shoebox.search.run")
 
 PIPELINE = "runners.trial"
+# What a resume may change of a study file: nothing that a trained trial depends on.
+_MAY_CHANGE = {"description"} | {
+    f"search.{name}" for name in ("trials", "hours", "training_hours", "workers", "keep_bundles", "repeats")
+}
 
 
 def run_study(
@@ -43,7 +48,7 @@ def run_study(
     display: Display | None = None,
     pipeline: str | None = None,
 ) -> Study:
-    """Search until the study's budget of trained trials is spent.
+    """Search until one of the study's budgets is spent.
 
     Args:
         study: a shipped study's name, the path of a study file, or a `StudyFile`.
@@ -140,12 +145,18 @@ def run_study(
             seed=file.search.seed,
             budget=file.search.trials,
             bundles=study_folder(file.name) / "trials",
+            hours=file.search.hours,
+            training_hours=file.search.training_hours,
+            early_stopping=file.search.early_stopping,
+            repeats=file.search.repeats,
+            keep_bundles=file.search.keep_bundles,
         )
         repeated = ledger.recover()
         if repeated:
             logger.info("Trials that had not ended and are run again: %d.", repeated)
         if not ledger.exhausted:
             _run(file, ledger, url, pipeline, plan, display or NoDisplay())
+        ledger.close()
         check_front_on_arm(existing, url, tasks, file.device)
     return Study(existing, url)
 
@@ -169,6 +180,8 @@ def _run(file: StudyFile, ledger: Ledger, url: str, pipeline: str, plan: Any, di
             searcher = StudySearcher(ledger, url, workers, on_change=monitor)
             settings = WorkerSettings(pipeline, plan, url, threads, tuple(sys.path))
             _tune(TrialWorker, settings, searcher, folder)
+            if searcher.failure is None and ledger.exhausted:
+                ledger.close(monitor)
     except BaseException:
         # Ray and its workers are gone by now: settle what they finished, queue the rest for a resume.
         ledger.recover()
@@ -185,10 +198,13 @@ def _run(file: StudyFile, ledger: Ledger, url: str, pipeline: str, plan: Any, di
 def _tune(worker: type, settings: Any, searcher: Any, folder: Path) -> None:
     from ray import tune
 
+    from search.scheduler import RungScheduler
+
     tune.Tuner(
         tune.with_resources(tune.with_parameters(worker, settings=settings), {"cpu": 1}),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
+            scheduler=RungScheduler(searcher),
             num_samples=-1,  # the searcher says when it is over
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.trial_id,
@@ -245,11 +261,7 @@ def _check_unchanged(existing: optuna.Study, file: StudyFile) -> None:
         raise InputError(f"{existing.study_name!r} is an Optuna study that Shoebox did not make.")
     # Through the model, so that a default which a newer Shoebox added is no difference.
     before = read_file(existing.study_name, before).model_dump(mode="json")
-    changed = [
-        path
-        for path in _differences(before, file.model_dump(mode="json"))
-        if path not in ("description", "search.trials", "search.workers")
-    ]
+    changed = [path for path in _differences(before, file.model_dump(mode="json")) if path not in _MAY_CHANGE]
     if changed:
         raise InputError(
             f"Study {existing.study_name!r} was started with other settings: {', '.join(sorted(changed))} "

@@ -10,7 +10,9 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from search.ledger import Ledger, State
+from search.assignment import NothingToDo
+from search.ledger import Ledger
+from search.states import State
 
 logger = logging.getLogger("shoebox.search.searcher")
 
@@ -49,16 +51,30 @@ class StudySearcher(Searcher):
         assert self.ledger is not None
         if self.failure is not None or self.ledger.exhausted:
             return self.FINISHED
-        if len(self._numbers) >= self.workers or not self.ledger.has_room:
+        if len(self._numbers) >= self.workers or not self.ledger.has_work:
             return None
         try:
             assignment = self.ledger.next(on_rejected=lambda: self._on_change(None, None))
+        except NothingToDo:
+            return self.FINISHED if self.ledger.exhausted else None
         except Exception as error:  # let running trials end, then `run_study` raises it
             self.failure = error
             return self.FINISHED
         self._numbers[trial_id] = assignment.number
         self._on_change(None, None)
         return {"assignment": assignment}
+
+    def goes_on(self, trial_id: str) -> bool:
+        """Whether a trial that has reached a rung may go on; the scheduler stops Ray's row of it if not."""
+        assert self.ledger is not None
+        number = self._numbers.get(trial_id)
+        if number is None or self.failure is not None:
+            return False
+        try:
+            return self.ledger.goes_on(number)
+        except Exception as problem:
+            self.failure = problem
+            return False
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Settle a trial from the storage; `result` is not looked at."""
@@ -67,7 +83,8 @@ class StudySearcher(Searcher):
         if number is None:
             return
         try:
-            state = self.ledger.settle(number, "the worker process died" if error else None)
+            # A worker that died may have died of something else: of its node, of another process's appetite.
+            state = self.ledger.settle(number, "the worker process died" if error else None, again=error)
             self._on_change(number, state)
         except Exception as problem:
             self.failure = self.failure or problem

@@ -11,7 +11,7 @@ import optuna
 from pydantic import ValidationError
 
 from objectives.pareto import Direction, hypervolume, non_dominated
-from search.ledger import ERROR, RECORD, Objective, State, objective_values, read_record, state_of
+from search.states import ERROR, RECORD, RUNGS, Objective, State, objective_values, read_record, state_of
 from search.storage import default_url, find_study, masked, open_storage, storage_exists, study_names
 from search.validation import closest
 from space.errors import InputError
@@ -84,12 +84,14 @@ class StudyTrial:
 
     Attributes:
         number: in the study.
-        state: finished, failed, infeasible (broke a limit, never trained), orphaned (its worker or driver
-            went away; another trial repeats it), running or waiting.
+        state: finished, failed, stopped (early: its training was not worth going on with), infeasible (broke a limit,
+            never trained), answered (its configuration is another trial's), orphaned (its worker or driver went away;
+            another trial repeats it), running, paused (may go on from its rung) or waiting.
         params: flat parameters, as the sampler proposed them.
         constraints: relative excess over each limit; 0 or less is kept.
         record: what was measured, of a finished trial.
         error: why a failed trial failed.
+        rungs: how it stood at each rung that it passed (`runners.rungs.RungResult`).
     """
 
     number: int
@@ -98,6 +100,7 @@ class StudyTrial:
     constraints: dict[str, float]
     record: TrialRecord | None
     error: str | None
+    rungs: list[dict[str, Any]]
 
     @property
     def feasible(self) -> bool:
@@ -164,6 +167,7 @@ class Study:
                     constraints=trial.constraints,
                     record=record,
                     error=trial.user_attrs.get(ERROR),
+                    rungs=trial.user_attrs.get(RUNGS) or [],
                 )
             )
         return found

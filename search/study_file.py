@@ -12,8 +12,10 @@ from objectives.limits import Cost, Limits
 from runners.cores import usable_cores
 from runners.latency import DeviceSpec
 from runners.plan import FidelitySpec, TaskPlan, TaskSections, TrialPlan
-from search.ledger import Objective
+from search.halving import EarlyStoppingSpec
+from search.retention import Keep
 from search.samplers import SamplerName
+from search.states import Objective
 from search.validation import closest, explain, parse_yaml
 from space.dimensions import ends
 from space.errors import InputError
@@ -28,7 +30,15 @@ class SearchSpec(BaseModel):
 
     Attributes:
         sampler: who proposes configurations.
-        trials: trained trials in total; infeasible proposals do not count.
+        trials: trainings in total, finished, failed or stopped early; infeasible proposals do not count. The search
+            ends when this budget or one of the next two is spent.
+        hours: of searching in total, the preparation of teachers apart; no limit by default. What runs then ends at
+            its next rung, or its end.
+        training_hours: that trainings may take in total, added up over the workers; no limit by default.
+        early_stopping: when trainings are stopped early (`search.halving.EarlyStoppingSpec`); never by default.
+        repeats: trainings of one configuration by one recipe, each with a seed of its own; further proposals of it are
+            answered from the record.
+        keep_bundles: `all`, or `front`: bundles of trials that leave the front are removed as the study goes.
         seed: of the search: proposals and trainings follow from it.
         workers: trials at a time, at most; the machine's cores are divided among them. By default one per
             core, but no more than 4.
@@ -38,6 +48,11 @@ class SearchSpec(BaseModel):
 
     sampler: SamplerName = "tpe"
     trials: int = Field(default=30, ge=1)
+    hours: float | None = Field(default=None, gt=0)
+    training_hours: float | None = Field(default=None, gt=0)
+    early_stopping: EarlyStoppingSpec | None = None
+    repeats: int = Field(default=1, ge=1)
+    keep_bundles: Keep = "all"
     seed: int = Field(default=0, ge=0)
     workers: int | None = Field(default=None, ge=1)
 
@@ -160,6 +175,7 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
     "label": ("task", "label"),
     "where": ("task", "where"),
     "trials": ("search", "trials"),
+    "hours": ("search", "hours"),
     "workers": ("search", "workers"),
     "seed": ("search", "seed"),
     "sampler": ("search", "sampler"),

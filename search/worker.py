@@ -9,7 +9,7 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +19,9 @@ from pydantic import BaseModel
 from ray.tune import Trainable
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.ledger import ERROR, INFEASIBLE, RECORD, STOPPED, TRACEBACK, Assignment
+from runners.rungs import RungResult
+from search.assignment import Assignment
+from search.states import ERROR, INFEASIBLE, RECORD, RUNGS, STOPPED, TRACEBACK
 from search.storage import open_storage
 from space.errors import InputError, OutputError
 
@@ -41,6 +43,9 @@ class Pipeline(Protocol):
     def run_trial(
         self, plan: Any, prepared: Any, number: int, config: Any, recipe: Any, seed: int, bundle: Any
     ) -> TrialRecord: ...
+    def run_in_rungs(
+        self, plan: Any, prepared: Any, number: int, config: Any, recipe: Any, seed: int, bundle: Any, rungs: Any
+    ) -> Iterator[RungResult | TrialRecord]: ...
 
 
 def load_pipeline(module: str) -> Pipeline:
@@ -53,7 +58,7 @@ class WorkerSettings:
     """What every worker of a search is told once.
 
     Attributes:
-        pipeline: name of the module with `prepare` and `run_trial`.
+        pipeline: name of the module with the functions of `Pipeline`.
         plan: what the pipeline needs to know of the study.
         url: of the study's storage.
         threads: torch threads per worker.
@@ -75,11 +80,23 @@ class TrialWorker(Trainable):
     ) -> None:
         self._settings = settings
         self._assignment: Assignment | None = config.get("assignment")
+        self._training: Iterator[RungResult | TrialRecord] | None = None
+        self._passed: list[dict[str, Any]] = []
         sys.path.extend(entry for entry in settings.path if entry not in sys.path)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._leave()
         self._assignment = new_config["assignment"]
         return True
+
+    def cleanup(self) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        """Drop a training that stopped at a rung; nothing of it stays in its bundle's place."""
+        training, self._training = self._training, None
+        if training is not None:
+            training.close()  # type: ignore[attr-defined]  # a generator
 
     @cached_property
     def _study_storage(self) -> Any:
@@ -97,11 +114,12 @@ class TrialWorker(Trainable):
         return self._pipeline.prepare(self._settings.plan)
 
     def step(self) -> dict[str, Any]:
-        """Run the assigned trial and write what became of it; errors become results, not dead actors."""
+        """Run the assigned trial, up to its next rung if it has any, and write what became of it; errors become
+        results, not dead actors."""
         assert self._assignment is not None
         key, value = self._outcome(self._assignment)
         self._write(key, value)
-        return {"outcome": key, "done": True}
+        return {"outcome": key, "done": key != RUNGS}
 
     def _write(self, key: str, value: Any) -> None:
         """Write an attribute of the trial; a storage that is locked for a moment costs no minutes of training."""
@@ -119,15 +137,7 @@ class TrialWorker(Trainable):
         from runners.trial import InfeasibleTrial
 
         try:
-            record = self._pipeline.run_trial(
-                self._settings.plan,
-                self._prepared,
-                assignment.number,
-                assignment.config,
-                assignment.recipe,
-                assignment.seed,
-                assignment.bundle,
-            )
+            found = self._next(assignment)
         except Exception as error:
             if isinstance(error, InfeasibleTrial):
                 return INFEASIBLE, error.constraints
@@ -139,9 +149,22 @@ class TrialWorker(Trainable):
             self._write(TRACEBACK, "\n".join(lines[-TRACEBACK_LINES:])[-LONGEST_ERROR:])
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             return ERROR, f"{kind}{text}"[:LONGEST_ERROR]
-        if not math.isfinite(record.quality):
-            return ERROR, f"the measured quality is {record.quality}, not a number"
-        return RECORD, record.model_dump(mode="json")
+        if isinstance(found, RungResult):
+            self._passed.append(found.model_dump(mode="json"))
+            return RUNGS, self._passed
+        if not math.isfinite(found.quality):
+            return ERROR, f"the measured quality is {found.quality}, not a number"
+        return RECORD, found.model_dump(mode="json")
+
+    def _next(self, assignment: Assignment) -> RungResult | TrialRecord:
+        """The next rung of a trial, or its end."""
+        given = (assignment.number, assignment.config, assignment.recipe, assignment.seed, assignment.bundle)
+        if assignment.rungs is None:
+            return self._pipeline.run_trial(self._settings.plan, self._prepared, *given)
+        if self._training is None:
+            self._passed = [rung.model_dump(mode="json") for rung in assignment.rungs.passed]
+            self._training = self._pipeline.run_in_rungs(self._settings.plan, self._prepared, *given, assignment.rungs)
+        return next(self._training)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to save: a trial's state is in the study's storage and its bundle."""
@@ -151,4 +174,4 @@ class TrialWorker(Trainable):
 
 
 def _disk_is_full(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

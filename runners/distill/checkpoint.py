@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from runners.tensors import save_tensors
 from space.errors import InputError
 
 _LOSSES = "losses"
@@ -35,8 +36,12 @@ def write_checkpoint(
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{index}.{key}"] = value.detach().cpu().contiguous()
     part = path.with_name(f"{path.name}.part{os.getpid()}")
-    save_file({name: value.clone() for name, value in tensors.items()}, str(part))
-    os.replace(part, path)
+    try:
+        save_tensors({name: value.clone() for name, value in tensors.items()}, part)
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def read_checkpoint(

@@ -30,4 +30,4 @@ def export(
 
         state = found.trial(trial or 0).state
         raise InputError(f"Trial {trial} of study {study!r} has no bundle: it is {state}.")
-    typer.echo(f"Trial {record.trial}: {export_bundle(record, output)}")
+    typer.echo(f"Trial {record.trial}: {export_bundle(record, output, found.file.search.keep_bundles)}")

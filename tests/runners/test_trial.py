@@ -278,7 +278,7 @@ def test_full_disk_leaves_nothing_behind(sentences, tmp_path, monkeypatch):
     def full(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(bundle_module, "save_file", full)
+    monkeypatch.setattr(bundle_module, "save_tensors", full)
     with pytest.raises(InputError, match="bundle cannot be written: the disk is full"):
         run_trial(plan, prepared, 0, config, recipe, 0, tmp_path / "out" / "bundle")
     assert list((tmp_path / "out").iterdir()) == []

@@ -11,9 +11,12 @@ import optuna
 import pytest
 import toy_pipeline
 
+from runners.record import TrialRecord
+from search.assignment import Assignment, Proposal
 from search.cli import main
-from search.ledger import ERROR, INFEASIBLE, RECORD, STOPPED, Assignment, Ledger, Proposal
+from search.ledger import Ledger
 from search.samplers import study_sampler
+from search.states import ERROR, INFEASIBLE, RECORD, RUNGS, STOPPED
 from search.storage import create_study, default_url, find_study, open_storage
 from search.study import OVERRIDES, SOURCE, STUDY_FILE, directions, study_folder
 from search.study_file import StudyFile, load_study_file
@@ -80,13 +83,23 @@ class Engine:
             seed=file.search.seed,
             budget=file.search.trials,
             bundles=study_folder(file.name) / "trials",
+            hours=file.search.hours,
+            training_hours=file.search.training_hours,
+            early_stopping=file.search.early_stopping,
+            repeats=file.search.repeats,
+            keep_bundles=file.search.keep_bundles,
         )
 
     def work(self, assignment: Assignment) -> None:
-        """What `search.worker` does: run the trial and write what became of it."""
+        """What `search.worker` does: run the trial and write what became of it, with early stopping at each rung."""
         given = (assignment.number, assignment.config, assignment.recipe, assignment.seed, assignment.bundle)
         try:
-            record = toy_pipeline.run_trial(self.plan, self.prepared, *given)
+            if assignment.rungs is None:
+                record = toy_pipeline.run_trial(self.plan, self.prepared, *given)
+            else:
+                record = self._climb(assignment, given)
+                if record is None:
+                    return
             outcome: tuple[str, Any] = RECORD, record.model_dump(mode="json")
         except toy_pipeline.InfeasibleTrial as error:
             outcome = INFEASIBLE, error.constraints
@@ -95,6 +108,19 @@ class Engine:
         except RuntimeError as error:
             outcome = ERROR, str(error)
         self.study._storage.set_trial_user_attr(assignment.trial_id, *outcome)
+
+    def _climb(self, assignment: Assignment, given: tuple[Any, ...]) -> TrialRecord | None:
+        """The record of a trial, or None where the ledger sets it aside."""
+        assert assignment.rungs is not None
+        passed = [rung.model_dump(mode="json") for rung in assignment.rungs.passed]
+        for found in toy_pipeline.run_in_rungs(self.plan, self.prepared, *given, assignment.rungs):
+            if isinstance(found, TrialRecord):
+                return found
+            passed.append(found.model_dump(mode="json"))
+            self.study._storage.set_trial_user_attr(assignment.trial_id, RUNGS, passed)
+            if not self.ledger.goes_on(assignment.number):
+                return None
+        raise AssertionError("a trial ends with its record")
 
     def run(self, most: int | None = None) -> None:
         """Trials one after the other, until the budget is spent or `most` were handed out."""
@@ -113,8 +139,13 @@ class Engine:
 
 @pytest.fixture
 def make_engine(toy_file: Path) -> Callable[..., Engine]:
-    def make(url: str | None = None, limits: dict[str, Any] | None = None, **search: Any) -> Engine:
+    def make(
+        url: str | None = None, limits: dict[str, Any] | None = None, more: dict[str, Any] | None = None, **search: Any
+    ) -> Engine:
         file = load_study_file(toy_file, search)
+        if more is not None:  # of the section search
+            data = file.model_dump(mode="json")
+            file = StudyFile.model_validate({**data, "search": {**data["search"], **more}})
         if limits is not None:
             file = file.model_copy(update={"limits": type(file.limits)(**limits)})
         return Engine(file, url)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from search.ledger import ERROR, RECORD
+from search.states import ERROR, RECORD
 from search.study import load_study
 from space import InputError
 from space.errors import OutputError
@@ -97,7 +97,7 @@ def test_recovery_settles_results_and_repeats_the_rest(make_engine: EngineMaker)
 def test_recovery_killed_half_way_repeats_once(make_engine: EngineMaker) -> None:
     engine = make_engine()
     lost = engine.ledger.next()
-    engine.ledger._repeat(engine.study.get_trials()[lost.number])  # queued; killed before it was ended
+    engine.ledger.repeat(engine.study.get_trials()[lost.number])  # queued; killed before it was ended
     again = make_engine()
     assert again.ledger.recover() == 1
     assert again.ledger.counts.waiting == 1

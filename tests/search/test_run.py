@@ -90,15 +90,18 @@ def test_a_study_from_start_to_front(
     # Nothing but our own lines: one for each trial that ended.
     lines = done.stderr.splitlines()
     assert all(LINE.match(line) for line in lines), done.stderr
-    assert len(lines) == 8
+    assert len(lines) == 9
     study = load_study("toy")
-    assert len(study.trials("finished")) == 5
+    assert len(study.trials("finished")) == 6
     errors = {trial.number: trial.error for trial in study.trials("failed")}
     assert errors == {
         1: "RuntimeError: the toy was told to fail",
         2: "the measured quality is nan, not a number",
-        3: "the worker process died",
     }
+    # A trial whose worker died is run once more.
+    assert [trial.number for trial in study.trials("orphaned")] == [3]
+    assert "trial 3 lost its worker and is run again" in done.stderr
+    assert [trial.user_attrs["retry_of"] for trial in frozen() if "retry_of" in trial.user_attrs] == [3]
     assert all(Path(record.bundle).is_dir() for record in study.records())
     best = study.best()
     assert "accuracy (validation)" in done.stdout
@@ -127,7 +130,7 @@ def test_a_study_from_start_to_front(
     longer = run([*command, "--resume", "--trials", "10"])
     assert longer.returncode == 0, longer.stderr
     assert len(longer.stderr.splitlines()) == 2
-    assert len(load_study("toy").trials("finished")) == 7
+    assert len(load_study("toy").trials("finished")) == 8
 
     # Change it.
     changed = shoebox("search", str(toy_file), "--resume", "--seed", "5")

@@ -11,7 +11,7 @@ import toy_pipeline
 from optuna.exceptions import StorageInternalError
 
 from search import worker as worker_module
-from search.ledger import ERROR, RECORD, STOPPED, TRACEBACK
+from search.states import ERROR, RECORD, STOPPED, TRACEBACK
 from search.storage import default_url
 from search.worker import TrialWorker, WorkerSettings
 from space.errors import OutputError

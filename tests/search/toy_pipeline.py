@@ -12,7 +12,7 @@ import math
 import os
 import string
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ import numpy as np
 from objectives.latency import LatencyReading
 from objectives.limits import broken, constraint_values
 from runners.plan import TrialPlan
-from runners.record import TrialRecord
+from runners.record import TrialRecord, costs
+from runners.rungs import RungResult, Rungs
 from runners.trial import InfeasibleTrial
 from space import Recipe, StudentConfig, TaskShape, Vocabulary, deployed_bytes
 from space.errors import OutputError
@@ -29,6 +30,7 @@ from space.vocabulary import SPECIAL_TOKENS
 
 PIPELINE = "toy_pipeline"
 WORDS = 8000
+STEPS = 100  # of a training; each counts as 36 seconds
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,21 @@ def run_trial(
     seed: int,
     bundle: Path,
 ) -> TrialRecord:
+    *_, record = run_in_rungs(plan, prepared, number, config, recipe, seed, bundle)
+    return record
+
+
+def run_in_rungs(
+    plan: TrialPlan,
+    prepared: Prepared,
+    number: int,
+    config: StudentConfig,
+    recipe: Recipe,
+    seed: int,
+    bundle: Path,
+    rungs: Rungs | None = None,
+) -> Iterator[RungResult | TrialRecord]:
+    """Sleeps its time in parts, and counts the parts in a checkpoint."""
     size = deployed_bytes(config, prepared.shape, prepared.vocabulary)
     milliseconds = latency(size)
     most = float(os.environ.get("SHOEBOX_TOY_MOST_MS", "inf"))
@@ -69,19 +86,47 @@ def run_trial(
     constraints = constraint_values(plan.limits, {"deployed_bytes": size, "latency_ms": milliseconds})
     if broken(constraints) or milliseconds > limit:
         raise InfeasibleTrial(constraints)
-    time.sleep(float(os.environ.get("SHOEBOX_TOY_SECONDS", "0")))
+    reading = LatencyReading(
+        milliseconds=milliseconds,
+        backend="estimated",
+        device=plan.device.profile,
+        calibrated=False,
+        tokens=(plan.device.lengths or (32,))[0],
+        instructions=size,
+    )
+    quality = 1 - math.exp(-size / 4e5) - abs(math.log10(recipe.learning_rate) + 2.8) / 10
+    seconds = float(os.environ.get("SHOEBOX_TOY_SECONDS", "0"))
+    done = 0
+    if rungs is not None and rungs.passed:
+        done = int(Path(rungs.passed[-1].checkpoint).read_text())
+    for rung, step in rungs.ahead(STEPS) if rungs is not None else ():
+        time.sleep(seconds * (step - done) / STEPS)
+        done = step
+        rungs.folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = rungs.folder / f"rung{rung}.txt"
+        checkpoint.write_text(str(done))
+        spent = {"train": 3600.0 * done / STEPS}
+        so_far = quality * math.sqrt(done / STEPS)
+        yield RungResult(
+            rung=rung,
+            share=done / STEPS,
+            quality=float("nan") if number in numbers("SHOEBOX_TOY_NAN") else so_far,
+            costs=costs(size, [reading]),
+            seconds=spent,
+            checkpoint=str(checkpoint),
+        )
+    time.sleep(seconds * (STEPS - done) / STEPS)
     if number in numbers("SHOEBOX_TOY_FAIL"):
         raise RuntimeError("the toy was told to fail")
     if number in numbers("SHOEBOX_TOY_FULL"):
         raise OutputError(f"Folder {bundle} cannot be written: the disk is full.")
     if number in numbers("SHOEBOX_TOY_CRASH"):
         os._exit(1)
-    quality = 1 - math.exp(-size / 4e5) - abs(math.log10(recipe.learning_rate) + 2.8) / 10
     if number in numbers("SHOEBOX_TOY_NAN"):
         quality = float("nan")
     bundle.mkdir(parents=True)
     (bundle / "model.onnx").write_bytes(b"toy")
-    return TrialRecord(
+    yield TrialRecord(
         trial=number,
         config=config,
         recipe=recipe,
@@ -90,15 +135,8 @@ def run_trial(
         quality=quality,
         metrics={},
         deployed_bytes=size,
-        latency=LatencyReading(
-            milliseconds=milliseconds,
-            backend="estimated",
-            device=plan.device.profile,
-            calibrated=False,
-            tokens=(plan.device.lengths or (32,))[0],
-            instructions=size,
-        ),
-        seconds={},
+        latency=reading,
+        seconds={} if rungs is None else {"train": 3600.0},
         bundle=str(bundle),
         versions={},
     )

@@ -1,0 +1,75 @@
+"""What a search may spend, and what it has spent."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from search.states import RECORD, RUNGS
+
+SEARCHED = "searched_seconds"  # attribute of a study: wall time of all its searches so far
+
+
+@dataclass
+class Time:
+    """The time of a study, over all searches that had a part in it.
+
+    Args:
+        study: whose time it is.
+        hours: of searching that it may take, the preparation of teachers apart; no limit by default.
+        training_hours: that its trainings may take, added up over all workers; no limit by default.
+    """
+
+    study: optuna.Study
+    hours: float | None = None
+    training_hours: float | None = None
+    _trained: dict[int, float] = field(init=False, default_factory=dict)
+    _before: float = field(init=False, default=0.0)
+    _started: float = field(init=False, default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._before = float(self.study.user_attrs.get(SEARCHED, 0.0))
+
+    @property
+    def seconds(self) -> float:
+        """Of searching so far."""
+        return self._before + time.monotonic() - self._started
+
+    @property
+    def training_seconds(self) -> float:
+        """Of all trainings so far, as far as trials have told."""
+        return sum(self._trained.values())
+
+    @property
+    def over(self) -> bool:
+        """Whether no training may start or go on any more."""
+        if self.training_hours is not None and self.training_seconds >= 3600 * self.training_hours:
+            return True
+        return self.hours is not None and self.seconds >= 3600 * self.hours
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Enter how long a trial was trained so far."""
+        self._trained[trial.number] = trained_seconds(trial)
+
+    def remove(self, number: int) -> None:
+        """Forget a trial, which another one repeats."""
+        self._trained.pop(number, None)
+
+    def keep(self) -> None:
+        """Write the time of the search to the storage, if anything depends on it."""
+        if self.hours is not None:
+            self.study.set_user_attr(SEARCHED, self.seconds)
+
+
+def trained_seconds(trial: FrozenTrial) -> float:
+    """How long a trial was trained: as its record or last rung says, or all its time if it failed without either."""
+    if RECORD in trial.user_attrs:
+        return float(trial.user_attrs[RECORD]["seconds"].get("train", 0.0))
+    if trial.user_attrs.get(RUNGS):
+        return float(trial.user_attrs[RUNGS][-1]["seconds"].get("train", 0.0))
+    if trial.state == TrialState.FAIL and trial.duration is not None:
+        return trial.duration.total_seconds()
+    return 0.0

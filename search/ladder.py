@@ -1,0 +1,62 @@
+"""The rungs of a study: how its trials stood at them, and which wait there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from objectives.pareto import Direction
+from runners.rungs import RungResult, Rungs
+from search.halving import EarlyStoppingSpec, Halving
+from search.states import RUNGS, Objective
+
+
+class Ladder:
+    """What the attributes of a study's trials say about rungs. A trial that may not go on from one waits there.
+
+    Trials are ranked by their quality at the rung and by the other objectives of the study, which are known then.
+
+    Args:
+        spec: of the study; without it no trial stops anywhere.
+        objectives: of the study.
+    """
+
+    def __init__(self, spec: EarlyStoppingSpec | None, objectives: Sequence[Objective]) -> None:
+        self._spec = spec
+        self._shares = spec.shares() if spec is not None else ()
+        self._costs = [name for name in objectives if name != "quality"]
+        lower: list[Direction] = ["minimize" for _ in self._costs]
+        self._halving = Halving(["maximize", *lower], spec.reduction_factor if spec is not None else 1.0)
+        self.waiting: dict[int, int] = {}
+
+    def enter(self, number: int, attributes: Mapping[str, Any]) -> None:
+        """Enter the rungs that a trial has passed."""
+        for rung in attributes.get(RUNGS) or ():
+            costs = [rung["costs"].get(name, math.nan) for name in self._costs]
+            self._halving.enter(number, rung["rung"], [rung["quality"], *costs])
+
+    def leave(self, number: int) -> None:
+        """Forget a trial, which another one repeats."""
+        self._halving.leave(number)
+
+    def goes_on(self, number: int, attributes: Mapping[str, Any]) -> bool:
+        """Whether a trial may go on from the last rung that it has passed."""
+        return self._spec is None or self._halving.goes_on(number, last_rung(attributes))
+
+    def promoted(self) -> int | None:
+        """The waiting trial that may go on, if there is one."""
+        return self._halving.promoted(self.waiting.items()) if self.waiting else None
+
+    def rungs(self, attributes: Mapping[str, Any], checkpoints: Path) -> Rungs | None:
+        """What a worker has to know of the rungs of a trial; None without early stopping."""
+        if self._spec is None:
+            return None
+        passed = tuple(RungResult.model_validate(rung) for rung in attributes.get(RUNGS) or ())
+        return Rungs(self._shares, self._spec.examples, checkpoints, passed)
+
+
+def last_rung(attributes: Mapping[str, Any]) -> int:
+    """The last rung that a trial has passed."""
+    return int(attributes[RUNGS][-1]["rung"])

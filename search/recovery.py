@@ -1,0 +1,52 @@
+"""What becomes of the trials that a driver or a worker left running."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.samplers import RETRY_OF
+from search.states import ANSWERED_BY, RECORD, RUNGS, state_of
+from search.telling import has_result
+
+if TYPE_CHECKING:
+    from search.ledger import Ledger
+
+
+def recover(ledger: Ledger) -> int:
+    """Settle or queue again the trials that a driver which went away left running; remove what they left on disk.
+
+    Paused trials stay: nobody had them.
+
+    Returns:
+        How many trials will be repeated.
+    """
+    trials = ledger.study.get_trials(deepcopy=False)
+    repeated = {trial.user_attrs[RETRY_OF] for trial in trials if RETRY_OF in trial.user_attrs}
+    count = 0
+    for trial in trials:
+        if state_of(trial) != "running":
+            continue
+        if has_result(trial):
+            ledger.settle(trial.number)
+            continue
+        answered = ANSWERED_BY in trial.user_attrs
+        # Queued first, ended second: killed in between, the next recovery finds both and ends it only.
+        if not answered and trial.number not in repeated:
+            ledger.repeat(trial)
+        ledger.orphan(trial)
+        count += not answered
+    _remove_leftovers(ledger)
+    return count
+
+
+def _remove_leftovers(ledger: Ledger) -> None:
+    unrecorded: set[int] = set()
+    wanted: set[Path] = set()
+    for trial in ledger.study.get_trials(deepcopy=False):
+        if trial.state.is_finished():
+            if RECORD not in trial.user_attrs:
+                unrecorded.add(trial.number)
+            continue
+        wanted.update(Path(rung["checkpoint"]).parent for rung in trial.user_attrs.get(RUNGS) or ())
+    ledger.folders.remove_leftovers(unrecorded, wanted)

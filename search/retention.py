@@ -1,0 +1,87 @@
+"""What trials leave on disk, and how long it stays there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from objectives.pareto import Direction, non_dominated
+
+Keep = Literal["all", "front"]
+
+
+class Folders:
+    """The bundles and checkpoints of a study.
+
+    Args:
+        bundles: folder in which every finished trial has a folder of its own.
+        keep: which bundles stay: all of them, or those of trials that no other one beats. Records stay in any case.
+        directions: of the study's objectives.
+    """
+
+    def __init__(self, bundles: Path, keep: Keep, directions: Sequence[Direction]) -> None:
+        self.bundles = bundles
+        self.all_checkpoints = bundles.with_name("checkpoints")
+        self._keep = keep
+        self._directions = list(directions)
+        self._front: dict[int, Sequence[float]] = {}
+
+    def bundle(self, number: int) -> Path:
+        """Where a trial's bundle goes."""
+        return self.bundles / f"{number:05d}"
+
+    def checkpoints(self, number: int) -> Path:
+        """Where a trial's checkpoints go."""
+        return self.all_checkpoints / f"{number:05d}"
+
+    def finished(self, number: int, values: Sequence[float]) -> None:
+        """Enter a feasible finished trial; the bundles of those that are not on the front any more are removed."""
+        if self._keep == "all":
+            return
+        self._front[number] = values
+        numbers = list(self._front)
+        kept = {numbers[index] for index in non_dominated([self._front[n] for n in numbers], self._directions)}
+        for other in numbers:
+            if other not in kept:
+                del self._front[other]
+                self.remove(self.bundle(other))
+
+    def remove_checkpoints(self, number: int, rungs: Iterable[dict[str, Any]]) -> None:
+        """Remove the checkpoints of a trial that has ended, those that it took over from another one included."""
+        folders = {Path(rung["checkpoint"]).parent for rung in rungs} | {self.checkpoints(number)}
+        for folder in folders:
+            if folder.parent == self.all_checkpoints:
+                self.remove(folder)
+
+    def remove(self, folder: Path) -> None:
+        """Remove a folder. Killed in between, it is gone under its name: no half of a bundle is left there."""
+        hidden = folder.with_name(f".{folder.name}.removed")
+        try:
+            folder.rename(hidden)
+        except FileNotFoundError:
+            return
+        except OSError:  # left from a removal that was killed
+            hidden = folder
+        shutil.rmtree(hidden, ignore_errors=True)
+
+    def remove_leftovers(self, unrecorded: set[int], wanted_checkpoints: set[Path]) -> None:
+        """Remove what a killed search left.
+
+        Args:
+            unrecorded: trials that ended without a record: their bundles are complete, but nothing leads to them.
+            wanted_checkpoints: folders of those from which a training may go on.
+        """
+        for folder in _folders(self.bundles):
+            whole = re.fullmatch(r"\d{5,}", folder.name)
+            if (whole and int(folder.name) in unrecorded) or re.match(r"\.\d{5,}\.", folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+        for folder in _folders(self.all_checkpoints):
+            if re.fullmatch(r"\.?\d{5,}(\.removed)?", folder.name) and folder not in wanted_checkpoints:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folders(parent: Path) -> list[Path]:
+    return [entry for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []

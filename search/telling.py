@@ -1,0 +1,101 @@
+"""What Optuna is told of a trial, according to the attributes that the storage holds of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from objectives.limits import Limits, constraint_values
+from search.samplers import PLACE, RETRY_OF, place
+from search.states import (
+    ANSWERED_BY,
+    BYTES,
+    ERROR,
+    INFEASIBLE,
+    ORPHANED,
+    RECORD,
+    RUNGS,
+    WORKERS_LOST,
+    Objective,
+    State,
+    objective_values,
+    read_record,
+)
+from search.storage import set_constraints
+
+
+def has_result(trial: FrozenTrial) -> bool:
+    """Whether a worker wrote what became of a trial."""
+    return any(key in trial.user_attrs for key in (RECORD, INFEASIBLE, ERROR))
+
+
+def tell_result(
+    study: optuna.Study, trial: FrozenTrial, limits: Limits, objectives: Sequence[Objective], lost: str
+) -> State:
+    """End a trial as its attributes say, or as failed with `lost` for a reason if they say nothing."""
+    attributes = trial.user_attrs
+    if RECORD in attributes:
+        record = read_record(attributes)
+        values = objective_values(record, objectives)
+        if all(math.isfinite(value) for value in values):
+            set_constraints(study, trial._trial_id, constraint_values(limits, record.costs()))
+            study.tell(trial.number, values, skip_if_finished=True)
+            return "finished"
+        lost = "not a number: " + ", ".join(
+            name for name, value in zip(objectives, values, strict=True) if not math.isfinite(value)
+        )
+    elif INFEASIBLE in attributes:
+        set_constraints(study, trial._trial_id, attributes[INFEASIBLE])
+        study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
+        return "infeasible"
+    if ERROR not in attributes:
+        study._storage.set_trial_user_attr(trial._trial_id, ERROR, lost)
+    study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+    return "failed"
+
+
+def tell_stopped(study: optuna.Study, trial: FrozenTrial, limits: Limits) -> None:
+    """End a trial that never got beyond its last rung: pruned, whatever it scored there."""
+    set_constraints(study, trial._trial_id, constraint_values(limits, trial.user_attrs[RUNGS][-1]["costs"]))
+    study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
+
+
+def tell_answer(study: optuna.Study, trial: optuna.Trial, twin: FrozenTrial) -> None:
+    """End a proposal whose configuration another trial has.
+
+    The sampler sees the result of a finished one once more, as that of a draw of its own. A twin without a full
+    result (yet) tells it nothing new: the proposal counts for nothing.
+    """
+    trial.set_user_attr(ANSWERED_BY, twin.number)
+    if twin.state == TrialState.COMPLETE:
+        set_constraints(study, trial._trial_id, twin.constraints)
+        study.tell(trial.number, twin.values)
+        return
+    trial.set_user_attr(ORPHANED, True)
+    study.tell(trial.number, state=TrialState.FAIL)
+
+
+def repeat(study: optuna.Study, trial: FrozenTrial, further: Mapping[str, Any] | None = None) -> None:
+    """Queue a trial again; it goes on from the last checkpoint that is there."""
+    attributes = trial.user_attrs
+    # Without its byte count a trial was killed while being asked for: some of its parameters may be
+    # missing. It is asked for again from the same seed.
+    params = trial.params if BYTES in attributes else {}
+    again: dict[str, Any] = {RETRY_OF: trial.number, PLACE: place(study, trial)}
+    if WORKERS_LOST in attributes:
+        again[WORKERS_LOST] = attributes[WORKERS_LOST]
+    passed = attributes.get(RUNGS) or []
+    if passed and Path(passed[-1]["checkpoint"]).is_file():
+        again[RUNGS] = passed
+    study.enqueue_trial(params, user_attrs={**again, **(further or {})})
+
+
+def orphan(study: optuna.Study, trial: FrozenTrial) -> None:
+    """End a trial that no worker has any more; one that waits may repeat it."""
+    study._storage.set_trial_user_attr(trial._trial_id, ORPHANED, True)
+    study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)

@@ -1,0 +1,119 @@
+"""Trials that stop at rungs, and go on from them, in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from search.states import RUNGS
+from search.study import load_study
+
+EngineMaker = Callable[..., Any]
+ROOMY = {"deployed_bytes": 20_000_000}
+EARLY = {"sampler": "random", "early_stopping": {"rungs": [0.1, 0.3], "reduction_factor": 3}}
+
+
+def test_stopped_trials_are_pruned_with_their_rungs(make_engine: EngineMaker) -> None:
+    engine = make_engine(trials=18, limits=ROOMY, more=EARLY)
+    engine.run()
+    counts = engine.ledger.counts
+    assert counts.running == 0
+    assert counts.started == 18
+    waiting = counts.paused
+    engine.ledger.close()
+    assert (counts.paused, counts.stopped, counts.finished) == (0, waiting, 18 - waiting)
+    assert 2 <= counts.finished <= 9
+    study = load_study("toy")
+    assert {trial.state for trial in study.trials()} == {"finished", "stopped"}
+    states = [trial.state.name for trial in engine.study.get_trials()]
+    assert states.count("PRUNED") == waiting
+    for trial in study.trials("stopped"):
+        assert trial.record is None
+        assert trial.rungs[-1]["quality"] > 0
+        assert trial.rungs[-1]["share"] in (0.1, 0.3)
+    # Each finished one has passed both rungs, in the order of training, whatever stops lay between.
+    assert all([rung["rung"] for rung in trial.rungs] == [0, 1] for trial in study.trials("finished"))
+    assert not list(engine.ledger.folders.all_checkpoints.iterdir())
+    assert len(list(engine.ledger.bundles.iterdir())) == counts.finished
+    assert vars(make_engine(trials=18, limits=ROOMY, more=EARLY).ledger.counts) == vars(counts)
+    # Longer: the rungs of earlier trials still count.
+    longer = make_engine(trials=24, limits=ROOMY, more=EARLY)
+    longer.run()
+    longer.ledger.close()
+    assert longer.ledger.counts.trained == 24
+
+
+def test_a_promoted_trial_goes_on_from_its_checkpoint_after_a_kill(make_engine: EngineMaker) -> None:
+    def make() -> Any:
+        return make_engine(trials=9, limits=ROOMY, more=EARLY)
+
+    engine = make()
+    while not engine.ledger._ladder.waiting:
+        engine.work(engine.ledger.next())
+    (number, rung), *_ = engine.ledger._ladder.waiting.items()
+    # The driver is killed; another one finds the trial where it was.
+    again = make()
+    assert again.ledger.recover() == 0 or engine.ledger.counts.running
+    assert again.ledger._ladder.waiting[number] == rung
+    assert load_study("toy").trial(number).state == "paused"
+    assert again.ledger.folders.checkpoints(number).is_dir()
+    for other in range(100, 103):  # so many worse ones that it is among the best
+        again.ledger._ladder._halving.enter(other, rung, [-1.0, 1e9])
+        again.ledger._ladder._halving.enter(other + 10, rung, [-1.0, 1e9])
+    again.ledger._ladder._halving.enter(number, rung, [2.0, 0.0])
+    promoted = again.ledger.next()
+    assert promoted.number == number
+    assert [passed.rung for passed in promoted.rungs.passed] == list(range(rung + 1))
+    assert promoted.rungs.passed[-1].checkpoint.startswith(str(again.ledger.folders.checkpoints(number)))
+
+    # Killed in the middle of going on: it is repeated from the same checkpoint under another number.
+    third = make()
+    assert third.ledger.recover() == 1
+    assert third.ledger.folders.checkpoints(number).is_dir()
+    repeated = third.ledger.study.get_trials()[-1]
+    assert repeated.user_attrs["retry_of"] == number
+    assert repeated.user_attrs[RUNGS] == [rung.model_dump(mode="json") for rung in promoted.rungs.passed]
+    third.run()
+    third.ledger.close()
+    counts = third.ledger.counts
+    assert (counts.trained, counts.running, counts.waiting, counts.paused) == (9, 0, 0, 0)
+    assert not list(third.ledger.folders.all_checkpoints.iterdir())
+
+
+def test_a_rung_whose_quality_is_no_number_leads_nowhere(
+    make_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOEBOX_TOY_NAN", "0")
+    engine = make_engine(trials=3, limits=ROOMY, more=EARLY)
+    engine.run()
+    engine.ledger.close()
+    assert load_study("toy").trial(0).state == "stopped"
+
+
+def test_training_hours_end_a_search(make_engine: EngineMaker) -> None:
+    # A whole toy training counts as an hour, one that stops at its first rung as 6 minutes.
+    engine = make_engine(trials=50, limits=ROOMY, more={**EARLY, "training_hours": 3.05})
+    engine.run()
+    engine.ledger.close()
+    spent = engine.ledger.time.training_seconds / 3600
+    assert 3.05 <= spent <= 4.1
+    counts = engine.ledger.counts
+    assert counts.trained < 50
+    again = make_engine(trials=50, limits=ROOMY, more={**EARLY, "training_hours": 3.05}).ledger
+    assert again.exhausted
+    assert again.time.training_seconds == pytest.approx(3600 * spent)
+    assert not make_engine(trials=50, limits=ROOMY, more={**EARLY, "training_hours": 9}).ledger.exhausted
+
+
+def test_hours_count_over_resumes(make_engine: EngineMaker) -> None:
+    engine = make_engine(trials=50, limits=ROOMY, more={"hours": 1})
+    engine.run(1)
+    engine.ledger.time._before = 3599.999
+    engine.run(2)
+    assert engine.ledger.exhausted
+    assert engine.ledger.counts.trained < 4
+    engine.ledger.close()
+    assert make_engine(trials=50, limits=ROOMY, more={"hours": 1}).ledger.exhausted
+    assert not make_engine(trials=50, limits=ROOMY, more={"hours": 2}).ledger.exhausted
