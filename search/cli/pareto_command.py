@@ -45,20 +45,6 @@ _SUFFIXES = {
     ".md": Format.markdown,
     ".txt": Format.table,
 }
-EXAMPLES = """
-Examples:
-
-\b
-  shoebox pareto sst2
-  shoebox pareto sst2 --where "latency_ms < 5 and deployed_bytes < 1.5e6"
-  shoebox pareto sst2 --where "depth <= 2 and activation in ('relu', 'gelu')"
-  shoebox pareto sst2 --objectives quality,latency_ms,deployed_bytes
-  shoebox pareto sst2 --knee
-  shoebox pareto sst2 --within 1%
-  shoebox pareto sst2 sst2-nsga2 --each --scatter
-  shoebox pareto sst2 --device cortex-a76
-  shoebox pareto sst2 --all --output trials.parquet
-"""
 
 
 def pareto(
@@ -132,14 +118,15 @@ def pareto(
         picked = found.within(within, each=each)
     elif all:
         picked = found
-    _print(found, picked, form, output, scatter, _title(found, picked, knee, within, all))
+    title = _title(found, picked, knee, within, all)
+    _print(found, picked, title, form, output, found.front(each=each) if scatter else None)
     if not len(picked):
         asked = f"keeps --where {where!r}" if where and not len(found) else "has every objective"
         errors.print(f"shoebox: of {len(found.table)} trials none {asked}.", markup=False, highlight=False)
         raise typer.Exit(1)
 
 
-def print_front(study: Study) -> None:
+def print_front(study: Study, *, as_json: bool = False) -> None:
     """The front of a study that has just been searched."""
     from search import query
 
@@ -147,7 +134,7 @@ def print_front(study: Study) -> None:
     if not len(found):
         raise _nothing_finished([study.name])
     front = found.front()
-    _print(found, front, Format.table, None, False, _title(found, front, False, None, False))
+    _print(found, front, _title(found, front), Format.json if as_json else Format.table)
 
 
 def _format(format: Format | None, json: bool, output: Path | None) -> Format:
@@ -163,13 +150,20 @@ def _format(format: Format | None, json: bool, output: Path | None) -> Format:
     return chosen
 
 
-def _print(found: Selection, picked: Selection, form: Format, output: Path | None, scatter: bool, title: str) -> None:
+def _print(
+    found: Selection,
+    picked: Selection,
+    title: str,
+    form: Format = Format.table,
+    output: Path | None = None,
+    front: Selection | None = None,
+) -> None:
     from search.cli.tables import output_console
     from search.query.formats import write_whole
 
     console = output_console()
-    if scatter:
-        _print_scatter(found, picked, console)
+    if front is not None:
+        _print_scatter(found, picked, front, console)
     if output is None and form is Format.table:
         _print_table(picked, title, console)
         return
@@ -214,16 +208,24 @@ def _print_table(picked: Selection, title: str, console: Console) -> None:
         console.print(f"Hypervolume: {volume:.4g}", highlight=False)
 
 
-def _print_scatter(found: Selection, picked: Selection, console: Console) -> None:
+def _print_scatter(found: Selection, picked: Selection, front: Selection, console: Console) -> None:
     from search.query.scatter import Dot, scatter
 
     costs = [name for name in found.objectives if name != "quality"]
     x_name, y_name = (costs or ["deployed_bytes"])[0], "quality"
     names = [study.name for study in found.studies]
-    chosen = {int(index) for index in picked.indices}
+    on_front, answer = ({int(index) for index in part.indices} for part in (front, picked))
+    if len(answer) in (len(found), len(on_front)):  # all trials, or the front itself
+        answer = set()
     places = zip(found.indices, found.values(x_name), found.values(y_name), strict=True)
     dots = [
-        Dot(_number(x), _number(y), names.index(found.table.rows[int(i)].study.name), int(i) in chosen)
+        Dot(
+            _number(x),
+            _number(y),
+            names.index(found.table.rows[int(i)].study.name),
+            int(i) in on_front,
+            int(i) in answer,
+        )
         for i, x, y in places
     ]
     unicode = (console.encoding or "").lower().startswith("utf")
@@ -236,7 +238,9 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, (int, float)) else math.nan
 
 
-def _title(found: Selection, picked: Selection, knee: bool, within: str | None, all: bool) -> str:
+def _title(
+    found: Selection, picked: Selection, knee: bool = False, within: str | None = None, all: bool = False
+) -> str:
     names = ", ".join(study.name for study in found.studies)
     if knee:
         what = "the knee of the front"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 WIDEST = 100
 HEIGHT = 18
 LOG_FROM = 20.0  # largest over smallest value of an axis that is drawn by its logarithm
-_MARKS, _ASCII_MARKS = ("·", "●"), (".", "#")
+_MARKS, _ASCII_MARKS = ("·", "●", "◆"), (".", "o", "#")
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,14 @@ class Dot:
         x, y: its place; a trial with a NaN is not drawn.
         group: index of its study.
         front: whether it is on the front.
+        chosen: whether it is the answer, where that is not the front.
     """
 
     x: float
     y: float
     group: int
     front: bool
+    chosen: bool = False
 
 
 class _Axis:
@@ -85,7 +87,7 @@ def scatter(
     lines.append(" " * (margin + 1) + _ticks(columns, columns_count))
     name = f"{x_name}{scale if columns.log else ''}"
     lines.append(" " * (margin + 1) + name.rjust(columns_count))
-    lines.append(_legend(groups, unicode))
+    lines.append(_legend(groups, any(dot.chosen for dot in drawn), unicode))
     if missing := len(dots) - len(drawn):
         lines.append(f"Not drawn, for want of a value: {missing}.")
     return lines
@@ -96,22 +98,25 @@ def _cells(
 ) -> list[list[str]]:
     cells = [[" "] * width for _ in range(HEIGHT)]
     # The front is drawn last, over what is behind it.
-    for dot in sorted(drawn, key=lambda dot: dot.front):
-        if several:
+    for dot in sorted(drawn, key=lambda dot: (dot.chosen, dot.front)):
+        marks = _MARKS if unicode else _ASCII_MARKS
+        if several and not dot.chosen:
             letter = chr(ord("a") + dot.group % 26)
             mark = letter.upper() if dot.front else letter
         else:
-            mark = (_MARKS if unicode else _ASCII_MARKS)[dot.front]
+            mark = marks[2 if dot.chosen else dot.front]
         cells[rows.place(dot.y)][columns.place(dot.x)] = mark
     return cells
 
 
-def _legend(groups: Sequence[str], unicode: bool) -> str:
+def _legend(groups: Sequence[str], chosen: bool, unicode: bool) -> str:
+    behind, front, answer = _MARKS if unicode else _ASCII_MARKS
     if len(groups) > 1:
         letters = ", ".join(f"{chr(ord('a') + index % 26)} {name}" for index, name in enumerate(groups))
-        return f"{letters}; capitals are on the front"
-    behind, front = _MARKS if unicode else _ASCII_MARKS
-    return f"{front} on the front, {behind} other trials"
+        legend = f"{letters}; capitals are on the front"
+    else:
+        legend = f"{front} on the front, {behind} other trials"
+    return f"{legend}; {answer} the answer" if chosen else legend
 
 
 def _ticks(axis: _Axis, width: int) -> str:

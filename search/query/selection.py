@@ -133,7 +133,7 @@ class Selection:
         return replace(self, objectives=chosen)._pick(dominating, each)._sorted()
 
     def knee(self, objectives: Sequence[str] | None = None, *, each: bool = False) -> Selection:
-        """The knee of the front (`objectives.pareto.knee`): one trial, or one of each study; arguments as of `front`."""
+        """The knee of the front (`objectives.pareto.knee`), or that of each study's; arguments as of `front`."""
         chosen = tuple(objectives or self.objectives)
         signs = _directions(chosen)
 
