@@ -4,7 +4,7 @@ from __future__ import annotations
 
 EXIT_CODES = (
     "0 fine",
-    "1 ran, but found a problem: every trial failed, no trial keeps --where, doctor found what keeps a search from running",
+    "1 ran, but found a problem: every trial failed, no trial keeps --where, doctor names what keeps a search away",
     "2 wrong use or input: one sentence on standard error says what, and where",
     "130 stopped by Ctrl-C; what has finished is kept",
 )

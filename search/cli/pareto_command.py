@@ -49,7 +49,7 @@ _SUFFIXES = {
 
 def pareto(
     studies: Annotated[
-        list[str], typer.Argument(metavar="STUDY...", help="Studies in the storage.", autocompletion=complete_study)
+        list[str], typer.Argument(metavar="STUDY", help="Studies in the storage.", autocompletion=complete_study)
     ],
     where: Annotated[
         str | None,

@@ -18,7 +18,6 @@ from search.query.grammar import (
     All,
     Comparison,
     Condition,
-    Either,
     Literal,
     Membership,
     Name,
@@ -88,11 +87,10 @@ class _Evaluation:
             holds, fails = self.of(condition.part)
             return Answer(fails, holds)
         parts = [self.of(part) for part in condition.parts]
-        holds, fails = (np.array(masks) for masks in zip(*parts, strict=True))
+        holds, fails = [part.holds for part in parts], [part.fails for part in parts]
         if isinstance(condition, All):
-            return Answer(holds.all(axis=0), fails.any(axis=0))
-        assert isinstance(condition, Either)
-        return Answer(holds.any(axis=0), fails.all(axis=0))
+            return Answer(np.logical_and.reduce(holds), np.logical_or.reduce(fails))
+        return Answer(np.logical_or.reduce(holds), np.logical_and.reduce(fails))
 
     def _compare(self, comparison: Comparison) -> Answer:
         if self._leaves_out(comparison.left) or self._leaves_out(comparison.right):

@@ -6,7 +6,7 @@ Every bundle holds the file that is to be timed, and weights do not change what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -47,7 +47,7 @@ class _Student:
 
 def retime(
     table: TrialTable,
-    rows: Sequence[Any],
+    rows: Iterable[Any],
     device: str,
     backend: Backend | None = None,
     on_progress: Callable[[int, int], None] = lambda done, of: None,
@@ -73,8 +73,9 @@ def retime(
     elif backend not in get_args(Backend):
         raise InputError(f"--latency: there is no {backend!r} here.", closest(backend, get_args(Backend)))
     meter = LatencyMeter(DeviceSpec(profile=device, latency=backend))
+    rows = list(rows)
     students = {int(index): student for index in rows if (student := _student(table.rows[int(index)])) is not None}
-    if not students and len(rows):
+    if not students and rows:
         raise InputError("The bundles of these trials are gone, so that none can be timed on another device.")
     timed: list[Row] = []
     pending = list(students.items())

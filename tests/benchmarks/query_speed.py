@@ -85,7 +85,7 @@ def make_study(url: str, file: StudyFile, count: int) -> None:
 def _record(
     file: StudyFile, number: int, config: Any, recipe: Any, size: int, milliseconds: float, quality: float
 ) -> Any:
-    classes = {name: 100_000 + number for name in ("load", "store", "simd", "integer", "branch", "other")}
+    classes = dict.fromkeys(("load", "store", "simd", "integer", "branch", "other"), 100000 + number)
     reading = LatencyReading(
         milliseconds=milliseconds,
         backend="emulated",
