@@ -58,11 +58,11 @@ def _task(task: str, plan: TaskPlan, study: str) -> Iterator[Finding]:
         data = load_task(plan.task)
     except InputError as error:
         fix = error.hint or f"Say where it is: shoebox search {study} --data DIR"
-        yield Finding(f"data{task}", "problem", error.message, fix)
+        yield Finding(f"study: data{task}", "problem", error.message, fix)
         yield from _untaught(task, plan)
         return
     text = f"{len(data.train):,} train and {len(data.validation):,} validation examples, {data.outputs} outputs"
-    yield Finding(f"data{task}", "ok", text)
+    yield Finding(f"study: data{task}", "ok", text)
     yield from _teacher(task, plan, data)
 
 
@@ -79,26 +79,26 @@ def _teacher(task: str, plan: TaskPlan, data: object) -> Iterator[Finding]:
     try:
         key = teacher_key(plan.teacher, data, plan.teacher.max_length or data.max_length, folder)
     except OSError as error:
-        yield Finding(f"teacher{task}", "problem", f"{folder} cannot be read: {error.strerror or error}")
+        yield Finding(f"study: teacher{task}", "problem", f"{folder} cannot be read: {error.strerror or error}")
         return
     if (cache() / "teachers" / key).is_dir():
-        yield Finding(f"teacher{task}", "ok", f"{plan.teacher.model}, fine-tuned and cached")
+        yield Finding(f"study: teacher{task}", "ok", f"{plan.teacher.model}, fine-tuned and cached")
     else:
         text = f"{plan.teacher.model}, to be fine-tuned by the first search (minutes to an hour)"
-        yield Finding(f"teacher{task}", "ok", text)
+        yield Finding(f"study: teacher{task}", "ok", text)
 
 
 def _untaught(task: str, plan: TaskPlan) -> Iterator[Finding]:
     """What can be said of a teacher whose task cannot be read, or that is not on this machine."""
     if _local_model(plan.teacher.model) is not None:
-        yield Finding(f"teacher{task}", "ok", f"{plan.teacher.model} can be loaded")
+        yield Finding(f"study: teacher{task}", "ok", f"{plan.teacher.model} can be loaded")
     elif Path(plan.teacher.model).expanduser().is_absolute():
         fix = "Set teacher.model to a folder with a config.json, or to a Hugging Face id."
-        yield Finding(f"teacher{task}", "problem", f"there is no model in {plan.teacher.model}", fix)
+        yield Finding(f"study: teacher{task}", "problem", f"there is no model in {plan.teacher.model}", fix)
     else:
         fix = "Search where the hub can be reached, or set teacher.model to a folder."
         text = f"{plan.teacher.model} is not on this machine; the search fetches it from the Hugging Face hub"
-        yield Finding(f"teacher{task}", "note", text, fix)
+        yield Finding(f"study: teacher{task}", "note", text, fix)
 
 
 def _local_model(model: str) -> Path | None:
@@ -122,7 +122,7 @@ def _bundles(study: Study) -> Finding:
     front = study.pareto()
     gone = [record.trial for record in front if not Path(record.bundle).is_dir()]
     if not gone:
-        return Finding("bundles", "ok", f"all {len(front)} of the front, in {study.folder}")
+        return Finding("study: bundles", "ok", f"all {len(front)} of the front, in {study.folder}")
     numbers = ", ".join(map(str, gone))
     fix = "Their figures stay; export, predict and --device need the folders back, or another search."
-    return Finding("bundles", "note", f"{len(gone)} of the front's {len(front)} are gone: trials {numbers}", fix)
+    return Finding("study: bundles", "note", f"{len(gone)} of the front's {len(front)} are gone: trials {numbers}", fix)

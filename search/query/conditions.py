@@ -87,10 +87,10 @@ class _Evaluation:
             holds, fails = self.of(condition.part)
             return Answer(fails, holds)
         parts = [self.of(part) for part in condition.parts]
-        holds, fails = [part.holds for part in parts], [part.fails for part in parts]
+        holding, failing = [part.holds for part in parts], [part.fails for part in parts]
         if isinstance(condition, All):
-            return Answer(np.logical_and.reduce(holds), np.logical_or.reduce(fails))
-        return Answer(np.logical_or.reduce(holds), np.logical_and.reduce(fails))
+            return Answer(np.logical_and.reduce(holding), np.logical_or.reduce(failing))
+        return Answer(np.logical_or.reduce(holding), np.logical_and.reduce(failing))
 
     def _compare(self, comparison: Comparison) -> Answer:
         if self._leaves_out(comparison.left) or self._leaves_out(comparison.right):

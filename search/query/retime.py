@@ -120,7 +120,10 @@ def _time(table: TrialTable, students: Sequence[tuple[int, _Student]], meter: La
         readings = meter.measure_many([(student.key, _copier(student.model)) for _, student in group], tokens)
         for (index, _), several in zip(group, readings, strict=True):
             row = table.rows[index]
-            new = {name: r.model_dump(mode="json") for name, r in zip(READINGS, several, strict=False)}
+            new: dict[str, Any] = {name: r.model_dump(mode="json") for name, r in zip(READINGS, several, strict=False)}
+            on_arm = row.content.get("on_arm")
+            if on_arm is not None and on_arm["device"] != several[0].device:  # the kernels of another core
+                new["on_arm"] = None
             found[index] = row._replace(content={**row.content, **new})
     return [found[index] for index, _ in students]
 

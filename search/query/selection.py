@@ -285,7 +285,7 @@ def tolerance(loss: str | float) -> Callable[[float], float]:
         amount = -1.0
     if not 0 <= amount < np.inf or (share and amount > 100):
         hint = "Give a share of the best quality, 1%, or a difference in quality, 0.01."
-        raise InputError(f"--within: {text!r} is neither.", hint)
+        raise InputError(f"--within: {text!r} is neither a share nor a number of at least 0.", hint)
     # Of a correlation below zero, a share of its size.
     return (lambda best: best - abs(best) * amount / 100) if share else (lambda best: best - amount)
 
