@@ -128,9 +128,10 @@ class Selection:
         signs = _directions(chosen)
 
         def dominating(part: Selection) -> Indices:
-            return part.indices[non_dominated(part.points(), signs)]
+            kept = part.indices[non_dominated(part.points(), signs)]
+            return replace(part, indices=kept)._sorted().indices
 
-        return replace(self, objectives=chosen)._pick(dominating, each)._sorted()
+        return replace(self, objectives=chosen)._pick(dominating, each)
 
     def knee(self, objectives: Sequence[str] | None = None, *, each: bool = False) -> Selection:
         """The knee of the front (`objectives.pareto.knee`), or that of each study's; arguments as of `front`."""

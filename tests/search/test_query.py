@@ -17,6 +17,7 @@ import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_study import CONFIG
 
 from objectives.pareto import knee
 from search import fields, query
@@ -44,8 +45,11 @@ def row(study: Any, number: int, **measures: Any) -> Row:
         "metrics": {},
         "seconds": {},
         "recipe": {"temperature": 2.0},
-        "config": {"family": "transformer", "activation": measures.get("activation", "gelu")}
-        | {"layers": [{"ffn_bits": bits} for bits in measures.get("bits", (4,))]},
+        "config": {
+            **CONFIG,
+            "activation": measures.get("activation", "gelu"),
+            "layers": [{**CONFIG["layers"][0], "ffn_bits": bits} for bits in measures.get("bits", (4,))],  # type: ignore[index]
+        },
     }
     return Row(study, number, content)
 
@@ -165,7 +169,9 @@ def test_any_text_is_a_condition_or_refused(text: str) -> None:
 
 def test_fast_reading_is_optunas(make_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOEBOX_TOY_FAIL", "1")
-    make_engine(trials=6, limits={"deployed_bytes": 300_000}).run()
+    engine = make_engine(trials=4)
+    engine.run()
+    engine.study.enqueue_trial({})
     storage = open_storage(default_url())
     study = find_study(storage, "toy")
     assert study is not None
@@ -244,7 +250,8 @@ def test_formats_say_the_same(finished: Study, shoebox: Shoebox, tmp_path: Path)
         assert done.stdout == f"Written: {tmp_path / name} (8 trials)\n"
     frame = query.select("toy").frame()
     pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "t.parquet"), frame, check_dtype=False)
-    pandas.testing.assert_frame_equal(pandas.read_csv(tmp_path / "t.csv"), frame, check_dtype=False)
+    read = pandas.read_csv(tmp_path / "t.csv").dropna(axis=1, how="all")
+    pandas.testing.assert_frame_equal(read, frame.dropna(axis=1, how="all"), check_dtype=False)
     assert json.loads((tmp_path / "t.json").read_text())["trials"] == rows
     assert len((tmp_path / "t.md").read_text().splitlines()) == 2 + 8
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix) == sorted(
