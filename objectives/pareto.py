@@ -39,6 +39,34 @@ def non_dominated(points: Points, directions: Sequence[Direction]) -> list[int]:
     return [int(index) for index in usable[kept]]
 
 
+def knee(points: Points, directions: Sequence[Direction]) -> int | None:
+    """Index of the knee of a front: the point that lies furthest beyond the plane through the extremes of every
+    objective (Das 1999, "On characterizing the knee of the Pareto curve", Structural Optimization 18), each objective
+    scaled to its range on the front. A little better in one objective costs much in another from there on.
+
+    Of equally good points it is the first. An objective that is the same everywhere has no say.
+
+    Args:
+        points: [n, objectives], a front; points with a NaN are left out, and dominated ones too.
+        directions: one direction per objective.
+
+    Returns:
+        None where there is no point without a NaN.
+
+    Raises:
+        ValueError: shape and directions do not fit.
+    """
+    values, maximise = _check(points, directions)
+    front = non_dominated(points, directions)
+    if not front:
+        return None
+    losses = np.where(maximise, -values[front], values[front])
+    spread = np.ptp(losses, axis=0)
+    scaled = (losses - losses.min(axis=0)) / np.where(spread > 0, spread, 1)
+    # With the extremes at 1 on their own axes the plane is "sum = 1": the point beyond it by most has the least sum.
+    return front[int(np.argmin(scaled.sum(axis=1).round(12)))]
+
+
 def hypervolume(points: Points, reference: Sequence[float], directions: Sequence[Direction]) -> float:
     """Volume dominated by the points inside the reference point; 0 without points.
 

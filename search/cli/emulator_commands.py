@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json as json_format
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from search.cli.completion import complete_device
+from search.cli.options import JsonOption
 
 emulator_app = typer.Typer(help="The ARM emulator that times students.", no_args_is_help=True)
 
@@ -19,8 +23,14 @@ def install() -> None:
 
 
 @emulator_app.command()
-def check() -> None:
+def check(json: JsonOption = False) -> None:
     """Say what is installed, and time a small model with it."""
+    if json:
+        from runners.emulator.check import check_all
+
+        readings = check_all(lambda line: typer.echo(line, err=True))
+        typer.echo(json_format.dumps([reading.model_dump(mode="json") for reading in readings], indent=2))
+        return
     from runners.emulator import check
 
     check(typer.echo)
@@ -30,7 +40,9 @@ def check() -> None:
 def calibrate(
     measured: Annotated[Path, typer.Argument(help="CSV file with the columns model, tokens and milliseconds.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Profile to write, a .yaml file.")],
-    device: Annotated[str, typer.Option(help="Profile to start from, like cortex-a53.")] = "cortex-a53",
+    device: Annotated[
+        str, typer.Option(help="Profile to start from, like cortex-a53.", autocompletion=complete_device)
+    ] = "cortex-a53",
 ) -> None:
     """Fit the guesses of a device profile to times measured on the device.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json as json_format
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from search.cli.options import StorageOption, StudyArgument
+from search.cli.options import JsonOption, StorageOption, StudyArgument
 
 
 def export(
@@ -15,6 +16,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make.")],
     best: Annotated[bool, typer.Option("--best", help="The trial of the highest quality.")] = False,
     trial: Annotated[int | None, typer.Option(help="The trial of this number.")] = None,
+    json: JsonOption = False,
     storage: StorageOption = None,
 ) -> None:
     """Copy a student's bundle into a new folder."""
@@ -30,4 +32,9 @@ def export(
 
         state = found.trial(trial or 0).state
         raise InputError(f"Trial {trial} of study {study!r} has no bundle: it is {state}.")
-    typer.echo(f"Trial {record.trial}: {export_bundle(record, output, found.file.search.keep_bundles)}")
+    folder = export_bundle(record, output, found.file.search.keep_bundles)
+    if json:
+        answer = {"study": found.name, "trial": record.trial, "folder": str(folder.absolute())}
+        typer.echo(json_format.dumps(answer, indent=2))
+        return
+    typer.echo(f"Trial {record.trial}: {folder}")

@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
+from search.cli.completion import complete_study
+
 StorageOption = Annotated[str | None, typer.Option(help="Storage URL of Optuna.", show_default="SQLite in ~/.shoebox")]
-StudyArgument = Annotated[str, typer.Argument(help="Name of a study in the storage.")]
+StudyArgument = Annotated[str, typer.Argument(help="Name of a study in the storage.", autocompletion=complete_study)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def storage_option(storage: str | None) -> list[str]:

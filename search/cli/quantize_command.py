@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from search.cli.options import JsonOption, StorageOption
+
 if TYPE_CHECKING:
+    from runners.record import TrialRecord
     from space.config import Clipping
 
 
@@ -19,7 +22,8 @@ def quantize(
     attention_bits: Annotated[int | None, typer.Option(help="For the attention of all layers.")] = None,
     ffn_bits: Annotated[int | None, typer.Option(help="For the feed-forward networks of all layers.")] = None,
     clipping: Annotated[str, typer.Option(help="How scales are chosen: auto, searched or none.")] = "auto",
-    storage: Annotated[str | None, typer.Option(help="Storage URL of Optuna.", show_default="as of search")] = None,
+    json: JsonOption = False,
+    storage: StorageOption = None,
 ) -> None:
     """Round a bundle's student to other bits, without training, and measure what is left of its quality.
 
@@ -43,10 +47,17 @@ def quantize(
     plan = load_study(read_config(bundle).study, storage).file.plan()
     tasks = {name: load_task(task.task) for name, task in plan.task_plans.items()}
     record = requantize(bundle, output, tasks, plan.device, given, choices[clipping])
+    if json:
+        typer.echo(record.model_dump_json(indent=2))
+    else:
+        _print(output, bundle, record)
+    if over := broken(constraint_values(plan.limits, record.costs())):
+        typer.echo(f"This breaks a limit of the study: {', '.join(over)}.", err=True)
+
+
+def _print(output: Path, bundle: Path, record: TrialRecord) -> None:
     typer.echo(
         f"{output}: {record.metric} {record.quality:.4f} ({record.metrics['quality_before_quantization']:.4f} in full "
         f"precision, {record.metrics['source_quality']:.4f} in {bundle}), {record.deployed_bytes:,} bytes, "
         f"{record.latency.milliseconds:.2f} ms"
     )
-    if over := broken(constraint_values(plan.limits, record.costs())):
-        typer.echo(f"This breaks a limit of the study: {', '.join(over)}.", err=True)

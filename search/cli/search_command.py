@@ -10,13 +10,19 @@ from typing import Annotated, Any
 
 import typer
 
+from search.cli.completion import complete_device, complete_latency, complete_sampler, complete_shipped_study
 from search.cli.messages import messages_on
-from search.cli.options import StorageOption, storage_option
+from search.cli.options import JsonOption, StorageOption, storage_option
 from search.cli.pareto_command import print_front
 
 
 def search(
-    study: Annotated[str, typer.Argument(help="A shipped study (see `shoebox studies`) or FILE.yaml.")],
+    study: Annotated[
+        str,
+        typer.Argument(
+            help="A shipped study (see `shoebox studies`) or FILE.yaml.", autocompletion=complete_shipped_study
+        ),
+    ],
     data: Annotated[Path | None, typer.Option(help="Folder with train.* and validation.*.")] = None,
     text: Annotated[
         str | None, typer.Option(help="Text column (of words: tokens); two with a comma for pairs.")
@@ -26,12 +32,19 @@ def search(
     trials: Annotated[int | None, typer.Option(help="Trained trials in total.")] = None,
     hours: Annotated[float | None, typer.Option(help="Hours of searching in total.")] = None,
     workers: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="known-cost, tpe, nsga2, gp, random or qmc.")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="known-cost, tpe, nsga2, gp, random or qmc.", autocompletion=complete_sampler)
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
-    latency: Annotated[str | None, typer.Option(help="emulated, native or estimated.")] = None,
-    device: Annotated[str | None, typer.Option(help="Device profile, like cortex-a53.")] = None,
+    latency: Annotated[
+        str | None, typer.Option(help="emulated, native or estimated.", autocompletion=complete_latency)
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device profile, like cortex-a53.", autocompletion=complete_device)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed study.")] = False,
     name: Annotated[str | None, typer.Option(help="Another name for the study.")] = None,
+    json: JsonOption = False,
     storage: StorageOption = None,
 ) -> None:
     """Search a study: train students within its limits and show the front of the best."""
@@ -76,7 +89,9 @@ def search(
         first = failed[0]
         typer.echo(f"shoebox: all {len(failed)} trials failed; trial {first.number}: {first.error}", err=True)
         raise typer.Exit(1)
-    print_front(found)
+    print_front(found, as_json=json)
+    if json:
+        return
     best = found.best()
     typer.echo(f"Best bundle: trial {best.trial}, {best.bundle}")
     copy = ["shoebox", "export", found.name, *storage_option(storage), "--best", "-o", "DIR"]

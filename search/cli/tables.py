@@ -1,10 +1,9 @@
-"""Answers of the command line as tables, JSON and CSV."""
+"""Answers of the command line as tables of a terminal and of Markdown."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from objectives.latency import LatencyReading
     from runners.record import TrialRecord
+    from search.query import SelectedTrial, Selection
     from search.study import Study
 
 WIDTH_WITHOUT_TERMINAL = 140
@@ -24,51 +24,155 @@ def output_console(*, stderr: bool = False) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, width=WIDTH_WITHOUT_TERMINAL)
 
 
-def front_table(study: Study, records: list[TrialRecord]) -> tuple[Table, list[str]]:
-    """A table of trials, and the remarks that belong under it."""
-    metric = study.file.metric
-    names = list(study.file.task_plans) if study.file.tasks else []
+@dataclass(frozen=True)
+class TrialColumn:
+    """A column of a table of trials."""
+
+    header: str
+    cell: Callable[[SelectedTrial], str]
+    figures: bool = True
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A table of trials as text, and the remarks that belong under it."""
+
+    columns: list[TrialColumn]
+    rows: list[list[str]]
+    remarks: list[str]
+
+    def table(self, title: str) -> Table:
+        """For a terminal."""
+        table = Table(title=title, title_justify="left")
+        for column in self.columns:
+            table.add_column(column.header, justify="right" if column.figures else "left")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """For a README or an issue."""
+        from search.query.formats import as_markdown
+
+        header, right = [column.header for column in self.columns], [column.figures for column in self.columns]
+        return as_markdown(header, right, self.rows)
+
+
+def trial_cells(selection: Selection) -> Cells:
+    """A row for each trial: quality, costs, and what was built."""
+    trials = list(selection)
+    studies = {study.name: study for study in selection.studies}
+    records = [trial.record for trial in trials]
+    columns = [*_which(trials, studies), *_qualities(records, studies), *_costs(selection, records)]
+    columns.append(TrialColumn("student", lambda trial: trial.record.config.summary(), figures=False))
+    rows = [[column.cell(trial) for column in columns] for trial in trials]
+    return Cells(columns, rows, _remarks(selection, records))
+
+
+def _which(trials: list[SelectedTrial], studies: dict[str, Study]) -> list[TrialColumn]:
+    columns = [TrialColumn("trial", lambda trial: str(trial.number))]
+    if len(studies) == 1:
+        return columns
+    study = TrialColumn("study", lambda trial: trial.study, figures=False)
+    task = TrialColumn("task", lambda trial: trial.task, figures=False)
+    sampler = TrialColumn("sampler", lambda trial: studies[trial.study].file.search.sampler, figures=False)
+    samplers = {found.file.search.sampler for found in studies.values()}
+    return [study, task, *([sampler] if len(samplers) > 1 else []), *columns]
+
+
+def _qualities(records: list[TrialRecord], studies: dict[str, Study]) -> list[TrialColumn]:
+    metrics = list(dict.fromkeys(study.file.metric for study in studies.values()))
+    if len(metrics) == 1:
+        columns = [TrialColumn(f"{metrics[0]} (validation)", lambda trial: f"{trial.record.quality:.4f}")]
+    else:
+        columns = [
+            TrialColumn("quality (validation)", lambda trial: f"{trial.record.metric} {trial.record.quality:.4f}")
+        ]
+    tasks = {name: task.metric for record in records for name, task in record.tasks.items()}
+    for name, metric in tasks.items():
+
+        def quality(trial: SelectedTrial, name: str = name) -> str:
+            return f"{trial.record.tasks[name].quality:.4f}" if name in trial.record.tasks else ""
+
+        columns.append(TrialColumn(f"{name} {metric}", quality))
+    if any(record.on_arm for record in records):
+        columns.append(
+            TrialColumn(
+                "ARM kernels", lambda trial: f"{trial.record.on_arm.quality:.4f}" if trial.record.on_arm else ""
+            )
+        )
+    return columns
+
+
+def _costs(selection: Selection, records: list[TrialRecord]) -> list[TrialColumn]:
     longer = any(record.long_latency for record in records)
     labels = sorted({_conditions(record.latency, tokens=not longer) for record in records})
-    heap = "peak_heap_bytes" in {*study.objectives, *study.file.limits.given()}
-    on_arm = [record for record in records if record.on_arm]
-    table = Table(title=f"{study.name}: {len(records)} trials on the front", title_justify="left")
-    table.add_column("trial", justify="right")
-    table.add_column(f"{metric} (validation)", justify="right")
-    for name in names:
-        table.add_column(f"{name} {study.file.task_plans[name].task.metric}", justify="right")
-    if on_arm:
-        table.add_column("ARM kernels", justify="right")
-    table.add_column(f"latency ms ({labels[0]})" if len(labels) == 1 else "latency ms", justify="right")
+    alike = len(labels) == 1
+
+    def latency(trial: SelectedTrial) -> str:
+        reading = trial.record.latency
+        text = _latency(reading, tokens=longer)
+        return text if alike else f"{text}, {_conditions(reading, tokens=not longer)}"
+
+    def long_latency(trial: SelectedTrial) -> str:
+        reading = trial.record.long_latency
+        return _latency(reading, tokens=True) if reading else ""
+
+    columns = [TrialColumn(f"latency ms ({labels[0]})" if alike else "latency ms", latency)]
     if longer:
-        table.add_column("long text", justify="right")
-    table.add_column("bytes", justify="right")
-    if heap:
-        table.add_column("peak heap", justify="right")
-    table.add_column("student")
-    for record in records:
-        cells = [str(record.trial), f"{record.quality:.4f}"]
-        cells += [f"{record.tasks[name].quality:.4f}" for name in names]
-        if on_arm:
-            cells.append(f"{record.on_arm.quality:.4f}" if record.on_arm else "")
-        latency = _latency(record.latency, tokens=longer)
-        cells.append(f"{latency}, {_conditions(record.latency)}" if len(labels) > 1 else latency)
-        if longer:
-            cells.append(_latency(record.long_latency, tokens=True) if record.long_latency else "")
-        cells.append(f"{record.deployed_bytes:,}")
-        if heap:
-            cells.append(f"{record.costs()['peak_heap_bytes']:,}")
-        table.add_row(*cells, record.config.summary())
+        columns.append(TrialColumn("long text", long_latency))
+    columns.append(TrialColumn("bytes", lambda trial: f"{trial.record.deployed_bytes:,}"))
+    shown = {name for study in selection.studies for name in (*study.objectives, *study.file.limits.given())}
+    if "peak_heap_bytes" in shown | {*selection.objectives}:
+        columns.append(TrialColumn("peak heap", lambda trial: _bytes(trial.record.costs().get("peak_heap_bytes"))))
+    for name in selection.objectives:
+        if name not in ("quality", "latency_ms", "long_latency_ms", "deployed_bytes", "peak_heap_bytes"):
+            columns.append(_further(selection, name))
+    return columns
+
+
+def _further(selection: Selection, name: str) -> TrialColumn:
+    """A column for an objective that tables do not show otherwise."""
+    values = selection.values(name)
+    by_trial = {(trial.study, trial.number): value for trial, value in zip(selection, values, strict=True)}
+
+    def cell(trial: SelectedTrial) -> str:
+        value = by_trial[trial.study, trial.number]
+        if not isinstance(value, float):
+            return "" if value is None else f"{value:,}"
+        return f"{value:.4g}"
+
+    return TrialColumn(name, cell)
+
+
+def _bytes(value: float | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _remarks(selection: Selection, records: list[TrialRecord]) -> list[str]:
     remarks = []
-    if names:
+    studies = selection.studies
+    if any(record.tasks for record in records):
         remarks.append("Retention: the mean over the tasks of the quality over that of the task's teacher, in percent.")
-    if longer:
+    if any(record.long_latency for record in records):
         remarks.append("Latency on a text of median length and on one of the 95th percentile; word pieces in brackets.")
     if any(record.latency.backend == "estimated" for record in records):
         remarks.append("Latencies marked estimated were computed from operation counts, not measured.")
     if any(not record.latency.calibrated for record in records):
         remarks.append("The device profile is not calibrated on a board: trust the ranking more than the ms.")
-    return table, remarks
+    if len({study.file.metric for study in studies}) > 1 or len({_task(study) for study in studies}) > 1:
+        remarks.append("These studies learn different tasks: their qualities do not compare (--each parts them).")
+    if len({(record.latency.device, record.latency.backend) for record in records}) > 1:
+        remarks.append("Latencies of different devices or backends do not compare (--device times all on one).")
+    if selection.untimed:
+        remarks.append(f"Left out, because their bundles are gone and cannot be timed: {selection.untimed} trials.")
+    return remarks
+
+
+def _task(study: Study) -> str:
+    from search.query.table import task_label
+
+    return task_label(study)
 
 
 def _conditions(latency: LatencyReading, *, tokens: bool = False) -> str:
@@ -79,84 +183,16 @@ def _latency(latency: LatencyReading, *, tokens: bool) -> str:
     return f"{latency.milliseconds:.2f}" + (f" ({latency.tokens})" if tokens else "")
 
 
-def front_rows(records: list[TrialRecord]) -> list[dict[str, Any]]:
-    """One flat row per trial, the same keys for JSON and CSV."""
-    return [
-        {
-            "trial": record.trial,
-            "quality": record.quality,
-            "quality_on_arm": record.on_arm.quality if record.on_arm else None,
-            "metric": record.metric,
-            **_task_cells(record),
-            "latency_ms": record.latency.milliseconds,
-            "device": record.latency.device,
-            "tokens": record.latency.tokens,
-            "long_latency_ms": record.long_latency.milliseconds if record.long_latency else None,
-            "long_tokens": record.long_latency.tokens if record.long_latency else None,
-            "peak_heap_bytes": record.costs().get("peak_heap_bytes"),
-            "backend": record.latency.backend,
-            "calibrated": record.latency.calibrated,
-            "deployed_bytes": record.deployed_bytes,
-            "student": record.config.summary(),
-            "bundle": str(record.bundle),
-        }
-        for record in records
-    ]
-
-
-def _task_cells(record: TrialRecord) -> dict[str, float]:
-    """Of several tasks, the quality of each by its own metric, and its retention."""
-    cells: dict[str, float] = {}
-    for name, task in record.tasks.items():
-        cells |= {f"{name}.{task.metric}": task.quality, f"{name}.retention": task.retention}
-    return cells
-
-
-def as_json(study: Study, records: list[TrialRecord]) -> str:
-    """The front with what it is a front of."""
-    answer = {
-        "study": study.name,
-        "objectives": study.objectives,
-        "split": "validation",
-        "hypervolume": study.hypervolume(),
-        "trials": front_rows(records),
-    }
-    return json.dumps(answer, indent=2)
-
-
-def as_csv(records: list[TrialRecord]) -> str:
-    """A front that is not empty as CSV with a header line."""
-    text = io.StringIO()
-    rows = front_rows(records)
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().rstrip("\n")
-
-
-def studies_table(studies: list[Study]) -> Table:
-    """One line per study."""
-    from space.errors import InputError
-
+def studies_table(rows: list[dict[str, Any]]) -> Table:
+    """One line per study of `search.cli.studies_command.study_rows`."""
     table = Table()
     for name in ("study", "trained", "infeasible", "failed", "best quality", "description"):
         table.add_column(name, justify="left" if name in ("study", "description") else "right")
-    for study in studies:
-        try:
-            table.add_row(study.name, *_study_cells(study))
-        except InputError:
-            table.add_row(study.name, "", "", "", "", "(made by another version of Shoebox, cannot be read)")
+    for row in rows:
+        if not row["readable"]:
+            table.add_row(row["study"], "", "", "", "", "(made by another version of Shoebox, cannot be read)")
+            continue
+        best = "" if row["best_quality"] is None else f"{row['metric']} {row['best_quality']:.4f}"
+        trained = f"{row['trained']} of {row['trials']}"
+        table.add_row(row["study"], trained, str(row["infeasible"]), str(row["failed"]), best, row["description"])
     return table
-
-
-def _study_cells(study: Study) -> list[str]:
-    states = [trial.state for trial in study.trials()]
-    best = max((record.quality for record in study.records()), default=None)
-    failed = states.count("failed")
-    return [
-        f"{states.count('finished') + failed} of {study.file.search.trials}",
-        str(states.count("infeasible")),
-        str(failed),
-        "" if best is None else f"{study.file.metric} {best:.4f}",
-        study.file.description,
-    ]

@@ -1,0 +1,128 @@
+"""What a search, or a query, of one study would find: its data, its teacher, its bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search.doctor import Finding
+from space.errors import InputError
+
+if TYPE_CHECKING:
+    from runners.plan import TaskPlan
+    from search.study import Study
+    from search.study_file import StudyFile
+
+
+def examine_study(name: str, storage: str | None) -> Iterator[Finding]:
+    """Look at a study's data and teacher, and at the bundles of its front if it has one.
+
+    Args:
+        name: of a study in the storage or a shipped one, or the path of a study file.
+        storage: URL; default `home()/studies.db`.
+    """
+    try:
+        file, study = _find(name, storage)
+    except InputError as error:
+        yield Finding("study", "problem", error.message, error.hint)
+        return
+    where = "in the storage" if study else "not in the storage yet"
+    yield Finding("study", "ok", f"{file.name}, {where}: {file.description or 'no description'}")
+    for task, plan in file.task_plans.items():
+        yield from _task("" if file.task else f" {task}", plan, file.name)
+    if study is not None and study.measurements:
+        yield _bundles(study)
+
+
+def _find(name: str, storage: str | None) -> tuple[StudyFile, Study | None]:
+    from search.study import load_study
+    from search.study_file import load_study_file
+
+    try:
+        study = load_study(name, storage)
+    except InputError as missing:
+        try:
+            return load_study_file(name), None
+        except InputError as error:
+            if name.endswith((".yaml", ".yml")):
+                raise
+            raise InputError(f"{missing.message[:-1]}, and no shipped one.", error.hint) from None
+    return study.file, study
+
+
+def _task(task: str, plan: TaskPlan, study: str) -> Iterator[Finding]:
+    from runners.task import load_task
+
+    try:
+        data = load_task(plan.task)
+    except InputError as error:
+        fix = error.hint or f"Say where it is: shoebox search {study} --data DIR"
+        yield Finding(f"study: data{task}", "problem", error.message, fix)
+        yield from _untaught(task, plan)
+        return
+    text = f"{len(data.train):,} train and {len(data.validation):,} validation examples, {data.outputs} outputs"
+    yield Finding(f"study: data{task}", "ok", text)
+    yield from _teacher(task, plan, data)
+
+
+def _teacher(task: str, plan: TaskPlan, data: object) -> Iterator[Finding]:
+    from runners.task import Task
+    from runners.teacher.prepare import teacher_key
+    from space.paths import cache
+
+    assert isinstance(data, Task)
+    folder = _local_model(plan.teacher.model)
+    if folder is None:
+        yield from _untaught(task, plan)
+        return
+    try:
+        key = teacher_key(plan.teacher, data, plan.teacher.max_length or data.max_length, folder)
+    except OSError as error:
+        yield Finding(f"study: teacher{task}", "problem", f"{folder} cannot be read: {error.strerror or error}")
+        return
+    if (cache() / "teachers" / key).is_dir():
+        yield Finding(f"study: teacher{task}", "ok", f"{plan.teacher.model}, fine-tuned and cached")
+    else:
+        text = f"{plan.teacher.model}, to be fine-tuned by the first search (minutes to an hour)"
+        yield Finding(f"study: teacher{task}", "ok", text)
+
+
+def _untaught(task: str, plan: TaskPlan) -> Iterator[Finding]:
+    """What can be said of a teacher whose task cannot be read, or that is not on this machine."""
+    if _local_model(plan.teacher.model) is not None:
+        yield Finding(f"study: teacher{task}", "ok", f"{plan.teacher.model} can be loaded")
+    elif Path(plan.teacher.model).expanduser().is_absolute():
+        fix = "Set teacher.model to a folder with a config.json, or to a Hugging Face id."
+        yield Finding(f"study: teacher{task}", "problem", f"there is no model in {plan.teacher.model}", fix)
+    else:
+        fix = "Search where the hub can be reached, or set teacher.model to a folder."
+        text = f"{plan.teacher.model} is not on this machine; the search fetches it from the Hugging Face hub"
+        yield Finding(f"study: teacher{task}", "note", text, fix)
+
+
+def _local_model(model: str) -> Path | None:
+    """The folder of a model as `find_model` finds it, without asking the hub."""
+    from importlib.util import find_spec
+
+    from runners.teacher.model import OFFLINE_MODEL, OFFLINE_PACKAGE, find_model
+
+    path = Path(model).expanduser()
+    if (path / "config.json").is_file() or (model == OFFLINE_MODEL and find_spec(OFFLINE_PACKAGE) is not None):
+        return find_model(model)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, local_files_only=True))
+    except Exception:  # not in the hub's cache, or no id of the hub: an error for each
+        return None
+
+
+def _bundles(study: Study) -> Finding:
+    front = study.pareto()
+    gone = [record.trial for record in front if not Path(record.bundle).is_dir()]
+    if not gone:
+        return Finding("study: bundles", "ok", f"all {len(front)} of the front, in {study.folder}")
+    numbers = ", ".join(map(str, gone))
+    fix = "Their figures stay; export, predict and --device need the folders back, or another search."
+    return Finding("study: bundles", "note", f"{len(gone)} of the front's {len(front)} are gone: trials {numbers}", fix)
