@@ -50,7 +50,8 @@ def _what(config: BundleConfig, record: TrialRecord | None) -> str:
     does = {name: _does(config, name) for name in names}
     jobs = does[names[0]] if len(names) == 1 else "; ".join(f"{_plain(name)}: {does[name]}" for name in names)
     size = f" of {record.deployed_bytes:,} bytes" if record else ""
-    return f"A BERT-like encoder{size}, distilled from {_code(config.teacher)} for phones by Shoebox. It answers for {jobs}."
+    made = f"A BERT-like encoder{size}, distilled from {_code(config.teacher)} for phones by Shoebox."
+    return f"{made} It answers {jobs}."
 
 
 def _tasks(config: BundleConfig) -> list[str]:
@@ -125,9 +126,8 @@ def _where_from(config: BundleConfig, record: TrialRecord | None) -> str:
     if record is not None:
         seen = record.metrics.get("examples_seen")
         trained = f", {seen:,.0f} examples in {record.seconds.get('train', 0):,.0f} s" if seen else ""
-        lines.append(
-            f"- Found by `shoebox search`: study {_code(config.study)}, trial {record.trial}, seed {record.seed}{trained}."
-        )
+        which = f"study {_code(config.study)}, trial {record.trial}, seed {record.seed}"
+        lines.append(f"- Found by `shoebox search`: {which}{trained}.")
         versions = ", ".join(f"{name} {version}" for name, version in record.versions.items() if name != "machine")
         machine = f" ({record.versions['machine']})" if "machine" in record.versions else ""
         lines.append(f"- Made and measured with {versions}{machine}; quality is that of `model.onnx` in ONNX Runtime.")
@@ -141,9 +141,10 @@ def _number(value: object) -> str:
 def _interface(config: BundleConfig) -> str:
     inputs = "`input_ids`, `attention_mask`" + (", `token_type_ids`" if config.shape.segments == 2 else "")
     operators = _operators(config)
-    return f"""- `model.onnx` takes {inputs}, int64 [batch, sequence] of at most {config.shape.max_length} word pieces, and answers
+    most, case = config.shape.max_length, "lower-cased" if config.lower_case else "cased"
+    return f"""- `model.onnx` takes {inputs}, int64 [batch, sequence] of at most {most} word pieces, and answers
   {_answers(config)}.
-- `vocab.txt` is a WordPiece vocabulary ({"lower-cased" if config.lower_case else "cased"}): [CLS] is 2, [SEP] 3, [PAD] 0.
+- `vocab.txt` is a WordPiece vocabulary ({case}): [PAD] is 0, [CLS] 2, [SEP] 3.
 - It needs ONNX Runtime with its contrib operators, as every full build has them (`com.microsoft`:
   {operators["com.microsoft"]}). A build of reduced size needs these and
   {operators["ai.onnx"]} of `ai.onnx`, and whatever its optimiser makes of them.
