@@ -13,8 +13,8 @@ from space.errors import InputError, OutputError
 
 
 @contextmanager
-def new_file(target: Path) -> Iterator[IO[str]]:
-    """A UTF-8 text file that appears under its name only when it is complete; it replaces one of that name.
+def new_file(target: Path) -> Iterator[IO[bytes]]:
+    """A file of bytes that appears under its name only when it is complete; it replaces one of that name.
 
     Raises:
         InputError: the name is that of a folder, or its folder cannot be written to.
@@ -28,7 +28,7 @@ def new_file(target: Path) -> Iterator[IO[str]]:
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror}.") from error
     try:
-        with open(handle, "w", encoding="utf-8", newline="\n") as file:
+        with open(handle, "wb") as file:
             yield file
             _flush(file, target)
         os.chmod(part, 0o666 & ~_mask())
@@ -38,7 +38,7 @@ def new_file(target: Path) -> Iterator[IO[str]]:
             os.unlink(part)
 
 
-def _flush(file: IO[str], target: Path) -> None:
+def _flush(file: IO[bytes], target: Path) -> None:
     try:
         file.flush()
     except OSError as error:

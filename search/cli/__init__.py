@@ -15,6 +15,7 @@ from search.cli.export_command import export
 from search.cli.pareto_command import pareto
 from search.cli.predict_command import predict
 from search.cli.quantize_command import quantize
+from search.cli.report_command import report
 from search.cli.search_command import search
 from search.cli.studies_command import studies
 
@@ -37,6 +38,7 @@ app.command()(doctor)
 app.command()(ablate)
 app.command("bench-samplers")(bench_samplers)
 app.command()(quantize)
+app.command()(report)
 
 
 def _show_version(wanted: bool) -> None:

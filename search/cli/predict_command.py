@@ -111,4 +111,4 @@ def _write(lines: Iterable[str], output: Path | None) -> None:
 
     with new_file(output) as file:
         for line in lines:
-            file.write(line + "\n")
+            file.write(f"{line}\n".encode())
