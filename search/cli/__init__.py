@@ -9,6 +9,7 @@ import typer
 
 from search.cli.ablate_command import ablate
 from search.cli.bench_commands import bench_samplers
+from search.cli.dashboard_command import dashboard
 from search.cli.doctor_command import doctor
 from search.cli.emulator_commands import emulator_app
 from search.cli.export_command import export
@@ -39,6 +40,7 @@ app.command()(ablate)
 app.command("bench-samplers")(bench_samplers)
 app.command()(quantize)
 app.command()(report)
+app.command()(dashboard)
 
 
 def _show_version(wanted: bool) -> None:

@@ -12,8 +12,9 @@ from html import escape
 from typing import Any
 
 from runners.record import TrialRecord
+from search.ledger import Objective
 from search.report.gather import Report
-from search.report.traits import Trait, bits_of_modules, label_of, traits_of
+from search.report.traits import Trait, bits_of_modules, traits_of
 
 Figure = dict[str, Any]
 COLOURS = ("#3f76b5", "#d98032", "#4c9a6a", "#b8524a", "#7d6bb1", "#8a8f98", "#b9983a", "#4aa3a8", "#c474a4")
@@ -49,9 +50,10 @@ def front(report: Report) -> Figure:
             points(others, name="other trials", mode="markers", marker={"size": 6, "color": FAINT, "opacity": 0.55}),
             points(ordered, name="front", mode=mode, line=stairs, marker={"size": 11, "color": ACCENT}),
         ],
-        xaxis={"title": {"text": escape(label_of(report.study, cost))}, "rangemode": "tozero"},
-        yaxis={"title": {"text": escape(label_of(report.study, "quality"))}},
+        xaxis={"title": {"text": escape(report.study.file.label_of(cost))}, "rangemode": "tozero"},
+        yaxis={"title": {"text": escape(report.study.file.label_of("quality"))}},
         hovermode="closest",
+        height=460,
     )
 
 
@@ -115,7 +117,8 @@ def parallel(report: Report) -> Figure:
         showlegend=False,
         hovermode="closest",
         annotations=[
-            {"x": x, "y": 1.12, "text": escape(trait.high), "showarrow": False} for x, trait in enumerate(traits)
+            {"x": x, "y": 1, "yref": "paper", "yanchor": "bottom", "text": escape(trait.high), "showarrow": False}
+            for x, trait in enumerate(traits)
         ],
     )
 
@@ -178,7 +181,7 @@ def stacked(amounts: Mapping[int, Mapping[str, float]], unit: str, form: str) ->
     return _figure(
         traces,
         barmode="stack",
-        height=34 * len(amounts) + 190,
+        height=34 * len(amounts) + 220,
         xaxis={"title": {"text": unit}},
         yaxis={"autorange": "reversed", "type": "category", "showgrid": False},
         bargap=0.3,
@@ -228,7 +231,7 @@ def curves(report: Report) -> Figure:
     )
 
 
-def cost_of(report: Report) -> str:
+def cost_of(report: Report) -> Objective:
     """The cost that the front is drawn over: the first objective that is one, else bytes."""
     return next((name for name in report.study.objectives if name != "quality"), "deployed_bytes")
 
@@ -265,7 +268,7 @@ def _figure(traces: list[Figure], **layout: Any) -> Figure:
     common = {
         "height": 340,
         "margin": {"l": 8, "r": 12, "t": 24, "b": 8},
-        "legend": {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "dragmode": False,

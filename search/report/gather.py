@@ -20,12 +20,13 @@ from runners.bundle import BundleConfig, deployed_size, read_config, read_vocabu
 from runners.card import card
 from runners.record import TrialRecord, library_versions
 from search.report.importance import Importance, importances
-from search.report.shares import bytes_by_part, milliseconds_by_operator
+from search.report.shares import bytes_by_part, milliseconds_by_operator, without_small
 from search.storage import find_study, masked, open_storage
 from search.study import Study, StudyTrial, directions, reference_point
 from space.errors import InputError
 
 MOST_SHOWN = 10  # students of a front that are looked into: more bars cannot be read
+MOST_PARTS = 8  # of a bar: more colours cannot be told apart
 _STATES = ("finished", "stopped", "failed", "infeasible", "running", "waiting", "orphaned")
 _SECRET = re.compile(r"(?<=://)[^/@\s'\"]+@")
 
@@ -135,8 +136,8 @@ def spread_evenly(front: Sequence[TrialRecord], most: int) -> list[TrialRecord]:
 
 
 def without_secrets(text: str) -> str:
-    """Text without what stands before the @ of a URL."""
-    return _SECRET.sub("***@", text)
+    """Text without what stands before the @ of a URL, and without the name of the user's own folder."""
+    return _SECRET.sub("***@", text).replace(str(Path.home()), "~")
 
 
 def progress_of(study: Study, frozen: Sequence[FrozenTrial]) -> list[Progress]:
@@ -199,12 +200,12 @@ def _milliseconds(
         model = LatencyModel(load_profile(study.file.device.profile))
     except InputError:  # a profile of the user's own, of which no costs are recorded
         return {}
-    return {
-        record.trial: milliseconds_by_operator(
-            model, record.config, bundles[record.trial].shape, len(read_vocabulary(Path(record.bundle))), record.latency
-        )
-        for record in records
-    }
+    found = {}
+    for record in records:
+        size = len(read_vocabulary(Path(record.bundle)))
+        shape = bundles[record.trial].shape
+        found[record.trial] = milliseconds_by_operator(model, record.config, shape, size, record.latency)
+    return without_small(found, MOST_PARTS)
 
 
 def _failures(trials: Sequence[StudyTrial]) -> list[Failure]:
@@ -222,6 +223,11 @@ def _told(study: Study) -> dict[str, Any]:
     return told
 
 
+def _storage_in_words(url: str) -> str:
+    """A storage without passwords and without folders of this machine."""
+    return f"SQLite file {Path(url).name}" if url.startswith("sqlite:") else masked(url)
+
+
 def _provenance(study: Study, frozen: Sequence[FrozenTrial], front: Sequence[TrialRecord]) -> list[tuple[str, str]]:
     file, latency = study.file, front[0].latency
     starts = [trial.datetime_start for trial in frozen if trial.datetime_start is not None]
@@ -234,8 +240,8 @@ def _provenance(study: Study, frozen: Sequence[FrozenTrial], front: Sequence[Tri
     emulator = ", ".join(f"{name} {version}" for name, version in latency.versions.items())
     rows = [
         ("study", study.name),
-        ("started from", study.source),
-        ("storage", masked(study.url)),
+        ("started from", Path(study.source).name),
+        ("storage", _storage_in_words(study.url)),
         ("first trial", f"{min(starts):%Y-%m-%d %H:%M}" if starts else ""),
         ("last trial", f"{max(ends):%Y-%m-%d %H:%M}" if ends else ""),
         ("objectives", ", ".join(study.objectives)),

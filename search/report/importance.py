@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
+from search.ledger import Objective
 from search.study import Study
 
 FEWEST = 6  # trials: below, a forest finds nothing but chance
@@ -31,7 +32,7 @@ class Importance:
         remark: why there are none, or how to read them.
     """
 
-    objective: str
+    objective: Objective
     trials: int
     shares: dict[str, float]
     remark: str
@@ -41,7 +42,8 @@ def importances(study: Study, frozen: Sequence[FrozenTrial]) -> list[Importance]
     """Importance of the parameters by functional ANOVA of a random forest (Hutter et al. 2014).
 
     A parameter of one layer exists only in students that are deep enough; so the mean over its layers stands for all
-    parameters of that name. Other parameters that not all students have, and those that never changed, are left out.
+    parameters of that name. Other parameters that not all students have, and those that never changed, are left out;
+    so are, of a cost, those of the recipe, which it cannot depend on.
 
     Args:
         study: whose records hold the objectives.
@@ -75,14 +77,16 @@ def features(trial: FrozenTrial) -> dict[str, tuple[object, BaseDistribution | N
 
 
 def _importance(
-    objective: str, rows: Sequence[dict[str, tuple[object, BaseDistribution | None]]], values: Sequence[float]
+    objective: Objective, rows: Sequence[dict[str, tuple[object, BaseDistribution | None]]], values: Sequence[float]
 ) -> Importance:
     usable = [(row, value) for row, value in zip(rows, values, strict=True) if math.isfinite(value)]
     if len(usable) < FEWEST:
         return Importance(objective, len(usable), {}, f"Needs {FEWEST} finished trials; there are {len(usable)}.")
     if len({value for _, value in usable}) == 1:
         return Importance(objective, len(usable), {}, "All finished trials have the same value.")
-    common = [name for name in usable[0][0] if all(name in row for row, _ in usable)]
+    # A recipe changes weights, not what is computed with them: to a cost it is chance.
+    asked = [name for name in usable[0][0] if objective == "quality" or not name.startswith("recipe.")]
+    common = [name for name in asked if all(name in row for row, _ in usable)]
     varied = [name for name in common if len({row[name][0] for row, _ in usable}) > 1]
     if not varied:
         return Importance(objective, len(usable), {}, "No parameter that all trials have was ever changed.")

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 
 from search.report.gather import Report
-from search.report.traits import label_of
 from search.report.words import front_table, summary, trials_in_words
 
 
@@ -27,12 +26,12 @@ def as_markdown(report: Report) -> str:
     for each in report.importances:
         shares = [[name, f"{share:.0%}"] for name, share in each.shares.items() if share >= 0.005]
         told = table(["parameter", "importance"], shares) + "\n\n" if shares else ""
-        parts.append(f"## What {plain(label_of(study, each.objective))} depends on\n\n{told}{each.remark}")
+        parts.append(f"## What {plain(study.file.label_of(each.objective))} depends on\n\n{told}{each.remark}")
     states = [[words, f"{count:,}", f"{share:.0f} %"] for _, words, count, share in trials_in_words(report)]
     parts.append("## Trials\n\n" + table(["", "trials", "share"], states))
     if report.broken_limits:
-        told = ", ".join(f"{plain(name)} {count:,} times" for name, count in report.broken_limits.items())
-        parts.append(f"Limits broken: {told}.")
+        told = ", ".join(f"{plain(name)} by {count:,}" for name, count in report.broken_limits.items())
+        parts.append(f"Limits that infeasible trials broke: {told}.")
     if report.failures:
         failed = [[each.reason, ", ".join(map(str, each.trials))] for each in report.failures]
         parts.append("## Failures\n\n" + table(["reason", "trials"], failed))

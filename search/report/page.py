@@ -17,7 +17,6 @@ from plotly.offline import get_plotlyjs
 
 from search.report import figures
 from search.report.gather import Report
-from search.report.traits import label_of
 from search.report.words import front_table, summary, trials_in_words
 
 
@@ -41,7 +40,7 @@ def as_page(report: Report) -> str:
         missing=[record.trial for record in report.front if record.trial not in report.cards],
         figures=drawn,
         figures_json=embedded_json(drawn),
-        labels={each.objective: label_of(report.study, each.objective) for each in report.importances},
+        labels={each.objective: report.study.file.label_of(each.objective) for each in report.importances},
         states=trials_in_words(report),
         uncalibrated=not report.front[0].latency.calibrated,
         estimated_total=any(record.latency.backend != "estimated" for record in report.shown),

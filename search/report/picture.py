@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from search.report.figures import COLOURS, cost_of
 from search.report.gather import Report
-from search.report.traits import label_of
 from space.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def _draw_front(axes: Axes, report: Report) -> None:
     style = "-" if len(report.study.objectives) == 2 else ""
     quality = [record.quality for record in ordered]
     axes.plot(at, quality, style, marker="o", drawstyle=line, color=COLOURS[0], label="front")
-    axes.set(xlabel=label_of(report.study, cost), ylabel=label_of(report.study, "quality"), title="Front")
+    axes.set(xlabel=report.study.file.label_of(cost), ylabel=report.study.file.label_of("quality"), title="Front")
     axes.legend(frameon=False, loc="lower right")
 
 
@@ -66,11 +65,11 @@ def _draw_hypervolume(axes: Axes, report: Report) -> None:
 
 
 def _draw_bytes(axes: Axes, report: Report) -> None:
-    axes.set(title="Deployed bytes", xlabel="bytes")
+    axes.set(title="Deployed bytes", xlabel="kB")
     names = list(dict.fromkeys(name for parts in report.bytes_of.values() for name in parts))
-    labels, begin = [f"trial {number}" for number in report.bytes_of], [0] * len(report.bytes_of)
+    labels, begin = [f"trial {number}" for number in report.bytes_of], [0.0] * len(report.bytes_of)
     for index, name in enumerate(names):
-        amounts = [parts.get(name, 0) for parts in report.bytes_of.values()]
+        amounts = [parts.get(name, 0) / 1000 for parts in report.bytes_of.values()]
         axes.barh(labels, amounts, left=begin, label=name, color=COLOURS[index % len(COLOURS)])
         begin = [before + amount for before, amount in zip(begin, amounts, strict=True)]
     axes.invert_yaxis()
@@ -83,4 +82,6 @@ def _draw_importance(axes: Axes, report: Report) -> None:
     kept = list(quality.shares.items())[:12]
     axes.barh([name for name, _ in kept], [100 * share for _, share in kept], color=COLOURS[0])
     axes.invert_yaxis()
-    axes.set(title=f"What {label_of(report.study, 'quality')} depends on", xlabel=f"% ({quality.remark.rstrip('.')})")
+    axes.set(
+        title=f"What {report.study.file.label_of('quality')} depends on", xlabel=f"% ({quality.remark.rstrip('.')})"
+    )

@@ -20,8 +20,7 @@ _LAYER_PARTS = {
     **dict.fromkeys(("qkv", "out", "norm1"), ATTENTION),
     **dict.fromkeys(("up", "down", "norm2"), FEED_FORWARD),
 }
-START = "start of a run, memory"
-_MOST_OPERATORS = 7
+START, OTHER = "start of a run, memory", "other operators"
 
 
 def bytes_by_part(
@@ -58,11 +57,10 @@ def _part_of(name: str) -> str:
 def milliseconds_by_operator(
     model: LatencyModel, config: StudentConfig, shape: TaskShape, vocabulary_size: int, latency: LatencyReading
 ) -> dict[str, float]:
-    """Milliseconds by operator as the latency model sees them, largest first; together what it predicts in all.
+    """Milliseconds by operator as the latency model sees them; together what it predicts in all.
 
     What belongs to no operator (the start of a run, and what weights and activations wait for because they do not fit
-    in the cache together) stands under `START`, and what operators beyond the `_MOST_OPERATORS` largest take under
-    `other operators`.
+    in the cache together) stands under `START`.
 
     Args:
         model: of the device.
@@ -76,12 +74,22 @@ def milliseconds_by_operator(
             groups.setdefault(_named(call), []).append(call)
     total, alone = model.predict_sections(sections).milliseconds, model.predict_calls(()).milliseconds
     found = {name: max(0.0, model.predict_calls(calls).milliseconds - alone) for name, calls in groups.items()}
-    ordered = sorted(found.items(), key=lambda item: -item[1])
-    kept = dict(ordered[:_MOST_OPERATORS])
-    if rest := sum(value for _, value in ordered[_MOST_OPERATORS:]):
-        kept["other operators"] = rest
-    kept[START] = max(0.0, total - sum(kept.values()))
-    return kept
+    return {**found, START: max(0.0, total - sum(found.values()))}
+
+
+def without_small(amounts: dict[int, dict[str, float]], most: int) -> dict[int, dict[str, float]]:
+    """The same with at most so many parts, the largest over all trials; the rest stands under `OTHER`."""
+    totals: dict[str, float] = {}
+    for parts in amounts.values():
+        for name, amount in parts.items():
+            totals[name] = totals.get(name, 0.0) + amount
+    kept = sorted(totals, key=lambda name: -totals[name])[: most - (len(totals) > most)]
+    found = {}
+    for trial, parts in amounts.items():
+        found[trial] = {name: parts[name] for name in kept if name in parts}
+        if rest := sum(amount for name, amount in parts.items() if name not in kept):
+            found[trial][OTHER] = rest
+    return found
 
 
 def _named(call: OperatorCall) -> str:

@@ -8,34 +8,17 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from search.study import Study
 from space.config import StudentConfig
 
 if TYPE_CHECKING:
     from search.report.gather import Report
 
-_UNITS = {
-    "latency_ms": "latency, ms",
-    "long_latency_ms": "latency on a long text, ms",
-    "deployed_bytes": "deployed bytes",
-    "peak_heap_bytes": "peak heap, bytes",
-}
 _LAYER = {
     "ffn_width": "ffn width",
     "token_keep": "tokens kept",
     "attention_bits": "attention bits",
     "ffn_bits": "ffn bits",
 }
-
-
-def label_of(study: Study, objective: str) -> str:
-    """An objective's name with its unit and conditions."""
-    if objective == "quality":
-        return f"{study.file.metric} (validation)"
-    if objective in ("latency_ms", "long_latency_ms"):
-        device = study.file.device
-        return f"{_UNITS[objective]} ({device.profile.rsplit('/', 1)[-1]}, {device.latency})"
-    return _UNITS.get(objective, objective)
 
 
 @dataclass(frozen=True)
@@ -125,7 +108,7 @@ def bits_of_modules(configs: Sequence[StudentConfig]) -> tuple[list[str], list[l
                 if hasattr(layer, field):
                     column[f"layer {number} {name}"] = getattr(layer, field)
         columns.append(column)
-    names = list(max(columns, key=len, default={}))
+    names = list(max(columns, key=lambda column: len(column), default={}))
     names += [name for column in columns for name in column if name not in names]
     return names, [[column.get(name) for column in columns] for name in names]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from runners.record import TrialRecord
 from search.report.gather import Report
-from search.report.traits import label_of
 
 _STATE_WORDS = {
     "finished": "trained to the end",
@@ -37,8 +36,8 @@ def front_table(report: Report) -> tuple[list[str], list[tuple[TrialRecord, list
     study, front = report.study, report.front
     names = list(front[0].tasks)
     longer, on_arm = any(r.long_latency for r in front), any(r.on_arm for r in front)
-    header = ["trial", label_of(study, "quality"), *(f"{name} {front[0].tasks[name].metric}" for name in names)]
-    header += ["ARM kernels"] * on_arm + [label_of(study, "latency_ms")] + ["long text, ms"] * longer
+    header = ["trial", study.file.label_of("quality"), *(f"{name} {front[0].tasks[name].metric}" for name in names)]
+    header += ["ARM kernels"] * on_arm + [study.file.label_of("latency_ms")] + ["long text, ms"] * longer
     header += ["bytes", "student"]
     rows = []
     for record in front:

@@ -82,9 +82,7 @@ class Page:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         phone = width < 600
-        self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
-        )
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         self.send("Page.navigate", url=file.resolve().as_uri())
         end = time.monotonic() + _PATIENCE
         while self.ask("document.readyState === 'complete' && document.body.dataset.drawn") != "yes":
