@@ -108,8 +108,8 @@ def bits_of_modules(configs: Sequence[StudentConfig]) -> tuple[list[str], list[l
                 if hasattr(layer, field):
                     column[f"layer {number} {name}"] = getattr(layer, field)
         columns.append(column)
-    names = list(max(columns, key=lambda column: len(column), default={}))
-    names += [name for column in columns for name in column if name not in names]
+    deepest_first = sorted(columns, key=lambda column: -len(column))
+    names = list(dict.fromkeys(name for column in deepest_first for name in column))
     return names, [[column.get(name) for column in columns] for name in names]
 
 
