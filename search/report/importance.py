@@ -105,7 +105,8 @@ def _importance(
         ]
     )
     evaluator = FanovaImportanceEvaluator(n_trees=64, seed=0)
-    shares = get_param_importances(derived, evaluator=evaluator)
+    found = get_param_importances(derived, evaluator=evaluator)
+    shares = {name: float(share) for name, share in found.items()}
     if not any(shares.values()) or not all(math.isfinite(share) for share in shares.values()):
         return Importance(objective, len(usable), {}, "The forest finds no parameter that matters.")
     remark = f"From {len(usable)} trials" + (": a rough order, no more." if len(usable) < ROUGH else ".")

@@ -87,7 +87,7 @@ def test_what_a_report_tells(report: Report) -> None:
     volumes = [step.hypervolume for step in report.progress]
     assert volumes == sorted(volumes)
     assert volumes[-1] == pytest.approx(report.study.hypervolume())
-    assert sum(len(failure.trials) for failure in report.failures) == report.states["failed"] > 1
+    assert sum(len(failure.trials) for failure in report.failures) == report.states["failed"] > 0
     assert "secret" not in "".join(failure.reason for failure in report.failures)
     assert set(report.bytes_of) == set(report.milliseconds_of) == {record.trial for record in report.shown}
     for record in report.shown:
