@@ -99,7 +99,8 @@ def _quality_rows(config: BundleConfig, record: TrialRecord) -> list[tuple[str, 
         within = None if size is None or config.shape.per_token else interval(record.metric, record.quality, size)
         likely = f" (95 % interval {within[0]:.3f} to {within[1]:.3f})" if within else ""
         rows = [(f"{record.metric} ({split})", f"{record.quality:.4f}{likely}")]
-        return [*rows, ("the teacher's", f"{record.metrics['teacher_quality']:.4f}")] if record.metrics else rows
+        taught = record.metrics.get("teacher_quality")
+        return rows if taught is None else [*rows, ("the teacher's", f"{taught:.4f}")]
     rows = [("mean retention of the teachers' quality, % (validation splits)", f"{record.quality:.2f}")]
     for name, task in record.tasks.items():
         rows.append((f"{name}: {task.metric}", f"{task.quality:.4f}{_likely(task, sizes.get(name))}"))

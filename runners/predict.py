@@ -191,7 +191,7 @@ def save_student(bundle: Bundle, student: Student, target: Path | str) -> int:
 
     Args:
         bundle: that the student is from.
-        student: of the same shape, as `bundle.student()` gives it.
+        student: of the same shape, as `bundle.student()` gives it; it is moved to the CPU.
         target: folder to make.
 
     Returns:

@@ -51,9 +51,9 @@ def _draw_front(axes: Axes, report: Report) -> None:
     ordered = sorted(report.front, key=lambda record: record.costs().get(cost, float("nan")))
     at = [record.costs().get(cost, float("nan")) for record in ordered]
     line = "steps-post" if len(report.study.objectives) == 2 else "default"
-    style = "-" if len(report.study.objectives) == 2 else ""
+    style = "-" if len(report.study.objectives) == 2 else "none"
     quality = [record.quality for record in ordered]
-    axes.plot(at, quality, style, marker="o", drawstyle=line, color=COLOURS[0], label="front")
+    axes.plot(at, quality, linestyle=style, marker="o", drawstyle=line, color=COLOURS[0], label="front")
     axes.set(xlabel=report.study.file.label_of(cost), ylabel=report.study.file.label_of("quality"), title="Front")
     axes.legend(frameon=False, loc="lower right")
 
