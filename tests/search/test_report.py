@@ -261,7 +261,9 @@ def test_importances_find_what_matters() -> None:
         row = {"a": (a, unit), "mean b": (b, None), "recipe.c": (c, unit), "same": (1.0, unit)}
         rows.append({**row, "deep": (c, unit)} if index % 2 else row)
         values.append(a + 5 * c)
-    quality, cost = _importance("quality", rows, values), _importance("latency_ms", rows, values)
+    quality = _importance("quality", rows, values)
+    milliseconds = [row["a"][0] + row["recipe.c"][0] / 4 for row in rows]
+    cost = _importance("latency_ms", rows, milliseconds)
     assert list(quality.shares) == ["recipe.c", "a", "mean b"]
     assert quality.shares["recipe.c"] > 0.8
     assert next(iter(cost.shares)) == "a"  # what a cost cannot depend on is not asked
