@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from runners.card import card
 from runners.record import TrialRecord
 from runners.tensors import save_tensors
 from space.config import Recipe
@@ -35,6 +36,22 @@ CONFIG, METRICS, CARD = "config.json", "metrics.json", "README.md"
 LabelNames = tuple[str, ...] | None
 
 
+class BundleOrigin(BaseModel):
+    """Where a student comes from, for its card.
+
+    Attributes:
+        data: where each task's text came from, in words, by task; no folder of the machine is named.
+        columns: the columns of that data that hold its texts (of words: its tokens), by task.
+        teacher_licence: as the teacher's own card names it; None if it does not say.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: dict[str, str]
+    columns: dict[str, tuple[str, ...]]
+    teacher_licence: str | None = None
+
+
 class BundleConfig(BaseModel):
     """Content of `config.json`: all that is needed to run the file or to reload the student.
 
@@ -47,6 +64,7 @@ class BundleConfig(BaseModel):
         lower_case: whether text is lower-cased before it is split.
         shape: outputs, segments and longest input; of several tasks also those of each.
         student, recipe: configuration and training.
+        origin: what text the student learned from, and under which terms; None where older versions made the bundle.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +77,7 @@ class BundleConfig(BaseModel):
     shape: TaskShape
     student: AnyStudentConfig
     recipe: Recipe
+    origin: BundleOrigin | None = None
 
     def labels_of(self, task: str) -> LabelNames:
         """Names of the classes of a task; the only task goes by any name."""
@@ -111,7 +130,7 @@ def deployed_size(folder: Path) -> int:
 def write_results(folder: Path, config: BundleConfig, record: TrialRecord) -> None:
     """Write `metrics.json` (the record without the bundle's own place, since bundles are copied) and the card."""
     text = json.dumps(record.model_dump(mode="json", exclude={"bundle"}), indent=2, ensure_ascii=False)
-    for name, content in ((METRICS, text + "\n"), (CARD, _card(config, record))):
+    for name, content in ((METRICS, text + "\n"), (CARD, card(config, record))):
         part = folder / f".{name}.part"
         part.write_text(content, encoding="utf-8")
         os.replace(part, folder / name)
@@ -153,71 +172,3 @@ def read_vocabulary(folder: Path) -> list[str]:
         return (folder / VOCABULARY).read_text(encoding="utf-8").split("\n")[:-1]
     except UnicodeDecodeError as error:
         raise InputError(f"{folder / VOCABULARY} is damaged: {error}.") from error
-
-
-def _card(config: BundleConfig, record: TrialRecord) -> str:
-    inputs = "`input_ids`, `attention_mask`" + (", `token_type_ids`" if config.shape.segments == 2 else "")
-    rows = _quality_rows(record)
-    rows.append(("deployed bytes (model.onnx + vocab.txt)", f"{record.deployed_bytes:,}"))
-    for latency in filter(None, (record.latency, record.long_latency)):
-        calibration = "calibrated" if latency.calibrated else "uncalibrated"
-        conditions = f"{latency.device}, {latency.tokens} tokens ({latency.backend}, {calibration})"
-        rows.append((f"latency, {conditions}", f"{latency.milliseconds:.2f} ms"))
-    heap = record.costs().get("peak_heap_bytes")
-    if heap is not None:
-        rows.append(("peak heap of loading and one run", f"{heap:,} bytes"))
-    if record.on_arm is not None:
-        arm = record.on_arm
-        kernels = f"{record.metric} with the kernels of {arm.device} ({arm.examples:,} examples, emulated)"
-        rows.append((kernels, f"{arm.quality:.4f} ({arm.quality_here:.4f} with those of this machine)"))
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return f"""# {config.study}, trial {record.trial}
-
-A student of `{config.teacher}` found and trained by Shoebox.
-
-| measure | value |
-|---|---|
-{table}
-
-- Architecture: {config.student.summary()}.
-- `model.onnx` takes {inputs}, int64 [batch, sequence] of at most {config.shape.max_length} word pieces, and answers
-  {_answers(config)}.
-  It needs ONNX Runtime with its contrib operators.
-- `vocab.txt` is a WordPiece vocabulary ({"lower-cased" if config.lower_case else "cased"}).
-- `student.safetensors` and `config.json` reload the student in torch; `metrics.json` holds every measurement.
-- Quality was measured on `model.onnx` by ONNX Runtime {record.versions["onnxruntime"]} ({record.versions["machine"]}).
-- The licences of the teacher and of the training text apply to this student.
-"""
-
-
-def _quality_rows(record: TrialRecord) -> list[tuple[str, str]]:
-    rows = [(f"{record.metric} (validation split)", f"{record.quality:.4f}")]
-    if not record.tasks:
-        return [*rows, ("the teacher's", f"{record.metrics['teacher_quality']:.4f}")]
-    rows = [("mean retention of the teachers' quality, % (validation splits)", f"{record.quality:.2f}")]
-    for name, task in record.tasks.items():
-        rows.append((f"{name}: {task.metric}", f"{task.quality:.4f}"))
-        rows.append((f"{name}: the teacher's, and retention", f"{task.teacher_quality:.4f}, {task.retention:.2f} %"))
-    return rows
-
-
-def _answers(config: BundleConfig) -> str:
-    """The outputs of the file in words."""
-
-    def kind(task: str, outputs: int) -> str:
-        return "one real value" if config.labels_of(task) is None else f"{outputs} classes"
-
-    shape = config.shape
-    if not shape.tasks:
-        tags = f"{shape.outputs} tags; the first piece of a word carries its tag"
-        dims = ", ".join(map(str, shape.graph_outputs[0][1]))
-        return f"`logits`, float32 [{dims}] ({tags if shape.per_token else kind('', shape.outputs)})"
-    named = ", ".join(
-        f"`logits.{name}` [batch, {task.outputs}] ({kind(name, task.outputs)}, "
-        f"{'pairs' if task.segments == 2 else 'single texts'})"
-        for name, task in shape.tasks.items()
-    )
-    return (
-        f"for every task at once, float32, {named}; `logits` [batch, {shape.outputs}] holds them side by side. Where\n"
-        "  the text is single, `token_type_ids` are 0"
-    )

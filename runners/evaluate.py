@@ -37,11 +37,15 @@ def open_session(model: Path | bytes, threads: int = 1) -> Any:
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def run_model(session: Any, encoded: Encoded) -> np.ndarray:
-    """Logits float32 [n, outputs] of all texts, or of all words (`gather_answers`), in batches of similar length."""
+def run_model(session: Any, encoded: Encoded, batch_size: int | None = None) -> np.ndarray:
+    """Logits float32 [n, outputs] of all texts, or of all words (`gather_answers`), in batches of similar length.
+
+    Args:
+        batch_size: texts per batch, at most; without it, as many as `_MAX_TOKENS` allows.
+    """
     wanted = {item.name for item in session.get_inputs()}
     found = []
-    for rows, batch in batched(encoded):
+    for rows, batch in batched(encoded, batch_size):
         feed = {name: values for name, values in batch.items() if name in wanted}
         found.append((rows, session.run(["logits"], feed)[0]))
     return gather_answers(encoded, found)
@@ -79,8 +83,13 @@ def run_student(student: Student, encoded: Encoded) -> np.ndarray:
     return gather_answers(encoded, found)
 
 
-def batched(encoded: Encoded) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.int64]]]]:
+def batched(
+    encoded: Encoded, batch_size: int | None = None
+) -> Iterator[tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.int64]]]]:
     """Batches of similar length: the texts in each [rows], and its model inputs int64 [rows, longest of them]."""
-    for rows in sorted_batches(encoded.lengths, _MAX_TOKENS, _MAX_TOKENS * 512):
-        batch = collate(encoded, rows, torch.device("cpu"))
-        yield rows, {name: tensor.numpy() for name, tensor in batch.items()}
+    for together in sorted_batches(encoded.lengths, _MAX_TOKENS, _MAX_TOKENS * 512):
+        size = batch_size or len(together)
+        for start in range(0, len(together), size):
+            rows = together[start : start + size]
+            batch = collate(encoded, rows, torch.device("cpu"))
+            yield rows, {name: tensor.numpy() for name, tensor in batch.items()}

@@ -11,7 +11,17 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from runners.bundle import CHECKPOINT, MODEL, BundleConfig, read_config, read_vocabulary
+from runners.bundle import (
+    CARD,
+    CHECKPOINT,
+    MODEL,
+    BundleConfig,
+    new_folder,
+    read_config,
+    read_vocabulary,
+    write_model,
+)
+from runners.card import card
 from runners.evaluate import open_session, run_model
 from runners.tags import Tagged, as_written, split_text, tag_words
 from runners.wordpiece import encode_texts, encode_words, wordpiece
@@ -50,7 +60,11 @@ class Bundle:
             raise InputError(f"{folder / MODEL} cannot be opened: {str(error).splitlines()[0]}.") from error
 
     def predict(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, task: str | None = None
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        task: str | None = None,
+        batch_size: int | None = None,
     ) -> list[Prediction]:
         """Run `model.onnx` on texts, or on pairs of texts.
 
@@ -58,6 +72,7 @@ class Bundle:
             texts: the (first) texts.
             pairs: the second texts.
             task: which of several tasks.
+            batch_size: texts that are run together, at most; texts of similar length are. Answers keep the order.
 
         Raises:
             InputError: pairs are missing for a task on pairs, given for one on single texts, or too few; the task is
@@ -77,7 +92,7 @@ class Bundle:
             return []
         encoded = encode_texts(self._tokenizer(shape.max_length), texts, pairs)
         encoded = encoded.for_segments(self.config.shape.segments)
-        logits = run_model(self._session, encoded)[:, columns]
+        logits = run_model(self._session, encoded, batch_size)[:, columns]
         names = self.config.labels_of(task or "")
         if names is None:
             return [Prediction(label=None, score=float(row[0]), probabilities={}) for row in logits]
@@ -103,17 +118,17 @@ class Bundle:
             raise InputError(f"{self.folder} {missing}.", f"Say which with --task: {', '.join(tasks)}.")
         return self.config.shape.part(task or "")
 
-    def tag(self, texts: Sequence[str]) -> list[Tagged]:
+    def tag(self, texts: Sequence[str], batch_size: int | None = None) -> list[Tagged]:
         """Run `model.onnx` on texts, which are split into words at spaces and punctuation.
 
         Raises:
             InputError: the bundle does not tag words.
         """
         split = [split_text(text) for text in texts]
-        found = self.tag_words([words for words, _ in split])
+        found = self.tag_words([words for words, _ in split], batch_size)
         return [as_written(*rest) for rest in zip(found, texts, (spans for _, spans in split), strict=True)]
 
-    def tag_words(self, texts: Sequence[Sequence[str]]) -> list[Tagged]:
+    def tag_words(self, texts: Sequence[Sequence[str]], batch_size: int | None = None) -> list[Tagged]:
         """Run `model.onnx` on texts that are split into words already.
 
         Raises:
@@ -127,11 +142,33 @@ class Bundle:
             names,
             self.config.shape.max_length,
             lambda words: encode_words(self._tokenizer(self.config.shape.max_length), words),
-            lambda encoded: run_model(self._session, encoded),
+            lambda encoded: run_model(self._session, encoded, batch_size),
         )
 
+    def columns(self, task: str | None = None) -> tuple[str, ...]:
+        """Names of the columns that hold the texts of a task in the data that the student learned from.
+
+        Where the bundle does not know them: `text`, of pairs `text` and `text2`, of tagged words `tokens`.
+
+        Raises:
+            InputError: the task is missing or unknown, or named where there is only one.
+        """
+        shape, _ = self._part(task)
+        origin = self.config.origin
+        if origin is not None:
+            return origin.columns[task] if task is not None else next(iter(origin.columns.values()))
+        return ("tokens",) if shape.per_token else ("text", "text2")[: shape.segments]
+
     def student(self) -> Student:
-        """The torch student with its trained weights, in evaluation mode.
+        """The torch student with its trained weights, in evaluation mode, to look at or to train further.
+
+        All its parameters take gradients. It computes with weights that are rounded to the bits of the file, passing
+        gradients straight through the rounding, and prunes tokens as the file does, so that a loss on its answers is
+        one on the file's; `save_student` writes it as a bundle again. Each call makes another student.
+
+            student = load_bundle("sst2-2mb").student().train()
+            optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4)
+            loss = torch.nn.functional.cross_entropy(student(input_ids, attention_mask), labels)
 
         Raises:
             InputError: the checkpoint is missing or damaged.
@@ -145,6 +182,33 @@ class Bundle:
             raise InputError(f"The checkpoint {path} could not be read: {reason}.") from error
         student.eval()
         return student
+
+
+def save_student(bundle: Bundle, student: Student, target: Path | str) -> int:
+    """Write a student of a bundle that was trained further as a bundle of its own, with the same vocabulary.
+
+    The new bundle has no `metrics.json`, since nothing is known of its quality; the card says so.
+
+    Args:
+        bundle: that the student is from.
+        student: of the same shape, as `bundle.student()` gives it; it is moved to the CPU.
+        target: folder to make.
+
+    Returns:
+        The deployed bytes: those of the bundle that it came from.
+
+    Raises:
+        InputError: the folder exists, or the student is of another shape.
+        OutputError: the folder cannot be written; nothing is left behind.
+    """
+    with new_folder(Path(target)) as folder:
+        student = student.cpu()
+        try:
+            size = write_model(folder, student, bundle.config, bundle.tokens)
+        except ValueError as error:
+            raise InputError(f"The student is not one of {bundle.folder}: {error}.") from error
+        (folder / CARD).write_text(card(bundle.config, None), encoding="utf-8")
+    return size
 
 
 def load_bundle(path: Path | str) -> Bundle:

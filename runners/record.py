@@ -96,6 +96,8 @@ class TrialRecord(BaseModel):
         long_latency: on a text of the 95th percentile of length; None where the study times one length.
         on_arm: quality with ARM kernels; measured once a search has ended, for the trials of its front.
         seconds: wall time of each step of the trial.
+        losses: of training, averaged over each tenth of its steps; empty where older versions made the record.
+        validation_examples: texts of the validation split that quality was measured on, by task; empty likewise.
         bundle: folder of the bundle.
         versions: of the libraries that made it, and the machine kind.
     """
@@ -115,6 +117,8 @@ class TrialRecord(BaseModel):
     latency: LatencyReading
     long_latency: LatencyReading | None = None
     seconds: dict[str, float]
+    losses: tuple[float, ...] = ()
+    validation_examples: dict[str, int] = {}
     bundle: str
     versions: dict[str, str]
     on_arm: ArmQuality | None = None

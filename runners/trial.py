@@ -23,6 +23,7 @@ from runners.evaluate import open_session, run_model, run_student
 from runners.initialization import start_from_embeddings, start_from_layers
 from runners.judging import BEFORE, judge, overall, quality_fields
 from runners.latency import LatencyMeter
+from runners.origin import origin_of
 from runners.plan import TrialPlan
 from runners.precision import training_device
 from runners.prepared import Prepared, prepare
@@ -173,6 +174,7 @@ def run_in_rungs(
         shape=prepared.shape,
         student=config,
         recipe=recipe,
+        origin=origin_of(plan),
     )
     # Opened before training, so that a folder which cannot be written is found before minutes are spent.
     with new_folder(bundle) as folder:
@@ -236,6 +238,8 @@ def run_in_rungs(
             latency=readings[0],
             long_latency=readings[1] if len(readings) > 1 else None,
             seconds=clock.seconds,
+            losses=log.losses,
+            validation_examples={name: len(taught.task.validation) for name, taught in prepared.tasks.items()},
             bundle=str(bundle),
             versions=library_versions(),
         )

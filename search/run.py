@@ -121,7 +121,8 @@ def run_study(
             left = find_study(opened, file.name)
             if left is not None and half_made(left):
                 optuna.delete_study(study_name=file.name, storage=opened)
-            existing = create_study(opened, file.name, directions(list(file.objectives)), attributes)
+            names = [file.label_of(name) for name in file.objectives]
+            existing = create_study(opened, file.name, directions(list(file.objectives)), attributes, names)
         else:
             for key, value in attributes.items():
                 existing.set_user_attr(key, value)

@@ -166,10 +166,21 @@ def find_study(storage: RDBStorage, name: str) -> optuna.Study | None:
 
 
 def create_study(
-    storage: RDBStorage, name: str, directions: list[Direction], attributes: Mapping[str, Any]
+    storage: RDBStorage,
+    name: str,
+    directions: list[Direction],
+    attributes: Mapping[str, Any],
+    metric_names: list[str] | None = None,
 ) -> optuna.Study:
-    """Make a new study and its attributes; the caller has checked that the name is free."""
+    """Make a new study and its attributes; the caller has checked that the name is free.
+
+    `metric_names` are what Optuna's own tools call the objectives.
+    """
     study = optuna.create_study(study_name=name, storage=storage, directions=directions)
+    if metric_names is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna says of this method that it may change
+            study.set_metric_names(metric_names)
     for key, value in attributes.items():
         study.set_user_attr(key, value)
     return study

@@ -25,6 +25,14 @@ from space.joint import RecipeDimensions, SpaceSpec
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
+_LABELS: dict[Objective, str] = {
+    "latency_ms": "latency, ms",
+    "long_latency_ms": "latency on a long text, ms",
+    "deployed_bytes": "deployed bytes",
+    "peak_heap_bytes": "peak heap, bytes",
+}
+
+
 class SearchSpec(BaseModel):
     """Section `search:` of a study file.
 
@@ -151,6 +159,15 @@ class StudyFile(TaskSections):
                     f"pretraining.max_length {self.pretraining.max_length} is below {where}.max_length "
                     f"{plan.task.max_length}: students would have positions that the encoder never saw"
                 )
+
+    def label_of(self, objective: Objective) -> str:
+        """An objective's name for people, with its unit and conditions."""
+        if objective == "quality":
+            return f"{self.metric} (validation)"
+        if objective in ("latency_ms", "long_latency_ms"):
+            conditions = f"({Path(self.device.profile).name}, {self.device.latency})"
+            return f"{_LABELS[objective]} {conditions}"
+        return _LABELS[objective]
 
     def plan(self) -> TrialPlan:
         """What the trial pipeline needs to know."""

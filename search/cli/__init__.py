@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from search.cli.ablate_command import ablate
 from search.cli.baseline_command import baseline
 from search.cli.bench_commands import bench_samplers
+from search.cli.dashboard_command import dashboard
 from search.cli.doctor_command import doctor
 from search.cli.emulator_commands import emulator_app
 from search.cli.examples import epilog, exit_codes
@@ -17,6 +19,7 @@ from search.cli.export_command import export
 from search.cli.pareto_command import pareto
 from search.cli.predict_command import predict
 from search.cli.quantize_command import quantize
+from search.cli.report_command import report
 from search.cli.search_command import search
 from search.cli.studies_command import studies
 
@@ -31,16 +34,23 @@ app = typer.Typer(
     epilog=exit_codes(),
 )
 app.add_typer(emulator_app, name="emulator")
-app.command(epilog=epilog("search"))(search)
-app.command(epilog=epilog("pareto"))(pareto)
-app.command(epilog=epilog("export"))(export)
-app.command(epilog=epilog("predict"))(predict)
-app.command(epilog=epilog("studies"))(studies)
-app.command(epilog=epilog("doctor"))(doctor)
-app.command(epilog=epilog("ablate"))(ablate)
-app.command(epilog=epilog("baseline"))(baseline)
-app.command("bench-samplers", epilog=epilog("bench-samplers"))(bench_samplers)
-app.command(epilog=epilog("quantize"))(quantize)
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    search,
+    pareto,
+    report,
+    export,
+    predict,
+    quantize,
+    studies,
+    doctor,
+    ablate,
+    baseline,
+    bench_samplers,
+    dashboard,
+)
+for _command in _COMMANDS:
+    _name = _command.__name__.replace("_", "-")
+    app.command(_name, epilog=epilog(_name))(_command)
 
 
 def _show_version(wanted: bool) -> None:

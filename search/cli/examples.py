@@ -38,6 +38,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "ablate": ("shoebox ablate sst2", "shoebox ablate sst2 --trial 7 --seeds 5 --output ablation.md"),
     "bench-samplers": ("shoebox bench-samplers --seeds 3 --trials 50",),
     "baseline": ("shoebox baseline list", "shoebox baseline tinybert sst2 --seeds 3"),
+    "report": ("shoebox report sst2 -o sst2.html", "shoebox report sst2 --format md -o sst2.md"),
+    "dashboard": ("shoebox dashboard",),
     "quantize": ("shoebox quantize sst2-2mb/ --bits 4 -o sst2-4bit/",),
 }
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from runners.predict import Bundle
+    from runners.predict import Prediction
+    from runners.tags import Tagged
+    from runners.texts import Row
 
 
 def predict(
@@ -19,36 +21,94 @@ def predict(
     task: Annotated[str | None, typer.Option(help="Which task, of a bundle of several.")] = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Words are what stands between spaces (tags).")] = False,
     entities: Annotated[bool, typer.Option("--entities", help="Print entities in place of words (tags).")] = False,
+    input: Annotated[
+        str | None, typer.Option("--input", "-i", help="FILE.jsonl, .csv, .tsv or .txt to read, - for standard input.")
+    ] = None,
+    input_format: Annotated[
+        str | None, typer.Option(help="jsonl, csv, tsv or txt.", show_default="by the ending; of -, txt")
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option("--text", help="Text column of the file; two with a comma for pairs.", show_default="the task's"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write (JSON lines).", show_default="standard output")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Texts that are run together.")] = 32,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON lines, with all probabilities.")] = False,
 ) -> None:
-    """Run a bundle on text. On standard input, the texts of a pair stand on one line with a tab between.
+    """Run a bundle on a text, on lines of standard input, or on a file.
 
-    A bundle that tags words prints a line for each word, or entity, and an empty line after each text.
+    On standard input, the texts of a pair stand on one line with a tab between. A bundle that tags words prints a line
+    for each word, or entity, and an empty line after each text. A file is answered in JSON lines: each row as it was,
+    with the answer under `prediction`. Files may be of any size.
+
+        shoebox predict sst2-2mb/ "a gripping, funny film"
+
+        shoebox predict sst2-2mb/ --input reviews.csv --text review --output answers.jsonl
     """
+    if text is not None and (input is not None or columns is not None or input_format is not None):
+        raise typer.BadParameter("give a text or --input, not both; --text and --input-format describe the input")
+    if pair is not None and (input is not None or input_format is not None):
+        raise typer.BadParameter("--pair goes with a text: in a file the second text has a column")
     from runners.predict import load_bundle
+    from runners.texts import STANDARD, Row, answer_rows, layout_of, read_rows
 
+    layout = layout_of(input or STANDARD, input_format)
     loaded = load_bundle(bundle)
-    texts = [text] if text is not None else [line.rstrip("\n") for line in sys.stdin]
-    if loaded.config.shape.per_token:
-        if task is not None:
-            raise typer.BadParameter(f"{bundle} knows one task only: leave --task out")
-        _print_tags(loaded, texts, pair, tokens, entities)
-        return
-    if tokens or entities:
+    tags = loaded.config.shape.per_token
+    if tags and (task is not None or pair is not None):
+        wrong = "knows one task only: leave --task out" if task is not None else "tags single texts: leave --pair out"
+        raise typer.BadParameter(f"{bundle} {wrong}")
+    if not tags and (tokens or entities):
         raise typer.BadParameter(f"{bundle} does not tag words: leave --tokens and --entities out")
-    pairs = None if pair is None else [pair] * len(texts)
-    if text is None and pair is None and any("\t" in line for line in texts):
-        split = [line.partition("\t") for line in texts]
-        texts, pairs = [first for first, _, _ in split], [second for _, _, second in split]
-    for prediction in loaded.predict(texts, pairs, task):
-        score = f"{prediction.score:.4f}"
-        typer.echo(score if prediction.label is None else f"{prediction.label}\t{score}")
+    names = loaded.columns(task)
+    if columns is not None:
+        chosen = tuple(name.strip() for name in columns.split(","))
+        if len(chosen) != len(names):
+            raise typer.BadParameter(f"--text names {len(chosen)} columns, but {bundle} reads {len(names)}")
+        names = chosen
+    if text is not None:
+        # What is wrong about --pair, too few texts or too many, the bundle itself says.
+        given = (text,) if pair is None else (text, pair)
+        rows = iter([Row(dict(zip(("text", "text2"), given, strict=False)), given, "the text")])
+    elif pair is not None:  # all lines of standard input go with the same second text
+        alone = read_rows(STANDARD, "txt", ("text",))
+        rows = (Row({**row.values, "text2": pair}, (*row.texts, pair), row.place) for row in alone)
+    else:
+        names = ("text", "text2")[: len(names)] if layout == "txt" else names
+        rows = read_rows(input or STANDARD, layout, names, words=tags)
+    answers = answer_rows(loaded, rows, batch_size, task, tokens)
+    plain = not json and input is None and output is None and layout == "txt"
+    _write(_lines(answers, plain, entities), output)
 
 
-def _print_tags(bundle: Bundle, texts: list[str], pair: str | None, tokens: bool, entities: bool) -> None:
-    if pair is not None:
-        raise typer.BadParameter(f"{bundle.folder} tags single texts: leave --pair out")
-    for found in bundle.tag_words([text.split() for text in texts]) if tokens else bundle.tag(texts):
-        rows = [(entity.type, entity.text, entity.score) for entity in found.entities]
-        for first, second, score in rows if entities else zip(found.words, found.tags, found.scores, strict=True):
-            typer.echo(f"{first}\t{second}\t{score:.4f}")
-        typer.echo()
+def _lines(answers: Iterable[tuple[Row, Prediction | Tagged]], plain: bool, entities: bool) -> Iterable[str]:
+    from runners.tags import Tagged
+    from runners.texts import as_json
+
+    for row, answer in answers:
+        if not plain:
+            yield as_json(row.values, answer)
+        elif isinstance(answer, Tagged):
+            found = [(entity.type, entity.text, entity.score) for entity in answer.entities]
+            words = zip(answer.words, answer.tags, answer.scores, strict=True)
+            yield "".join(
+                f"{first}\t{second}\t{score:.4f}\n" for first, second, score in (found if entities else words)
+            )
+        else:
+            score = f"{answer.score:.4f}"
+            yield score if answer.label is None else f"{answer.label}\t{score}"
+
+
+def _write(lines: Iterable[str], output: Path | None) -> None:
+    """Print lines, or write them to a file that appears when it is complete."""
+    if output is None:
+        for line in lines:
+            typer.echo(line)
+        return
+    from search.output import new_file
+
+    with new_file(output) as file:
+        for line in lines:
+            file.write(f"{line}\n".encode())

@@ -280,7 +280,7 @@ def test_entities_are_as_written() -> None:
 def test_the_card_says_what_the_file_answers(trial) -> None:
     card = (trial[1].folder / "README.md").read_text()
     assert "float32 [batch, sequence, 5] (5 tags; the first piece of a word carries its tag)" in card
-    assert "entity_f1 (validation split)" in card
+    assert "entity_f1 (validation split, 60 texts)" in card
     assert json.loads((trial[1].folder / "config.json").read_text())["shape"]["per_token"] is True
 
 

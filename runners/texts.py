@@ -1,0 +1,221 @@
+"""Rows of text files, read one at a time, and the answers of a bundle to them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from runners.predict import Bundle, Prediction
+from runners.tags import Tagged
+from space.errors import InputError
+
+Layout = Literal["jsonl", "csv", "tsv", "txt"]
+LAYOUTS: tuple[Layout, ...] = ("jsonl", "csv", "tsv", "txt")
+STANDARD = "-"  # standard input
+WINDOW = 32  # batches that are read together, so that texts of similar length can be run together
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a file.
+
+    Attributes:
+        values: what stands in it, by column.
+        texts: those that the bundle reads: one, or two of a pair; of tagged words a list of words may stand for a text.
+        place: where it stands, for messages.
+    """
+
+    values: dict[str, Any]
+    texts: tuple[Any, ...]
+    place: str
+
+
+def layout_of(path: str, given: str | None) -> Layout:
+    """How a file is laid out: as said, else by its ending; standard input has lines.
+
+    Raises:
+        InputError: an unknown layout or ending.
+    """
+    if path == STANDARD and given is None:
+        return "txt"
+    ending = given or Path(path).suffix.lower().removeprefix(".")
+    for layout in LAYOUTS:
+        if ending == layout or (ending == "json" and layout == "jsonl" and given is None):
+            return layout
+    known = ", ".join(LAYOUTS)
+    if given is not None:
+        raise InputError(f"There is no layout {given!r} of input files.", f"Known: {known}.")
+    raise InputError(
+        f"{path} has an unknown ending.", f"Known: {known}; else say which of them it is by --input-format."
+    )
+
+
+def read_rows(path: str, layout: Layout, columns: Sequence[str], words: bool = False) -> Iterator[Row]:
+    """The rows of a file in order, one at a time: the file may be of any size.
+
+    Lines of a `txt` file are texts; the texts of a pair stand on one line with a tab between. Empty lines of `jsonl`
+    files are passed over.
+
+    Args:
+        path: of the file, or `STANDARD`.
+        layout: of the file.
+        columns: that hold the texts.
+        words: whether a list of words may stand for a text.
+
+    Raises:
+        InputError: no such file; a row that is no row, lacks a column or has something other than text in it (with
+            file and line).
+    """
+    where = "standard input" if path == STANDARD else path
+    with _opened(path) as file:
+        line = 1
+        try:
+            for line, values in _numbered(file, where, layout, columns, words):
+                place = f"{where}, line {line}"
+                yield Row(values, tuple(_text(values, column, place, words) for column in columns), place)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{where} is not UTF-8 text, after line {line}: {error.reason}.") from None
+        except csv.Error as error:
+            raise InputError(f"{where}, after line {line}: {error}.") from None
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[IO[str]]:
+    if path == STANDARD:
+        yield sys.stdin
+        return
+    try:
+        file = open(path, encoding="utf-8-sig", newline="")  # noqa: SIM115  # only what opening raises is wrapped
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+    with file:
+        yield file
+
+
+def _numbered(
+    file: IO[str], where: str, layout: Layout, columns: Sequence[str], words: bool
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of an open file with the numbers of their lines."""
+    if layout == "jsonl":
+        return _read_jsonl(file, where)
+    if layout == "txt":
+        return _read_lines(file, where, columns, words)
+    return _read_csv(file, where, columns, "\t" if layout == "tsv" else ",")
+
+
+def _read_jsonl(file: IO[str], where: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else "it cannot be read"
+            raise InputError(f"{where}, line {number} is not JSON: {reason}.") from None
+        if not isinstance(values, dict):
+            raise InputError(f"{where}, line {number} is no JSON object, but {_shown(values)}.")
+        yield number, values
+
+
+def _read_csv(
+    file: IO[str], where: str, columns: Sequence[str], separator: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    rows = csv.reader(file, delimiter=separator, strict=True)
+    header = next(rows, None)
+    if header is None:
+        raise InputError(f"{where} is empty.", "The first line names the columns.")
+    if missing := [column for column in columns if column not in header]:
+        raise InputError(
+            f"{where} has no column {missing[0]!r}; it has {', '.join(header)}.", "Name the text columns by --text."
+        )
+    before = rows.line_num
+    for cells in rows:
+        first, before = before + 1, rows.line_num
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            raise InputError(f"{where}, line {first} has {len(cells)} cells, but there are {len(header)} columns.")
+        yield first, dict(zip(header, cells, strict=True))
+
+
+def _read_lines(file: IO[str], where: str, columns: Sequence[str], words: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(file, 1):
+        parts = line.rstrip("\r\n").split("\t", 1) if len(columns) == 2 else [line.rstrip("\r\n")]
+        if len(parts) != len(columns):
+            raise InputError(
+                f"{where}, line {number} has no tab.", "The bundle judges pairs of texts: put a tab between the two."
+            )
+        if len(columns) == 1 and "\t" in line and not words:
+            raise InputError(
+                f"{where}, line {number} has a tab, but the bundle judges single texts.", "Leave the second text out."
+            )
+        yield number, dict(zip(columns, parts, strict=True))
+
+
+def _text(values: dict[str, Any], column: str, place: str, words: bool) -> Any:
+    if column not in values:
+        raise InputError(
+            f"{place} has no {column!r}; it has {', '.join(map(str, values)) or 'nothing'}.",
+            "Name the text columns by --text.",
+        )
+    value = values[column]
+    if isinstance(value, str) or (words and isinstance(value, list) and all(isinstance(word, str) for word in value)):
+        return value
+    raise InputError(f"{place}: {column!r} should be {'text or words' if words else 'text'}, not {_shown(value)}.")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def answer_rows(
+    bundle: Bundle,
+    rows: Iterator[Row],
+    batch_size: int,
+    task: str | None = None,
+    split_at_spaces: bool = False,
+) -> Iterator[tuple[Row, Prediction | Tagged]]:
+    """Each row with the bundle's answer, in order; no more than `WINDOW` batches of rows are held at a time.
+
+    Args:
+        bundle: to ask.
+        rows: with the texts.
+        batch_size: texts that are run together, at most.
+        task: which of several tasks.
+        split_at_spaces: where words are tagged, they are what stands between spaces.
+    """
+    ask = _tagger(bundle, batch_size, split_at_spaces) if bundle.config.shape.per_token else None
+    while window := list(islice(rows, WINDOW * batch_size)):
+        if ask is not None:
+            yield from zip(window, ask([row.texts[0] for row in window]), strict=True)
+            continue
+        pairs = [row.texts[1] for row in window] if len(window[0].texts) == 2 else None
+        found = bundle.predict([row.texts[0] for row in window], pairs, task, batch_size)
+        yield from zip(window, found, strict=True)
+
+
+def _tagger(bundle: Bundle, batch_size: int, split_at_spaces: bool) -> Callable[[list[Any]], list[Tagged]]:
+    """Tags texts, and lists of words among them."""
+
+    def ask(texts: list[Any]) -> list[Tagged]:
+        whole = [index for index, text in enumerate(texts) if isinstance(text, str) and not split_at_spaces]
+        split = [index for index in range(len(texts)) if index not in set(whole)]
+        words = [texts[i].split() if isinstance(texts[i], str) else texts[i] for i in split]
+        found = dict(zip(whole, bundle.tag([texts[i] for i in whole], batch_size), strict=True))
+        found |= dict(zip(split, bundle.tag_words(words, batch_size), strict=True))
+        return [found[index] for index in range(len(texts))]
+
+    return ask
+
+
+def as_json(values: dict[str, Any], answer: Prediction | Tagged) -> str:
+    """A line of JSON: what the row held, and under `prediction` the answer."""
+    return json.dumps({**values, "prediction": answer.model_dump(mode="json")}, ensure_ascii=False)

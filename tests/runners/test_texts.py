@@ -1,0 +1,164 @@
+"""Rows of files, and answers to them."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.bundles import write_bundle
+
+from runners.predict import Bundle, load_bundle
+from runners.texts import WINDOW, Row, answer_rows, as_json, layout_of, read_rows
+from space import InputError
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return load_bundle(write_bundle(tmp_path_factory.mktemp("bundles") / "texts", "texts"))
+
+
+def read(path: Path, content: str, columns: tuple[str, ...] = ("review",), **more: Any) -> list[Row]:
+    path.write_bytes(content.encode())
+    return list(read_rows(str(path), layout_of(str(path), None), columns, **more))
+
+
+def test_rows_of_each_layout(tmp_path: Path) -> None:
+    rows = read(tmp_path / "a.jsonl", '\ufeff{"review": "a", "id": 1}\n\n{"id": 2, "review": ""}\n')
+    assert [(row.values, row.texts) for row in rows] == [
+        ({"review": "a", "id": 1}, ("a",)),
+        ({"id": 2, "review": ""}, ("",)),
+    ]
+    assert rows[1].place.endswith("a.jsonl, line 3")
+    rows = read(tmp_path / "a.csv", 'id,review\r\n1,"two\r\nlines, one cell"\r\n2,NA\r\n')
+    assert [row.texts[0] for row in rows] == ["two\r\nlines, one cell", "NA"]
+    assert [row.place.rsplit(" ", 1)[1] for row in rows] == ["2", "4"]
+    assert read(tmp_path / "a.tsv", "a\tb\nx, y\tz\n", ("a", "b"))[0].texts == ("x, y", "z")
+    assert read(tmp_path / "a.txt", "x\ty\n", ("text", "text2"))[0].values == {"text": "x", "text2": "y"}
+    assert read(tmp_path / "b.jsonl", '{"tokens": ["a", "b"]}\n', ("tokens",), words=True)[0].texts == (["a", "b"],)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"review": "a"}\n{"review": \n', "a.jsonl, line 2 is not JSON: Expecting value."),
+        ("a.jsonl", "[1]\n", "line 1 is no JSON object, but [1]."),
+        ("a.jsonl", '{"text": "a"}\n', "line 1 has no 'review'; it has text. Name the text columns by --text."),
+        ("a.jsonl", '{"review": null}\n', "line 1: 'review' should be text, not null."),
+        ("a.jsonl", '{"review": ["a"]}\n', """line 1: 'review' should be text, not ["a"]."""),
+        ("a.jsonl", "[" * 100_000, "line 1 is not JSON"),
+        ("a.csv", "", "a.csv is empty. The first line names the columns."),
+        ("a.csv", "text,id\na,1\n", "a.csv has no column 'review'; it has text, id."),
+        ("a.csv", "review,id\na,1\nb\n", "a.csv, line 3 has 1 cells, but there are 2 columns."),
+        ("a.csv", 'review,id\na,1\n"b', "a.csv, after line 2: unexpected end of data."),
+        ("a.txt", "a\tb\n", "a.txt, line 1 has a tab, but the bundle judges single texts."),
+        ("a.xlsx", "a\n", "a.xlsx has an unknown ending."),
+    ],
+)
+def test_a_wrong_row_is_named_with_file_and_line(tmp_path: Path, name: str, content: str, message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        read(tmp_path / name, content)
+    assert message in str(raised.value)
+
+
+def test_text_that_is_not_utf8_and_files_that_are_not_there(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a\nb\xff\n")
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        list(read_rows(str(tmp_path / "a.txt"), "txt", ("text",)))
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        list(read_rows(str(tmp_path / "b.txt"), "txt", ("text",)))
+    with pytest.raises(InputError, match="no layout 'xml'"):
+        layout_of("-", "xml")
+
+
+def test_answers_keep_the_order_and_do_not_depend_on_the_batch(texts: Bundle) -> None:
+    given = [" ".join(["the film was great"] * (1 + 7 * index % 5)) + f" {index % 3}" for index in range(150)]
+
+    def ask(size: int) -> list[float]:
+        rows = (Row({"n": n}, (text,), "") for n, text in enumerate(given))
+        found = list(answer_rows(texts, rows, size))
+        assert [row.values["n"] for row, _ in found] == list(range(150))
+        return [answer.probabilities["good"] for _, answer in found]  # type: ignore[union-attr]
+
+    alone = [texts.predict([text])[0].probabilities["good"] for text in given[:20]]
+    assert ask(4)[:20] == pytest.approx(alone, abs=1e-4)
+    assert ask(1) == pytest.approx(ask(64), abs=1e-4)
+    assert max(alone) - min(alone) > 1e-3
+
+
+def test_no_more_than_a_window_is_held(texts: Bundle) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Row]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield Row({"text": "a film"}, ("a film",), "")
+
+    answers = answer_rows(texts, endless(), 2)
+    for _ in range(3 * 2 * WINDOW):
+        next(answers)
+    assert taken == 3 * 2 * WINDOW
+
+
+@pytest.mark.parametrize("kind", ["pairs", "tags", "several"])
+def test_other_bundles(kind: str, tmp_path: Path) -> None:
+    bundle = load_bundle(write_bundle(tmp_path / kind, kind))
+    task = "gap" if kind == "several" else None
+    assert bundle.columns(task) == (("tokens",) if kind == "tags" else ("first", "second"))
+    rows = {
+        "tags": [Row({}, ("ada met a film.",), ""), Row({}, (["ada", "met", "film"],), ""), Row({}, ("",), "")],
+    }.get(kind, [Row({}, ("a film", "a dull film"), ""), Row({}, ("a", "b"), "")])
+    found = [json.loads(as_json(row.values, answer)) for row, answer in answer_rows(bundle, iter(rows), 2, task)]
+    if kind == "tags":
+        assert [each["prediction"]["words"] for each in found] == [
+            ["ada", "met", "a", "film", "."],
+            ["ada", "met", "film"],
+            [],
+        ]
+    else:
+        expected = bundle.predict(["a film", "a"], ["a dull film", "b"], task)
+        assert [each["prediction"]["score"] for each in found] == pytest.approx([e.score for e in expected], abs=1e-4)
+        assert found[0]["prediction"]["label"] is None
+
+
+def test_the_command_reads_and_writes_files(
+    texts: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from search.cli import main
+
+    def shoebox(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["shoebox", "predict", str(texts.folder), *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    source, target = tmp_path / "in.csv", tmp_path / "out.jsonl"
+    source.write_text("id,review,comment\n1,a dull film,x\n2,the film was great,y\n")
+    assert shoebox("--input", str(source), "--output", str(target)) == (0, "", "")
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [(row["id"], row["comment"]) for row in rows] == [("1", "x"), ("2", "y")]
+    assert {row["prediction"]["label"] for row in rows} <= {"bad", "good"}
+    other = [json.loads(line) for line in shoebox("-i", str(source), "--text", "comment")[1].splitlines()]
+    assert other[0]["prediction"] != rows[0]["prediction"]
+    one = json.loads(shoebox("a dull film", "--json")[1])
+    assert one["prediction"]["probabilities"] == pytest.approx(rows[0]["prediction"]["probabilities"], abs=1e-4)
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"review": "a dull film"}\n'))
+    streamed = json.loads(shoebox("--input", "-", "--input-format", "jsonl")[1])
+    assert streamed["prediction"]["score"] == pytest.approx(rows[0]["prediction"]["score"], abs=1e-4)
+    monkeypatch.setattr("sys.stdin", io.StringIO("a dull film\nthe film was great\n"))
+    assert [line.split("\t")[0] for line in shoebox()[1].splitlines()] == [r["prediction"]["label"] for r in rows]
+
+    source.write_text("id,review\n1,a\n2\n")
+    code, out, err = shoebox("--input", str(source), "--output", str(target))
+    assert (code, out) == (2, "")
+    assert err == f"shoebox: {source}, line 3 has 1 cells, but there are 2 columns.\n"
+    assert len(target.read_text().splitlines()) == 2  # as it was
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.jsonl"]
+    read = ("--input", str(source))
+    for wrong in (("a text", *read), (*read, "--text", "a,b"), (*read, "--pair", "x"), (*read, "--tokens")):
+        assert shoebox(*wrong)[0] == 2
