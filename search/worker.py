@@ -83,7 +83,7 @@ class TrialWorker(Trainable):
 
     @cached_property
     def _study_storage(self) -> Any:
-        return open_storage(self._settings.url)
+        return open_storage(self._settings.url, keep_connections=False)
 
     @cached_property
     def _pipeline(self) -> Pipeline:
