@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
@@ -29,9 +29,15 @@ from space.errors import InputError
 from space.families import deployed_bytes
 from space.joint import JointSpace
 
+if TYPE_CHECKING:
+    from search.cluster.connection import Cluster
+    from search.local_ray import Session
+
 logger = logging.getLogger("shoebox.search.run")
 
 PIPELINE = "runners.trial"
+# What may change when a study is resumed: how long it is, and where it runs.
+FREE = ("description", "search.trials", "search.workers", "search.cpus_per_trial", "search.gpus_per_trial")
 
 
 def run_study(
@@ -42,6 +48,7 @@ def run_study(
     storage: str | None = None,
     display: Display | None = None,
     pipeline: str | None = None,
+    address: str | None = None,
 ) -> Study:
     """Search until the study's budget of trained trials is spent.
 
@@ -53,6 +60,8 @@ def run_study(
         storage: URL of the storage; default `home()/studies.db`.
         display: shows progress; nothing by default.
         pipeline: name of the module whose functions carry out a trial (`search.worker.Pipeline`); default `PIPELINE`.
+        address: of a Ray cluster, `auto` or HOST:PORT (`search.cluster.connection.connected`); by default trials run
+            on this machine.
 
     Raises:
         InputError: a wrong study file or option; the study exists (without `resume`), does not exist (with
@@ -83,7 +92,7 @@ def run_study(
         given = {**existing.user_attrs.get(OVERRIDES, {}), **given}
         file = study if isinstance(study, StudyFile) else load_study_file(study, given)
         _check_unchanged(existing, file)
-    with _only_driver(file.name):
+    with _only_driver(file.name), _on_cluster(address, file, url) as cluster:
         plan = file.plan()
         # What can be wrong is said before anything slow begins: an unknown device, data that does not fit.
         if existing is None:
@@ -96,6 +105,8 @@ def run_study(
             )
         tasks = {name: load_task(plan.task) for name, plan in file.task_plans.items()}
         meter.prepare()  # here, not in the workers, so that the emulator is set up once
+        if cluster is not None:
+            cluster.prepare(pipeline, plan)  # once, where trials run; what follows reads the shared cache
         with _all_cores():
             prepared = load_pipeline(pipeline).prepare(plan)
         space = JointSpace(file.space)
@@ -145,30 +156,25 @@ def run_study(
         if repeated:
             logger.info("Trials that had not ended and are run again: %d.", repeated)
         if not ledger.exhausted:
-            _run(file, ledger, url, pipeline, plan, display or NoDisplay())
+            _run(file, ledger, url, pipeline, plan, display or NoDisplay(), cluster)
         check_front_on_arm(existing, url, tasks, file.device)
     return Study(existing, url)
 
 
-def _run(file: StudyFile, ledger: Ledger, url: str, pipeline: str, plan: Any, display: Display) -> None:
+def _run(
+    file: StudyFile, ledger: Ledger, url: str, pipeline: str, plan: Any, display: Display, cluster: Cluster | None
+) -> None:
     """Run Ray Tune on a ledger until its budget is spent."""
-    # Ray takes more than a second to import: only a search pays for it.
-    from search.local_ray import local_ray
-
-    # By the clock, one trial's training would disturb another one's timing.
-    most = 1 if file.device.latency == "native" else file.search.worker_count()
-    workers = min(most, file.search.trials)
-    threads = max(1, usable_cores() // workers)
     monitor = Monitor(ledger, list(file.objectives), file.limits, file.metric, display)
     display.start(file.name)
     try:
-        with local_ray(workers, threads) as folder:
+        with _ray(file, cluster) as session:
             from search.searcher import StudySearcher
             from search.worker import TrialWorker, WorkerSettings
 
-            searcher = StudySearcher(ledger, url, workers, on_change=monitor)
-            settings = WorkerSettings(pipeline, plan, url, threads, tuple(sys.path))
-            _tune(TrialWorker, settings, searcher, folder)
+            searcher = StudySearcher(ledger, url, min(session.workers, file.search.trials), on_change=monitor)
+            settings = WorkerSettings(pipeline, plan, url, session.threads, tuple(sys.path))
+            _tune(TrialWorker, settings, searcher, session.folder, file.search.resources)
     except BaseException:
         # Ray and its workers are gone by now: settle what they finished, queue the rest for a resume.
         ledger.recover()
@@ -182,11 +188,43 @@ def _run(file: StudyFile, ledger: Ledger, url: str, pipeline: str, plan: Any, di
         raise RuntimeError("Ray Tune stopped before the budget of the study was spent")
 
 
-def _tune(worker: type, settings: Any, searcher: Any, folder: Path) -> None:
+@contextlib.contextmanager
+def _on_cluster(address: str | None, file: StudyFile, url: str) -> Iterator[Cluster | None]:
+    """The cluster at an address, connected and checked before anything slow begins; None without an address."""
+    if address is None:
+        yield None
+        return
+    from search.cluster.connection import connected
+
+    with connected(address, file, url) as cluster:
+        yield cluster
+
+
+@contextlib.contextmanager
+def _ray(file: StudyFile, cluster: Cluster | None) -> Iterator[Session]:
+    """A Ray of this machine's own, unless a cluster is connected."""
+    if cluster is not None:
+        yield cluster.session
+        return
+    # Ray takes more than a second to import: only a search pays for it.
+    from search.local_ray import local_ray
+
+    # By the clock, one trial's training would disturb another one's timing.
+    most = 1 if file.device.latency == "native" else file.search.worker_count()
+    workers = min(most, file.search.trials)
+    with local_ray(workers, max(1, usable_cores() // workers), file.search.cpus_per_trial) as session:
+        if file.search.gpus_per_trial > 0:
+            from search.cluster.nodes import alive_nodes, trials_at_once
+
+            trials_at_once(alive_nodes(), file.search.cpus_per_trial, file.search.gpus_per_trial)
+        yield session
+
+
+def _tune(worker: type, settings: Any, searcher: Any, folder: Path, resources: dict[str, float]) -> None:
     from ray import tune
 
     tune.Tuner(
-        tune.with_resources(tune.with_parameters(worker, settings=settings), {"cpu": 1}),
+        tune.with_resources(tune.with_parameters(worker, settings=settings), resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=-1,  # the searcher says when it is over
@@ -245,11 +283,7 @@ def _check_unchanged(existing: optuna.Study, file: StudyFile) -> None:
         raise InputError(f"{existing.study_name!r} is an Optuna study that Shoebox did not make.")
     # Through the model, so that a default which a newer Shoebox added is no difference.
     before = read_file(existing.study_name, before).model_dump(mode="json")
-    changed = [
-        path
-        for path in _differences(before, file.model_dump(mode="json"))
-        if path not in ("description", "search.trials", "search.workers")
-    ]
+    changed = [path for path in _differences(before, file.model_dump(mode="json")) if path not in FREE]
     if changed:
         raise InputError(
             f"Study {existing.study_name!r} was started with other settings: {', '.join(sorted(changed))} "

@@ -33,6 +33,7 @@ logger = logging.getLogger("shoebox.search.storage")
 
 BUSY_TIMEOUT = 60  # seconds that a writer waits for another one's SQLite transaction
 STORAGE = "SHOEBOX_STORAGE"  # environment variable with the URL, which may hold a password: it is no argument then
+HINT = "A storage is a URL like sqlite:////folder/studies.db or postgresql://user@host/name."
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -59,6 +60,15 @@ def is_sqlite(url: str) -> bool:
         return False
 
 
+def url_problem(url: str) -> InputError | None:
+    """Why a storage that another host will open cannot be one, as far as its URL tells; None if it may."""
+    try:
+        make_url(url)
+    except (ArgumentError, ValueError):
+        return InputError(f"The storage {masked(url)} is not a database URL.", HINT)
+    return None
+
+
 def open_storage(url: str, keep_connections: bool = True) -> RDBStorage:
     """Open a storage, creating its tables if it has none.
 
@@ -70,11 +80,9 @@ def open_storage(url: str, keep_connections: bool = True) -> RDBStorage:
     Raises:
         InputError: the URL is malformed, its driver is not installed, or it cannot be reached.
     """
-    hint = "A storage is a URL like sqlite:////folder/studies.db or postgresql://user@host/name."
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise InputError(f"The storage {masked(url)} is not a database URL.", hint) from None
+    if problem := url_problem(url):
+        raise problem
+    parsed = make_url(url)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -92,7 +100,7 @@ def open_storage(url: str, keep_connections: bool = True) -> RDBStorage:
         # The causes below may quote the URL, so only the kind of error and a cleaned text are passed on.
         reason = _reason(error, parsed)
         message = f"The storage {masked(url)} cannot be opened: {reason}."
-        raise InputError(message, hint) from None
+        raise InputError(message, HINT) from None
 
 
 def _reason(error: Exception, url: URL) -> str:

@@ -31,7 +31,11 @@ class SearchSpec(BaseModel):
         trials: trained trials in total; infeasible proposals do not count.
         seed: of the search: proposals and trainings follow from it.
         workers: trials at a time, at most; the machine's cores are divided among them. By default one per
-            core, but no more than 4.
+            core, but no more than 4; on a cluster as many as fit.
+        cpus_per_trial: CPUs that a trial needs; a fraction lets several share one. On a cluster its training has so
+            many threads, at least one; on one machine fewer trials run at a time.
+        gpus_per_trial: GPUs that Ray gives to a trial alone; 0.25 lets four share one. With 0 a trial uses the first
+            GPU of its host if there is one, together with the others there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,10 +44,27 @@ class SearchSpec(BaseModel):
     trials: int = Field(default=30, ge=1)
     seed: int = Field(default=0, ge=0)
     workers: int | None = Field(default=None, ge=1)
+    cpus_per_trial: float = Field(default=1.0, gt=0, le=1024)
+    gpus_per_trial: float = Field(default=0.0, ge=0, le=64)
+
+    @field_validator("cpus_per_trial", "gpus_per_trial")
+    @classmethod
+    def _whole_or_fraction(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("should be at most 1, or a whole number")
+        if round(value, 4) != value:
+            raise ValueError("should have at most 4 decimals, which is how Ray counts")
+        return value
 
     def worker_count(self) -> int:
         """`workers`, or what this machine suggests."""
-        return self.workers or min(4, usable_cores())
+        return self.workers or max(1, min(4, int(usable_cores() / max(1.0, self.cpus_per_trial))))
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What a trial needs, in Ray's words."""
+        needed = {"cpu": self.cpus_per_trial}
+        return {**needed, "gpu": self.gpus_per_trial} if self.gpus_per_trial > 0 else needed
 
 
 class StudyFile(TaskSections):

@@ -9,6 +9,7 @@ import typer
 
 from search.cli.ablate_command import ablate
 from search.cli.bench_commands import bench_samplers
+from search.cli.cluster_command import cluster_app
 from search.cli.doctor_command import doctor
 from search.cli.emulator_commands import emulator_app
 from search.cli.export_command import export
@@ -17,6 +18,7 @@ from search.cli.predict_command import predict
 from search.cli.quantize_command import quantize
 from search.cli.search_command import search
 from search.cli.studies_command import studies
+from search.cli.submit_command import submit
 
 __all__ = ["app", "main"]
 
@@ -28,7 +30,9 @@ app = typer.Typer(
     add_completion=True,
 )
 app.add_typer(emulator_app, name="emulator")
+app.add_typer(cluster_app, name="cluster")
 app.command()(search)
+app.command()(submit)
 app.command()(pareto)
 app.command()(export)
 app.command()(predict)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import string
 import time
 from collections.abc import Callable
@@ -81,6 +82,7 @@ def run_trial(
         quality = float("nan")
     bundle.mkdir(parents=True)
     (bundle / "model.onnx").write_bytes(b"toy")
+    (bundle / "host").write_text(socket.gethostname())
     return TrialRecord(
         trial=number,
         config=config,
