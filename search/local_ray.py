@@ -20,6 +20,9 @@ import ray
 LONGEST_TEMPORARY_FOLDER = 12
 OBJECT_STORE_BYTES = 100 * 2**20  # only settings and assignments go through it
 
+# How many workers Tune starts at a time. By its own choice it is one, so that a thousand would take hours.
+PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
+
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -59,7 +62,7 @@ def local_ray(workers: int, threads: int, cpus: float = 1.0) -> Iterator[Session
     Workers inherit this process's environment, with `threads` OpenMP threads each. If the calling program
     has started Ray itself, that one is used and left running.
     """
-    changes = {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
+    changes = {**ENVIRONMENT, PENDING: str(workers), "OMP_NUM_THREADS": str(threads)}
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     folder = _temporary_folder()

@@ -13,11 +13,12 @@ import numpy as np
 import optuna
 import torch
 
+from runners.bundle_store import names, remove_others
 from runners.cores import usable_cores
 from runners.latency import LatencyMeter
 from runners.task import load_task
 from search.arm_check import check_front_on_arm
-from search.ledger import Ledger, Proposal
+from search.ledger import RECORD, Ledger, Proposal
 from search.lock import only_one
 from search.progress import Display, Monitor, NoDisplay
 from search.samplers import study_sampler
@@ -96,7 +97,7 @@ def run_study(
         plan = file.plan()
         # What can be wrong is said before anything slow begins: an unknown device, data that does not fit.
         if existing is None:
-            _check_no_bundles(file.name)
+            _check_no_bundles(file)
         meter = LatencyMeter(file.device)
         if existing is not None and existing.user_attrs.get(TIMED_ON, meter.identity) != meter.identity:
             raise InputError(
@@ -153,6 +154,9 @@ def run_study(
             bundles=study_folder(file.name) / "trials",
         )
         repeated = ledger.recover()
+        if file.bundles:  # of trials that were killed before their record was written
+            trials = existing.get_trials(deepcopy=False)
+            remove_others(file.bundles, {f"{trial.number:05d}" for trial in trials if RECORD in trial.user_attrs})
         if repeated:
             logger.info("Trials that had not ended and are run again: %d.", repeated)
         if not ledger.exhausted:
@@ -173,7 +177,7 @@ def _run(
             from search.worker import TrialWorker, WorkerSettings
 
             searcher = StudySearcher(ledger, url, min(session.workers, file.search.trials), on_change=monitor)
-            settings = WorkerSettings(pipeline, plan, url, session.threads, tuple(sys.path))
+            settings = WorkerSettings(pipeline, plan, url, session.threads, tuple(sys.path), file.bundles)
             _tune(TrialWorker, settings, searcher, session.folder, file.search.resources)
     except BaseException:
         # Ray and its workers are gone by now: settle what they finished, queue the rest for a resume.
@@ -266,12 +270,12 @@ def _find_whole(storage: Any, name: str) -> optuna.Study | None:
     return None if found is None or half_made(found) else found
 
 
-def _check_no_bundles(name: str) -> None:
+def _check_no_bundles(file: StudyFile) -> None:
     """A new study must not write over the bundles of another one, in another storage or deleted."""
-    folder = study_folder(name) / "trials"
-    if folder.is_dir() and any(folder.iterdir()):
+    folder = study_folder(file.name) / "trials"
+    if (folder.is_dir() and any(folder.iterdir())) or (file.bundles and names(file.bundles)):
         raise InputError(
-            f"{folder} holds bundles of another study named {name!r}.",
+            f"{file.bundles or folder} holds bundles of another study named {file.name!r}.",
             "Remove that folder, or start this study by --name NAME.",
         )
 

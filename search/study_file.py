@@ -36,6 +36,8 @@ class SearchSpec(BaseModel):
             many threads, at least one; on one machine fewer trials run at a time.
         gpus_per_trial: GPUs that Ray gives to a trial alone; 0.25 lets four share one. With 0 a trial uses the first
             GPU of its host if there is one, together with the others there.
+        bundles: URL of a folder for the bundles of studies (s3://bucket/folder; any protocol of fsspec), for hosts that
+            share no `SHOEBOX_HOME`. By default they are in `SHOEBOX_HOME`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +48,7 @@ class SearchSpec(BaseModel):
     workers: int | None = Field(default=None, ge=1)
     cpus_per_trial: float = Field(default=1.0, gt=0, le=1024)
     gpus_per_trial: float = Field(default=0.0, ge=0, le=64)
+    bundles: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9+.-]*://[^/]*/?.*[^/]$")
 
     @field_validator("cpus_per_trial", "gpus_per_trial")
     @classmethod
@@ -158,6 +161,11 @@ class StudyFile(TaskSections):
                     f"{plan.task.max_length}: students would have positions that the encoder never saw"
                 )
 
+    @property
+    def bundles(self) -> str | None:
+        """URL under which this study's bundles are; None if they are in its folder."""
+        return self.search.bundles and f"{self.search.bundles}/{self.name}"
+
     def plan(self) -> TrialPlan:
         """What the trial pipeline needs to know."""
         return TrialPlan(
@@ -184,6 +192,7 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
     "workers": ("search", "workers"),
     "seed": ("search", "seed"),
     "sampler": ("search", "sampler"),
+    "bundles": ("search", "bundles"),
     "latency": ("device", "latency"),
     "device": ("device", "profile"),
 }

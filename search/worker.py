@@ -7,11 +7,13 @@ import importlib
 import logging
 import math
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from optuna.exceptions import StorageInternalError
@@ -58,6 +60,7 @@ class WorkerSettings:
         url: of the study's storage.
         threads: torch threads per worker.
         path: module search path of the driver.
+        bundles: URL under which bundles go; None if they stay in the assignments' folders.
     """
 
     pipeline: str
@@ -65,6 +68,7 @@ class WorkerSettings:
     url: str
     threads: int
     path: tuple[str, ...]
+    bundles: str | None = None
 
 
 class TrialWorker(Trainable):
@@ -115,19 +119,24 @@ class TrialWorker(Trainable):
                 time.sleep(pause)
         self._study_storage.set_trial_user_attr(self._assignment.trial_id, key, value)
 
+    def _run(self, assignment: Assignment) -> TrialRecord:
+        """The trial's record; its bundle is where it is to stay."""
+        given = (assignment.number, assignment.config, assignment.recipe, assignment.seed)
+        plan, prepared, url = self._settings.plan, self._prepared, self._settings.bundles
+        if url is None:
+            return self._pipeline.run_trial(plan, prepared, *given, assignment.bundle)
+        from runners.bundle_store import published
+
+        name = assignment.bundle.name
+        with tempfile.TemporaryDirectory(prefix="shoebox-bundle-") as folder:
+            record = self._pipeline.run_trial(plan, prepared, *given, Path(folder) / name)
+            return published(record, f"{url}/{name}")
+
     def _outcome(self, assignment: Assignment) -> tuple[str, Any]:
         from runners.trial import InfeasibleTrial
 
         try:
-            record = self._pipeline.run_trial(
-                self._settings.plan,
-                self._prepared,
-                assignment.number,
-                assignment.config,
-                assignment.recipe,
-                assignment.seed,
-                assignment.bundle,
-            )
+            record = self._run(assignment)
         except Exception as error:
             if isinstance(error, InfeasibleTrial):
                 return INFEASIBLE, error.constraints

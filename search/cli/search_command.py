@@ -31,6 +31,9 @@ def search(
     device: Annotated[str | None, typer.Option(help="Device profile, like cortex-a53.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed study.")] = False,
     name: Annotated[str | None, typer.Option(help="Another name for the study.")] = None,
+    bundles: Annotated[
+        str | None, typer.Option(help="URL for the bundles, like s3://bucket/folder.", show_default="SHOEBOX_HOME")
+    ] = None,
     storage: StorageOption = None,
     address: Annotated[
         str | None, typer.Option(help="A Ray cluster: auto, or HOST:PORT of its head.", show_default="this machine")
@@ -52,6 +55,7 @@ def search(
         "seed": seed,
         "latency": latency,
         "device": device,
+        "bundles": bundles,
     }
     # A terminated search ends as cleanly as one stopped by Ctrl-C.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -21,6 +21,9 @@ def submit(
     device: Annotated[str | None, typer.Option(help="Device profile, like cortex-a53.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed study.")] = False,
     name: Annotated[str | None, typer.Option(help="Another name for the study.")] = None,
+    bundles: Annotated[
+        str | None, typer.Option(help="URL for the bundles, like s3://bucket/folder.", show_default="SHOEBOX_HOME")
+    ] = None,
     storage: StorageOption = None,
     shared: Annotated[
         str | None, typer.Option(help="Folder that all hosts share, for results and cache.", show_default="the hosts'")
@@ -42,6 +45,7 @@ def submit(
         "seed": seed,
         "latency": latency,
         "device": device,
+        "bundles": bundles,
     }
     job = jobs.submit(study, address, overrides=overrides, resume=resume, storage=storage, shared=shared)
     typer.echo(f"Job {job} runs at {address}.")

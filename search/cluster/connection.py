@@ -17,7 +17,7 @@ from typing import Any
 import ray
 
 from search.cluster.nodes import Node, alive_nodes, check_nodes, trials_at_once
-from search.local_ray import ENVIRONMENT, Session, own_signals, quiet
+from search.local_ray import ENVIRONMENT, PENDING, Session, own_signals, quiet
 from search.storage import STORAGE, is_sqlite, masked
 from search.study_file import StudyFile
 from space.errors import InputError
@@ -81,7 +81,7 @@ def connected(address: str, file: StudyFile, url: str) -> Iterator[Cluster]:
     host_and_port = _checked(address)
     environment = worker_environment(max(1, int(file.search.cpus_per_trial)))
     changes = {**ENVIRONMENT, "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}
-    before = {name: os.environ.get(name) for name in changes}
+    before = {name: os.environ.get(name) for name in (*changes, PENDING)}
     os.environ.update(changes)
     started = False
     folder = cache() / "tune" / f"{file.name}-{uuid.uuid4().hex[:12]}"
@@ -93,10 +93,12 @@ def connected(address: str, file: StudyFile, url: str) -> Iterator[Cluster]:
         _check_suits(file, url, nodes)
         workers = trials_at_once(nodes, file.search.cpus_per_trial, file.search.gpus_per_trial)
         with quiet():
-            check_nodes(nodes, [home(), cache()], named_paths(file.plan().model_dump(mode="json")), url)
+            shared = [cache()] if file.bundles else [home(), cache()]
+            check_nodes(nodes, shared, named_paths(file.plan().model_dump(mode="json")), url)
             _remove_leftovers(folder.parent)
             logger.info("Ray cluster: %d hosts, %d trials at a time.", len(nodes), file.search.workers or workers)
             # More workers than fit today are the user's word: a cluster that grows starts hosts for those that wait.
+            os.environ[PENDING] = str(file.search.workers or workers)
             session = Session(folder, file.search.workers or workers, max(1, int(file.search.cpus_per_trial)))
             yield Cluster(session, file.search.cpus_per_trial, file.search.gpus_per_trial)
     finally:

@@ -37,7 +37,7 @@ def url(hosts: RayHosts) -> Iterator[str]:
     server.close()
 
 
-def wait_for(url: str, state: str, count: int, driver: subprocess.Popen[str], seconds: float = 180) -> None:
+def wait_for(url: str, state: str, count: int, driver: subprocess.Popen[str], seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     storage = open_storage(url)
     while time.monotonic() < until:
@@ -53,20 +53,20 @@ def wait_for(url: str, state: str, count: int, driver: subprocess.Popen[str], se
 def test_a_host_dies_in_mid_trial(hosts: RayHosts, url: str, toy_file: Path, shoebox_command: list[str]) -> None:
     toy_file.write_text(toy_file.read_text().replace("workers: 2", "sampler: random").replace("sampler: tpe, ", ""))
     toy_file.write_text(toy_file.read_text().replace("deployed_bytes: 600000", "deployed_bytes: 20000000"))
-    command = [*shoebox_command, "search", str(toy_file), "--trials", "12", "--address", "auto"]
-    environment = {"SHOEBOX_STORAGE": url, "SHOEBOX_TOY_SECONDS": "5", **hosts.settings}
+    command = [*shoebox_command, "search", str(toy_file), "--trials", "9", "--address", "auto"]
+    environment = {"SHOEBOX_STORAGE": url, "SHOEBOX_TOY_SECONDS": "20", **hosts.settings}
     driver = hosts.head.start(command, environment)
     try:
-        wait_for(url, "finished", 4, driver)  # of three hosts with a CPU each
+        wait_for(url, "finished", 3, driver)  # of three hosts with a CPU each
         wait_for(url, "running", 3, driver)
         hosts.hosts[2].power_off()
-        out, _ = driver.communicate(timeout=240)
+        out, _ = driver.communicate(timeout=400)
     finally:
         driver.kill()
     assert driver.returncode == 0, out
     study = load_study("toy", url)
-    assert len(study.trials("finished")) + len(study.trials("failed")) == 12
-    assert len(study.trials("finished")) >= 11
+    assert len(study.trials("finished")) + len(study.trials("failed")) == 9
+    assert len(study.trials("finished")) >= 8
     assert not study.trials("running")
     assert not study.trials("waiting")
     ran_on = {(Path(record.bundle) / "host").read_text() for record in study.records()}
