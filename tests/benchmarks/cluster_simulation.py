@@ -41,20 +41,24 @@ class Driver:
     rejected: int = 0
 
 
-def simulate(engine: Any, workers: int, median_seconds: float, clock: Callable[[], float]) -> Driver:
-    """Run a study to its end.
+def simulate(
+    engine: Any, workers: int, median_seconds: float, clock: Callable[[], float], most_seconds: float
+) -> Driver:
+    """Run a study to its end, or until it has taken too long.
 
     Args:
         engine: `tests.search.conftest.Engine`: a ledger and a toy trial.
         workers: trials at a time.
         median_seconds: of a trial.
         clock: whose differences are the driver's time.
+        most_seconds: of real time.
     """
     found = Driver()
     noise = np.random.default_rng(0)
     ending: list[tuple[float, int]] = []
     now = 0.0
-    while not engine.ledger.exhausted:
+    until = time.monotonic() + most_seconds
+    while not engine.ledger.exhausted and time.monotonic() < until:
         if ending and ending[0][0] <= now:
             _, number = heapq.heappop(ending)
             start = clock()
@@ -92,8 +96,8 @@ def utilisation(found: Driver, workers: int) -> tuple[float, float]:
 def report(sampler: str, found: Driver, workers: int, median_seconds: float) -> str:
     whole, steady = utilisation(found, workers)
     tail = slice(-max(1, len(found.ask) // 3), None)  # the last third: what a long study costs
-    per_trial = float(np.mean(found.ask[tail]) + np.mean(found.settle[tail]))
-    ask, settle = np.quantile(found.ask, [0.5, 0.95]) * 1e3, np.quantile(found.settle, [0.5, 0.95]) * 1e3
+    per_trial = float(np.mean(found.ask[tail]) + np.mean(found.settle[-len(found.ask[tail]) :] or [0.0]))
+    ask, settle = np.quantile(found.ask, [0.5, 0.95]) * 1e3, np.quantile(found.settle or [0.0], [0.5, 0.95]) * 1e3
     lasted = np.median([end - start for start, end in found.spans])
     most = ", ".join(f"{minutes} min: {minutes * 60 / per_trial:,.0f}" for minutes in MINUTES)
     return (
@@ -113,6 +117,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=3000)
     parser.add_argument("--samplers", nargs="+", default=["random", "tpe", "known-cost"])
     parser.add_argument("--seconds", type=float, default=300, help="median of a trial")
+    parser.add_argument("--most-minutes", type=float, default=60, help="of real time for a sampler; then it reports")
     parser.add_argument("--storage", help="URL of an empty storage; a SQLite file by default")
     parser.add_argument(
         "--cpu-clock",
@@ -132,7 +137,7 @@ def main() -> None:
             file = load_study_file(HERE / "toy_study.yaml", overrides)
             limits = file.limits.model_copy(update={"deployed_bytes": 1_000_000})
             engine = Engine(file.model_copy(update={"limits": limits}), options.storage)
-            found = simulate(engine, options.workers, options.seconds, clock)
+            found = simulate(engine, options.workers, options.seconds, clock, 60 * options.most_minutes)
             print(report(sampler, found, options.workers, options.seconds), flush=True)
 
 

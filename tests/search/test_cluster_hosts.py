@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import time
@@ -12,29 +13,39 @@ import pytest
 from helpers.hosts import RayHosts, can_make_hosts
 from helpers.postgresql_server import PostgresServer, binaries
 
+from runners.bundle_store import fetch
 from search.ledger import state_of
 from search.storage import find_study, open_storage
 from search.study import load_study
 
 pytestmark = pytest.mark.slow
+HAS_JOBS = all(importlib.util.find_spec(name) for name in ("aiohttp", "aiohttp_cors", "requests"))
 
 
-@pytest.fixture
-def hosts(home: Path, tmp_path: Path) -> Iterator[RayHosts]:
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHosts]:
     if reason := can_make_hosts():
         pytest.skip(reason)
-    cluster = RayHosts(3, tmp_path, {"PYTHONPATH": os.environ["PYTHONPATH"]}, ("--include-dashboard=false",))
+    here = Path(__file__).parent
+    dashboard = "--dashboard-host=0.0.0.0" if HAS_JOBS else "--include-dashboard=false"
+    folder = tmp_path_factory.mktemp("ray")
+    cluster = RayHosts(3, folder, {"PYTHONPATH": f"{here.parents[1]}:{here}"}, (dashboard,))
     yield cluster
     cluster.close()
 
 
-@pytest.fixture
-def url(hosts: RayHosts) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def server(hosts: RayHosts) -> Iterator[PostgresServer]:
     if binaries() is None:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
     server = PostgresServer(hosts.gateway)
-    yield server.new_url()
+    yield server
     server.close()
+
+
+@pytest.fixture
+def url(server: PostgresServer) -> str:
+    return server.new_url()
 
 
 def wait_for(url: str, state: str, count: int, driver: subprocess.Popen[str], seconds: float = 300) -> None:
@@ -48,6 +59,55 @@ def wait_for(url: str, state: str, count: int, driver: subprocess.Popen[str], se
         time.sleep(0.2)
     driver.kill()
     raise AssertionError(f"fewer than {count} trials were {state} in {seconds} s: {driver.communicate()[0]}")
+
+
+def run(driver: subprocess.Popen[str]) -> tuple[int, str]:
+    out, _ = driver.communicate(timeout=400)
+    return driver.returncode, out
+
+
+def test_what_hosts_lack_is_said_before_anything_runs(
+    hosts: RayHosts, url: str, toy_file: Path, home: Path, shoebox_command: list[str]
+) -> None:
+    command = [*shoebox_command, "search", str(toy_file), "--address", f"{hosts.head.address}:6379"]
+    code, out = run(hosts.head.start([*command, "--storage", f"sqlite:///{home}/x.db"], hosts.settings))
+    assert code == 2, out
+    assert "postgresql://" in out
+    home.mkdir(exist_ok=True)
+    last = hosts.hosts[2]
+    last.run(["mount", "-t", "tmpfs", "none", str(home)], {})  # a disk of its own at the same path
+    try:
+        code, out = run(hosts.head.start(command, {"SHOEBOX_STORAGE": url, **hosts.settings}))
+    finally:
+        last.run(["umount", str(home)], {})
+    assert code == 2, out
+    assert f"Not every host of the cluster can run this study: {last.address}: {home} is not the shared folder." in out
+    assert "s3cret" not in out
+    assert find_study(open_storage(url), "toy") is None
+
+
+@pytest.mark.skipif(not HAS_JOBS, reason="Ray Jobs are not installed (pip install 'shoebox[cluster]')")
+def test_a_job_searches(hosts: RayHosts, url: str, toy_file: Path, tmp_path: Path, shoebox_command: list[str]) -> None:
+    bundles = f"file://{tmp_path}/bundles"
+    options = ["--storage", url, "--shared", str(tmp_path / "shared"), "--bundles", bundles, "--trials", "4"]
+    command = [*shoebox_command, "submit", str(toy_file), "--address", f"http://{hosts.head.address}:8265"]
+    done = subprocess.run(
+        [*command, *options, "--wait"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+        env={**os.environ, **hosts.settings},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Ray cluster: 3 hosts, 3 trials at a time." in done.stdout
+    assert "s3cret" not in done.stdout + done.stderr
+    study = load_study("toy", url)
+    assert len(study.trials("finished")) == 4
+    assert {record.bundle for record in study.records()} == {
+        f"{bundles}/toy/{record.trial:05d}" for record in study.records()
+    }
+    assert (fetch(study.best().bundle) / "model.onnx").read_bytes() == b"toy"
 
 
 def test_a_host_dies_in_mid_trial(hosts: RayHosts, url: str, toy_file: Path, shoebox_command: list[str]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -17,7 +20,7 @@ from search import postgresql as postgresql_module
 from search.ledger import ORPHANED
 from search.postgresql import with_driver
 from search.samplers import RETRY_OF
-from search.storage import create_study, open_storage, set_constraints, study_names
+from search.storage import create_study, find_study, open_storage, set_constraints, study_names
 from search.study import load_study, study_folder
 from space.errors import InputError
 
@@ -138,3 +141,38 @@ def test_without_a_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(InputError, match=r"shoebox\[postgres\]") as caught:
         with_driver(make_url("postgresql://me:s3cret@host/name"))
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_search_survives_a_restart_of_its_server(postgresql: Any, toy_file: Path, shoebox_command: list[str]) -> None:
+    """With Ray, while trials run and end: the server aborts every connection twice and is away for seconds."""
+    url = postgresql.new_url()
+    toy_file.write_text(toy_file.read_text().replace("deployed_bytes: 600000", "deployed_bytes: 20000000"))
+    search = subprocess.Popen(
+        [*shoebox_command, "search", str(toy_file), "--trials", "12", "--sampler", "random"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "SHOEBOX_STORAGE": url, "SHOEBOX_TOY_SECONDS": "1"},
+    )
+    try:
+        for finished in (2, 6):
+            until = time.monotonic() + 200
+            while (
+                not (found := find_study(open_storage(url), "toy"))
+                or len([trial for trial in found.get_trials() if trial.state.is_finished()]) < finished
+            ):
+                assert time.monotonic() < until
+                assert search.poll() is None, search.communicate()[0]
+                time.sleep(0.5)
+            postgresql.stop()
+            time.sleep(4)
+            postgresql.start()
+        out, _ = search.communicate(timeout=300)
+    finally:
+        search.kill()
+    assert search.returncode == 0, out
+    study = load_study("toy", url)
+    assert len(study.trials("finished")) == 12, out
+    assert len(study.trials()) == 12
+    assert "s3cret" not in out
