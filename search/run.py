@@ -208,7 +208,11 @@ def _on_cluster(address: str | None, file: StudyFile, url: str) -> Iterator[Clus
 def _ray(file: StudyFile, cluster: Cluster | None) -> Iterator[Session]:
     """A Ray of this machine's own, unless a cluster is connected."""
     if cluster is not None:
-        yield cluster.session
+        try:
+            yield cluster.session
+        except BaseException:
+            cluster.stop()  # what comes next takes the workers for gone
+            raise
         return
     # Ray takes more than a second to import: only a search pays for it.
     from search.local_ray import local_ray

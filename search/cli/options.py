@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-StorageOption = Annotated[str | None, typer.Option(help="Storage URL of Optuna.", show_default="SQLite in ~/.shoebox")]
+StorageOption = Annotated[
+    str | None, typer.Option(help="Storage URL of Optuna.", show_default="SHOEBOX_STORAGE, or SQLite in ~/.shoebox")
+]
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study in the storage.")]
 
 

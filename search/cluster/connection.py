@@ -37,11 +37,13 @@ class Cluster:
     Attributes:
         session: where and how trials run.
         cpus, gpus: of one trial.
+        ours: whether this search connected to it.
     """
 
     session: Session
     cpus: float
     gpus: float
+    ours: bool
 
     def prepare(self, pipeline: str, plan: Any) -> None:
         """Fill the shared cache (teacher, its outputs) once, on a host that has what a trial gets.
@@ -54,6 +56,15 @@ class Cluster:
             ray.get(task.remote(pipeline, plan))
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
+        except ray.exceptions.RayError as error:  # it has been tried on other hosts
+            reason = " ".join(str(error).split())
+            raise InputError(f"No host of the cluster got the teacher and its outputs ready: {reason[:300]}") from None
+
+    def stop(self) -> None:
+        """End this search's workers, unless the calling program had connected itself."""
+        if self.ours:
+            with own_signals():
+                ray.shutdown()
 
 
 def _fill_cache(pipeline: str, plan: Any) -> None:
@@ -79,7 +90,8 @@ def connected(address: str, file: StudyFile, url: str) -> Iterator[Cluster]:
             a host does not see what it has to.
     """
     host_and_port = _checked(address)
-    environment = worker_environment(max(1, int(file.search.cpus_per_trial)))
+    threads = max(1, int(file.search.cpus_per_trial))
+    environment = worker_environment(threads)
     changes = {**ENVIRONMENT, "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1"}
     before = {name: os.environ.get(name) for name in (*changes, PENDING)}
     os.environ.update(changes)
@@ -91,16 +103,17 @@ def connected(address: str, file: StudyFile, url: str) -> Iterator[Cluster]:
             started = True
         nodes = [node for node in alive_nodes() if node.cpus > 0]
         _check_suits(file, url, nodes)
-        workers = trials_at_once(nodes, file.search.cpus_per_trial, file.search.gpus_per_trial)
+        fit = trials_at_once(nodes, file.search.cpus_per_trial, file.search.gpus_per_trial)
+        # More workers than fit today are the user's word: a cluster that grows starts hosts for those that wait.
+        workers = 1 if file.device.latency == "native" else file.search.workers or fit
         with quiet():
             shared = [cache()] if file.bundles else [home(), cache()]
             check_nodes(nodes, shared, named_paths(file.plan().model_dump(mode="json")), url)
             _remove_leftovers(folder.parent)
-            logger.info("Ray cluster: %d hosts, %d trials at a time.", len(nodes), file.search.workers or workers)
-            # More workers than fit today are the user's word: a cluster that grows starts hosts for those that wait.
-            os.environ[PENDING] = str(file.search.workers or workers)
-            session = Session(folder, file.search.workers or workers, max(1, int(file.search.cpus_per_trial)))
-            yield Cluster(session, file.search.cpus_per_trial, file.search.gpus_per_trial)
+            logger.info("Ray cluster: %d hosts, %d trials at a time.", len(nodes), workers)
+            session = Session(folder, workers, threads)
+            os.environ[PENDING] = str(workers)
+            yield Cluster(session, file.search.cpus_per_trial, file.search.gpus_per_trial, ours=started)
     finally:
         if started:
             with own_signals():
@@ -167,7 +180,7 @@ def _connect(address: str, host_and_port: tuple[str, int] | None, environment: d
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split(". ")[0].split())
         raise InputError(f"There is no connection to a Ray cluster at {address}: {reason}.", hint) from None
 
