@@ -100,7 +100,7 @@ def test_a_job_searches(hosts: RayHosts, url: str, toy_file: Path, tmp_path: Pat
         env={**os.environ, **hosts.settings},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Ray cluster: 3 hosts, 3 trials at a time." in done.stdout
+    assert "Ray cluster: 3 hosts, 2 trials at a time." in done.stdout
     assert "s3cret" not in done.stdout + done.stderr
     study = load_study("toy", url)
     assert len(study.trials("finished")) == 4

@@ -14,6 +14,8 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
 from sqlalchemy.engine import make_url
 
 from search import postgresql as postgresql_module
@@ -143,6 +145,11 @@ def test_without_a_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) ->
     assert "s3cret" not in str(caught.value)
 
 
+def trials_of(storage: RDBStorage) -> list[FrozenTrial]:
+    study = find_study(storage, "toy")
+    return [] if study is None else study.get_trials(deepcopy=False)
+
+
 @pytest.mark.slow
 def test_a_search_survives_a_restart_of_its_server(postgresql: Any, toy_file: Path, shoebox_command: list[str]) -> None:
     """With Ray, while trials run and end: the server aborts every connection twice and is away for seconds."""
@@ -156,19 +163,17 @@ def test_a_search_survives_a_restart_of_its_server(postgresql: Any, toy_file: Pa
         env={**os.environ, "SHOEBOX_STORAGE": url, "SHOEBOX_TOY_SECONDS": "1"},
     )
     try:
+        storage = open_storage(url)
         for finished in (2, 6):
-            until = time.monotonic() + 200
-            while (
-                not (found := find_study(open_storage(url), "toy"))
-                or len([trial for trial in found.get_trials() if trial.state.is_finished()]) < finished
-            ):
+            until = time.monotonic() + 400
+            while finished > sum(trial.state.is_finished() for trial in trials_of(storage)):
                 assert time.monotonic() < until
                 assert search.poll() is None, search.communicate()[0]
                 time.sleep(0.5)
             postgresql.stop()
             time.sleep(4)
             postgresql.start()
-        out, _ = search.communicate(timeout=300)
+        out, _ = search.communicate(timeout=500)
     finally:
         search.kill()
     assert search.returncode == 0, out
