@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 
 import optuna
 
 from runners.arm_quality import add_arm_quality, measure_arm_quality
+from runners.bundle_store import fetch, is_url, publish
 from runners.latency import DeviceSpec
 from runners.task import Task
 from search.study import ON_ARM, Study
@@ -30,10 +30,13 @@ def check_front_on_arm(study: optuna.Study, url: str, tasks: Mapping[str, Task],
         if record.on_arm is not None:
             continue
         try:
-            measured = measure_arm_quality(Path(record.bundle), tasks, device, record)
+            bundle = fetch(record.bundle)
+            measured = measure_arm_quality(bundle, tasks, device, record)
             found[str(record.trial)] = measured.model_dump(mode="json")
             study.set_user_attr(ON_ARM, found)
-            add_arm_quality(Path(record.bundle), record, measured)
+            add_arm_quality(bundle, record, measured)
+            if is_url(record.bundle):
+                publish(bundle, record.bundle)
         except Exception as error:  # a damaged bundle, a full disk: the search itself has ended well
             reason = " ".join(str(error).split())
             logger.warning("Trial %d could not be judged with ARM kernels: %s", record.trial, reason)

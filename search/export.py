@@ -26,8 +26,9 @@ def export_bundle(record: TrialRecord, output: Path, keep: str = "all") -> Path:
         InputError: the folder exists, the bundle is gone, or it cannot be written (disk full, no permission).
     """
     from runners.bundle import copy_bundle
+    from runners.bundle_store import fetch
 
-    source = Path(record.bundle)
+    source = fetch(record.bundle)
     if not source.is_dir():
         if keep == "front":
             raise InputError(

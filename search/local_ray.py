@@ -10,6 +10,8 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import ray
@@ -17,6 +19,9 @@ import ray
 # An AF_UNIX path has at most 107 characters; Ray adds up to 70 to its folder and ours has up to 25.
 LONGEST_TEMPORARY_FOLDER = 12
 OBJECT_STORE_BYTES = 100 * 2**20  # only settings and assignments go through it
+
+# How many workers Tune starts at a time. By its own choice it is one, so that a thousand would take hours.
+PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,27 +40,39 @@ ENVIRONMENT = {
 }
 
 
+@dataclass(frozen=True)
+class Session:
+    """A Ray that is ready for a search.
+
+    Attributes:
+        folder: for Ray Tune's files; every worker can write there.
+        workers: trials at a time.
+        threads: torch threads per worker.
+    """
+
+    folder: Path
+    workers: int
+    threads: int
+
+
 @contextlib.contextmanager
-def local_ray(workers: int, threads: int) -> Iterator[Path]:
-    """Start Ray with one CPU per worker, and stop it at the end.
+def local_ray(workers: int, threads: int, cpus: float = 1.0) -> Iterator[Session]:
+    """Start Ray with `cpus` CPUs per worker, as Ray counts them, and stop it at the end.
 
     Workers inherit this process's environment, with `threads` OpenMP threads each. If the calling program
     has started Ray itself, that one is used and left running.
-
-    Yields:
-        A temporary folder for Ray Tune's files.
     """
-    changes = {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
+    changes = {**ENVIRONMENT, PENDING: str(workers), "OMP_NUM_THREADS": str(threads)}
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     folder = _temporary_folder()
     started = False
     try:
         if not ray.is_initialized():
-            with quiet(), _own_signals():
+            with quiet(), own_signals():
                 ray.init(
                     address="local",
-                    num_cpus=workers,
+                    num_cpus=ceil(workers * cpus),
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.CRITICAL,
@@ -64,10 +81,10 @@ def local_ray(workers: int, threads: int) -> Iterator[Path]:
                 )
             started = True
         with quiet():
-            yield folder / "tune"
+            yield Session(folder / "tune", workers, threads)
     finally:
         if started:
-            with _own_signals():
+            with own_signals():
                 ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
         for name, value in before.items():
@@ -78,7 +95,7 @@ def local_ray(workers: int, threads: int) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
+def own_signals() -> Iterator[None]:
     """Put back the SIGTERM handler that Ray replaces, at its start and at its end; the caller's may end the search in
     order."""
     if threading.current_thread() is not threading.main_thread():  # where no handler can be set

@@ -7,12 +7,13 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
 import torch
 
+from runners.bundle_store import names, remove_others
 from runners.cores import usable_cores
 from runners.latency import LatencyMeter
 from runners.task import load_task
@@ -22,6 +23,7 @@ from search.ledger import Ledger
 from search.lock import only_one
 from search.progress import Display, Monitor, NoDisplay
 from search.samplers import study_sampler
+from search.states import RECORD
 from search.storage import create_study, default_url, find_study, masked, open_storage
 from search.study import OVERRIDES, SOURCE, STUDY_FILE, TIMED_ON, Study, directions, half_made, read_file, study_folder
 from search.study_file import StudyFile, load_study_file
@@ -30,12 +32,18 @@ from space.errors import InputError
 from space.families import deployed_bytes
 from space.joint import JointSpace
 
+if TYPE_CHECKING:
+    from search.cluster.connection import Cluster
+    from search.local_ray import Session
+
 logger = logging.getLogger("shoebox.search.run")
 
 PIPELINE = "runners.trial"
-# What a resume may change of a study file: nothing that a trained trial depends on.
+# What may change when a study is resumed: how long it is, what is kept of it, and where it runs.
 _MAY_CHANGE = {"description"} | {
-    f"search.{name}" for name in ("trials", "hours", "training_hours", "workers", "keep_bundles", "repeats")
+    f"search.{name}"
+    for name in ("trials", "hours", "training_hours", "repeats", "keep_bundles")
+    + ("workers", "cpus_per_trial", "gpus_per_trial")
 }
 
 
@@ -47,6 +55,7 @@ def run_study(
     storage: str | None = None,
     display: Display | None = None,
     pipeline: str | None = None,
+    address: str | None = None,
 ) -> Study:
     """Search until one of the study's budgets is spent.
 
@@ -58,6 +67,8 @@ def run_study(
         storage: URL of the storage; default `home()/studies.db`.
         display: shows progress; nothing by default.
         pipeline: name of the module whose functions carry out a trial (`search.worker.Pipeline`); default `PIPELINE`.
+        address: of a Ray cluster, `auto` or HOST:PORT (`search.cluster.connection.connected`); by default trials run
+            on this machine.
 
     Raises:
         InputError: a wrong study file or option; the study exists (without `resume`), does not exist (with
@@ -88,11 +99,11 @@ def run_study(
         given = {**existing.user_attrs.get(OVERRIDES, {}), **given}
         file = study if isinstance(study, StudyFile) else load_study_file(study, given)
         _check_unchanged(existing, file)
-    with _only_driver(file.name):
+    with _only_driver(file.name), _on_cluster(address, file, url) as cluster:
         plan = file.plan()
         # What can be wrong is said before anything slow begins: an unknown device, data that does not fit.
         if existing is None:
-            _check_no_bundles(file.name)
+            _check_no_bundles(file)
         meter = LatencyMeter(file.device)
         if existing is not None and existing.user_attrs.get(TIMED_ON, meter.identity) != meter.identity:
             raise InputError(
@@ -101,6 +112,8 @@ def run_study(
             )
         tasks = {name: load_task(plan.task) for name, plan in file.task_plans.items()}
         meter.prepare()  # here, not in the workers, so that the emulator is set up once
+        if cluster is not None:
+            cluster.prepare(pipeline, plan)  # once, where trials run; what follows reads the shared cache
         with _all_cores():
             prepared = load_pipeline(pipeline).prepare(plan)
         space = JointSpace(file.space)
@@ -153,34 +166,32 @@ def run_study(
             keep_bundles=file.search.keep_bundles,
         )
         repeated = ledger.recover()
+        if file.bundles:  # of trials that were killed before their record was written
+            trials = existing.get_trials(deepcopy=False)
+            remove_others(file.bundles, {f"{trial.number:05d}" for trial in trials if RECORD in trial.user_attrs})
         if repeated:
             logger.info("Trials that had not ended and are run again: %d.", repeated)
         if not ledger.exhausted:
-            _run(file, ledger, url, pipeline, plan, display or NoDisplay())
+            _run(file, ledger, url, pipeline, plan, display or NoDisplay(), cluster)
         ledger.close()
         check_front_on_arm(existing, url, tasks, file.device)
     return Study(existing, url)
 
 
-def _run(file: StudyFile, ledger: Ledger, url: str, pipeline: str, plan: Any, display: Display) -> None:
+def _run(
+    file: StudyFile, ledger: Ledger, url: str, pipeline: str, plan: Any, display: Display, cluster: Cluster | None
+) -> None:
     """Run Ray Tune on a ledger until its budget is spent."""
-    # Ray takes more than a second to import: only a search pays for it.
-    from search.local_ray import local_ray
-
-    # By the clock, one trial's training would disturb another one's timing.
-    most = 1 if file.device.latency == "native" else file.search.worker_count()
-    workers = min(most, file.search.trials)
-    threads = max(1, usable_cores() // workers)
     monitor = Monitor(ledger, list(file.objectives), file.limits, file.metric, display)
     display.start(file.name)
     try:
-        with local_ray(workers, threads) as folder:
+        with _ray(file, cluster) as session:
             from search.searcher import StudySearcher
             from search.worker import TrialWorker, WorkerSettings
 
-            searcher = StudySearcher(ledger, url, workers, on_change=monitor)
-            settings = WorkerSettings(pipeline, plan, url, threads, tuple(sys.path))
-            _tune(TrialWorker, settings, searcher, folder)
+            searcher = StudySearcher(ledger, url, min(session.workers, file.search.trials), on_change=monitor)
+            settings = WorkerSettings(pipeline, plan, url, session.threads, tuple(sys.path), file.bundles)
+            _tune(TrialWorker, settings, searcher, session.folder, file.search.resources)
             if searcher.failure is None and ledger.exhausted:
                 ledger.close(monitor)
     except BaseException:
@@ -196,13 +207,49 @@ def _run(file: StudyFile, ledger: Ledger, url: str, pipeline: str, plan: Any, di
         raise RuntimeError("Ray Tune stopped before the budget of the study was spent")
 
 
-def _tune(worker: type, settings: Any, searcher: Any, folder: Path) -> None:
+@contextlib.contextmanager
+def _on_cluster(address: str | None, file: StudyFile, url: str) -> Iterator[Cluster | None]:
+    """The cluster at an address, connected and checked before anything slow begins; None without an address."""
+    if address is None:
+        yield None
+        return
+    from search.cluster.connection import connected
+
+    with connected(address, file, url) as cluster:
+        yield cluster
+
+
+@contextlib.contextmanager
+def _ray(file: StudyFile, cluster: Cluster | None) -> Iterator[Session]:
+    """A Ray of this machine's own, unless a cluster is connected."""
+    if cluster is not None:
+        try:
+            yield cluster.session
+        except BaseException:
+            cluster.stop()  # what comes next takes the workers for gone
+            raise
+        return
+    # Ray takes more than a second to import: only a search pays for it.
+    from search.local_ray import local_ray
+
+    # By the clock, one trial's training would disturb another one's timing.
+    most = 1 if file.device.latency == "native" else file.search.worker_count()
+    workers = min(most, file.search.trials)
+    with local_ray(workers, max(1, usable_cores() // workers), file.search.cpus_per_trial) as session:
+        if file.search.gpus_per_trial > 0:
+            from search.cluster.nodes import alive_nodes, trials_at_once
+
+            trials_at_once(alive_nodes(), file.search.cpus_per_trial, file.search.gpus_per_trial)
+        yield session
+
+
+def _tune(worker: type, settings: Any, searcher: Any, folder: Path, resources: dict[str, float]) -> None:
     from ray import tune
 
     from search.scheduler import RungScheduler
 
     tune.Tuner(
-        tune.with_resources(tune.with_parameters(worker, settings=settings), {"cpu": 1}),
+        tune.with_resources(tune.with_parameters(worker, settings=settings), resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=RungScheduler(searcher),
@@ -245,12 +292,12 @@ def _find_whole(storage: Any, name: str) -> optuna.Study | None:
     return None if found is None or half_made(found) else found
 
 
-def _check_no_bundles(name: str) -> None:
+def _check_no_bundles(file: StudyFile) -> None:
     """A new study must not write over the bundles of another one, in another storage or deleted."""
-    folder = study_folder(name) / "trials"
-    if folder.is_dir() and any(folder.iterdir()):
+    folder = study_folder(file.name) / "trials"
+    if (folder.is_dir() and any(folder.iterdir())) or (file.bundles and names(file.bundles)):
         raise InputError(
-            f"{folder} holds bundles of another study named {name!r}.",
+            f"{file.bundles or folder} holds bundles of another study named {file.name!r}.",
             "Remove that folder, or start this study by --name NAME.",
         )
 

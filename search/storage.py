@@ -1,13 +1,15 @@
 """Optuna storage: where studies are kept, and how it is opened.
 
 SQLite by default (`home()/studies.db`, write-ahead log, long busy timeout, so that workers and the driver
-write at once); any other SQLAlchemy URL that Optuna takes works too. Passwords never reach a message.
+write at once); `search.postgresql` for searches on several hosts; any other SQLAlchemy URL that Optuna takes works
+too. Passwords never reach a message.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,23 +21,26 @@ import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from objectives.pareto import Direction
+from search.postgresql import open_postgresql
 from space.errors import InputError
 from space.paths import home
 
 logger = logging.getLogger("shoebox.search.storage")
 
 BUSY_TIMEOUT = 60  # seconds that a writer waits for another one's SQLite transaction
+STORAGE = "SHOEBOX_STORAGE"  # environment variable with the URL, which may hold a password: it is no argument then
+HINT = "A storage is a URL like sqlite:////folder/studies.db or postgresql://user@host/name."
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def default_url() -> str:
-    """URL of the storage used when none is given."""
-    return f"sqlite:///{home() / 'studies.db'}"
+    """URL of the storage used when none is given: `SHOEBOX_STORAGE`, or a SQLite file in `home()`."""
+    return os.environ.get(STORAGE) or f"sqlite:///{home() / 'studies.db'}"
 
 
 def masked(url: str) -> str:
@@ -47,22 +52,43 @@ def masked(url: str) -> str:
         return f"{scheme}://..." if separator else "(not a URL)"
 
 
-def open_storage(url: str) -> RDBStorage:
+def is_sqlite(url: str) -> bool:
+    """Whether a storage is a SQLite file; False for what is no URL."""
+    try:
+        return make_url(url).get_backend_name() == "sqlite"
+    except (ArgumentError, ValueError):
+        return False
+
+
+def url_problem(url: str) -> InputError | None:
+    """Why a storage that another host will open cannot be one, as far as its URL tells; None if it may."""
+    try:
+        make_url(url)
+    except (ArgumentError, ValueError):
+        return InputError(f"The storage {masked(url)} is not a database URL.", HINT)
+    return None
+
+
+def open_storage(url: str, keep_connections: bool = True) -> RDBStorage:
     """Open a storage, creating its tables if it has none.
+
+    Args:
+        url: of SQLAlchemy.
+        keep_connections: to a PostgreSQL server; False for the many who seldom write, since a server has few (100 by
+            default).
 
     Raises:
         InputError: the URL is malformed, its driver is not installed, or it cannot be reached.
     """
-    hint = "A storage is a URL like sqlite:////folder/studies.db or postgresql://user@host/name."
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise InputError(f"The storage {masked(url)} is not a database URL.", hint) from None
-    is_sqlite = parsed.get_backend_name() == "sqlite"
+    if problem := url_problem(url):
+        raise problem
+    parsed = make_url(url)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if not is_sqlite:
+            if parsed.get_backend_name() in ("postgresql", "postgres"):
+                return open_postgresql(parsed, keep_connections)
+            if parsed.get_backend_name() != "sqlite":
                 return RDBStorage(url)
             with _one_at_a_time(parsed.database):
                 _prepare_sqlite(parsed.database)
@@ -72,11 +98,16 @@ def open_storage(url: str) -> RDBStorage:
             return storage
     except (SQLAlchemyError, ImportError, OSError, sqlite3.Error, RuntimeError) as error:
         # The causes below may quote the URL, so only the kind of error and a cleaned text are passed on.
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        if parsed.password:
-            reason = reason.replace(str(parsed.password), "***")
+        reason = _reason(error, parsed)
         message = f"The storage {masked(url)} cannot be opened: {reason}."
-        raise InputError(message, hint) from None
+        raise InputError(message, HINT) from None
+
+
+def _reason(error: Exception, url: URL) -> str:
+    """The first line of what is wrong, without the password."""
+    text = str(getattr(error, "orig", None) or error) or type(error).__name__
+    reason = text.splitlines()[0].rstrip(".")
+    return reason.replace(str(url.password), "***") if url.password else reason
 
 
 def not_writable(storage: RDBStorage) -> str | None:

@@ -49,7 +49,13 @@ class SearchSpec(BaseModel):
         keep_bundles: `all`, or `front`: bundles of trials that leave the front are removed as the study goes.
         seed: of the search: proposals and trainings follow from it.
         workers: trials at a time, at most; the machine's cores are divided among them. By default one per
-            core, but no more than 4.
+            core, but no more than 4; on a cluster as many as fit.
+        cpus_per_trial: CPUs that a trial needs; a fraction lets several share one. On a cluster its training has so
+            many threads, at least one; on one machine fewer trials run at a time.
+        gpus_per_trial: GPUs that Ray gives to a trial alone; 0.25 lets four share one. With 0 a trial uses the first
+            GPU of its host if there is one, together with the others there.
+        bundles: URL of a folder for the bundles of studies (s3://bucket/folder; any protocol of fsspec), for hosts that
+            share no `SHOEBOX_HOME`. By default they are in `SHOEBOX_HOME`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,10 +69,37 @@ class SearchSpec(BaseModel):
     keep_bundles: Keep = "all"
     seed: int = Field(default=0, ge=0)
     workers: int | None = Field(default=None, ge=1)
+    cpus_per_trial: float = Field(default=1.0, gt=0, le=1024)
+    gpus_per_trial: float = Field(default=0.0, ge=0, le=64)
+    bundles: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9+.-]*://[^/]*/?.*[^/]$")
+
+    @field_validator("cpus_per_trial", "gpus_per_trial")
+    @classmethod
+    def _whole_or_fraction(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("should be at most 1, or a whole number")
+        if round(value, 4) != value:
+            raise ValueError("should have at most 4 decimals, which is how Ray counts")
+        return value
+
+    @model_validator(mode="after")
+    def _shared(self) -> SearchSpec:
+        if self.bundles and (self.early_stopping or self.keep_bundles == "front"):
+            part = "early_stopping" if self.early_stopping else "keep_bundles: front"
+            raise ValueError(
+                f"bundles at a URL and {part} do not go together: it needs a SHOEBOX_HOME that hosts share"
+            )
+        return self
 
     def worker_count(self) -> int:
         """`workers`, or what this machine suggests."""
-        return self.workers or min(4, usable_cores())
+        return self.workers or max(1, min(4, int(usable_cores() / max(1.0, self.cpus_per_trial))))
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What a trial needs, in Ray's words."""
+        needed = {"cpu": self.cpus_per_trial}
+        return {**needed, "gpu": self.gpus_per_trial} if self.gpus_per_trial > 0 else needed
 
 
 class StudyFile(TaskSections):
@@ -169,6 +202,11 @@ class StudyFile(TaskSections):
             return f"{_LABELS[objective]} {conditions}"
         return _LABELS[objective]
 
+    @property
+    def bundles(self) -> str | None:
+        """URL under which this study's bundles are; None if they are in its folder."""
+        return self.search.bundles and f"{self.search.bundles}/{self.name}"
+
     def plan(self) -> TrialPlan:
         """What the trial pipeline needs to know."""
         return TrialPlan(
@@ -196,6 +234,7 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
     "workers": ("search", "workers"),
     "seed": ("search", "seed"),
     "sampler": ("search", "sampler"),
+    "bundles": ("search", "bundles"),
     "latency": ("device", "latency"),
     "device": ("device", "profile"),
 }

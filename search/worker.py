@@ -7,11 +7,13 @@ import importlib
 import logging
 import math
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from optuna.exceptions import StorageInternalError
@@ -63,6 +65,7 @@ class WorkerSettings:
         url: of the study's storage.
         threads: torch threads per worker.
         path: module search path of the driver.
+        bundles: URL under which bundles go; None if they stay in the assignments' folders.
     """
 
     pipeline: str
@@ -70,6 +73,7 @@ class WorkerSettings:
     url: str
     threads: int
     path: tuple[str, ...]
+    bundles: str | None = None
 
 
 class TrialWorker(Trainable):
@@ -100,7 +104,7 @@ class TrialWorker(Trainable):
 
     @cached_property
     def _study_storage(self) -> Any:
-        return open_storage(self._settings.url)
+        return open_storage(self._settings.url, keep_connections=False)
 
     @cached_property
     def _pipeline(self) -> Pipeline:
@@ -157,13 +161,22 @@ class TrialWorker(Trainable):
         return RECORD, found.model_dump(mode="json")
 
     def _next(self, assignment: Assignment) -> RungResult | TrialRecord:
-        """The next rung of a trial, or its end."""
-        given = (assignment.number, assignment.config, assignment.recipe, assignment.seed, assignment.bundle)
+        """The next rung of a trial, or its end, with its bundle where it is to stay."""
+        plan, prepared, url = self._settings.plan, self._prepared, self._settings.bundles
+        given = (assignment.number, assignment.config, assignment.recipe, assignment.seed)
+        if url is not None:  # a study without rungs: their checkpoints need a folder that all hosts share
+            from runners.bundle_store import published
+
+            name = assignment.bundle.name
+            with tempfile.TemporaryDirectory(prefix="shoebox-bundle-") as folder:
+                record = self._pipeline.run_trial(plan, prepared, *given, Path(folder) / name)
+                return published(record, f"{url}/{name}")
         if assignment.rungs is None:
-            return self._pipeline.run_trial(self._settings.plan, self._prepared, *given)
+            return self._pipeline.run_trial(plan, prepared, *given, assignment.bundle)
         if self._training is None:
             self._passed = [rung.model_dump(mode="json") for rung in assignment.rungs.passed]
-            self._training = self._pipeline.run_in_rungs(self._settings.plan, self._prepared, *given, assignment.rungs)
+            rungs = assignment.rungs
+            self._training = self._pipeline.run_in_rungs(plan, prepared, *given, assignment.bundle, rungs)
         return next(self._training)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

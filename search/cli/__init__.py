@@ -11,6 +11,7 @@ import typer
 from search.cli.ablate_command import ablate
 from search.cli.baseline_command import baseline
 from search.cli.bench_commands import bench_samplers
+from search.cli.cluster_command import cluster_app
 from search.cli.dashboard_command import dashboard
 from search.cli.doctor_command import doctor
 from search.cli.emulator_commands import emulator_app
@@ -22,6 +23,7 @@ from search.cli.quantize_command import quantize
 from search.cli.report_command import report
 from search.cli.search_command import search
 from search.cli.studies_command import studies
+from search.cli.submit_command import submit
 
 __all__ = ["app", "main"]
 
@@ -34,8 +36,10 @@ app = typer.Typer(
     epilog=exit_codes(),
 )
 app.add_typer(emulator_app, name="emulator")
+app.add_typer(cluster_app, name="cluster")
 _COMMANDS: tuple[Callable[..., None], ...] = (
     search,
+    submit,
     pareto,
     report,
     export,

@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "shoebox search my-study.yaml --resume",
         "shoebox search sst2 --name sst2-a76 --device cortex-a76 --sampler known-cost",
     ),
+    "submit": ("shoebox submit sst2 --address http://head:8265",),
     "pareto": (
         "shoebox pareto sst2",
         'shoebox pareto sst2 --where "latency_ms < 5 and deployed_bytes < 1.5e6 and quality > 0.85"',

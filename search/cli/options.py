@@ -8,7 +8,9 @@ import typer
 
 from search.cli.completion import complete_study
 
-StorageOption = Annotated[str | None, typer.Option(help="Storage URL of Optuna.", show_default="SQLite in ~/.shoebox")]
+StorageOption = Annotated[
+    str | None, typer.Option(help="Storage URL of Optuna.", show_default="SHOEBOX_STORAGE, or SQLite in ~/.shoebox")
+]
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study in the storage.", autocompletion=complete_study)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

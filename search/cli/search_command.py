@@ -45,7 +45,13 @@ def search(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed study.")] = False,
     name: Annotated[str | None, typer.Option(help="Another name for the study.")] = None,
     json: JsonOption = False,
+    bundles: Annotated[
+        str | None, typer.Option(help="URL for the bundles, like s3://bucket/folder.", show_default="SHOEBOX_HOME")
+    ] = None,
     storage: StorageOption = None,
+    address: Annotated[
+        str | None, typer.Option(help="A Ray cluster: auto, or HOST:PORT of its head.", show_default="this machine")
+    ] = None,
 ) -> None:
     """Search a study: train students within its limits and show the front of the best."""
     from search.cli.tables import output_console
@@ -64,6 +70,7 @@ def search(
         "seed": seed,
         "latency": latency,
         "device": device,
+        "bundles": bundles,
     }
     # A terminated search ends as cleanly as one stopped by Ctrl-C.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -78,9 +85,10 @@ def search(
                 resume=resume,
                 storage=storage,
                 display=display_for(console),
+                address=address,
             )
     except KeyboardInterrupt:
-        typer.echo(_how_to_go_on(study, overrides, storage), err=True)
+        typer.echo(_how_to_go_on(study, overrides, storage, address), err=True)
         raise typer.Exit(130) from None
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -98,7 +106,7 @@ def search(
     typer.echo(f"Copy it with: {shlex.join(copy)}")
 
 
-def _how_to_go_on(study: str, overrides: dict[str, Any], storage: str | None) -> str:
+def _how_to_go_on(study: str, overrides: dict[str, Any], storage: str | None, address: str | None) -> str:
     """What to do after a stopped search: resume it if it is in the storage, else start it again."""
     from search.study import load_study
     from search.study_file import load_study_file
@@ -109,5 +117,6 @@ def _how_to_go_on(study: str, overrides: dict[str, Any], storage: str | None) ->
     except InputError:
         return "Stopped before the first trial; run the same command again (a finished teacher is kept)."
     name = ["--name", overrides["name"]] if overrides["name"] else []
-    again = shlex.join(["shoebox", "search", study, *name, *storage_option(storage), "--resume"])
+    where = ["--address", address] if address else []
+    again = shlex.join(["shoebox", "search", study, *name, *storage_option(storage), *where, "--resume"])
     return f"Stopped; what has finished is kept. Resume with: {again}"

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 import toy_pipeline
+from helpers.postgresql_server import PostgresServer, binaries
 
 from runners.record import TrialRecord
 from search.assignment import Assignment, Proposal
@@ -35,6 +37,26 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # Processes that a test starts find the packages and the toy pipeline.
     monkeypatch.setenv("PYTHONPATH", f"{HERE.parents[1]}:{HERE}")
     return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresServer]:
+    """A running server; a test takes a database of its own (`new_url`)."""
+    if binaries() is None:
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    if importlib.util.find_spec("psycopg") is None:
+        pytest.skip("psycopg is not installed (pip install 'shoebox[postgres]')")
+    server = PostgresServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty storage of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/contract.db"
+    return request.getfixturevalue("postgresql").new_url()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import string
 import time
 from collections.abc import Callable, Iterator
@@ -126,6 +127,7 @@ def run_in_rungs(
         quality = float("nan")
     bundle.mkdir(parents=True)
     (bundle / "model.onnx").write_bytes(b"toy")
+    (bundle / "host").write_text(socket.gethostname())
     yield TrialRecord(
         trial=number,
         config=config,

@@ -1,0 +1,152 @@
+"""Hand a study over to a Ray cluster as a job: nothing has to stay connected while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import shlex
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from search.storage import STORAGE, url_problem
+from search.study_file import load_study_file, shipped_studies
+from space.errors import InputError
+
+ENTRY = ("shoebox",)  # the command on the cluster
+STUDY = "study.yaml"
+
+
+def job_folder(folder: Path, study: str, overrides: Mapping[str, Any]) -> str:
+    """Write what the cluster has to be sent of a study, which is the study file; neither data nor results.
+
+    Relative paths in the file are made absolute as on this machine: every host has to see them there.
+
+    Args:
+        folder: to write to.
+        study: a shipped study's name or the path of a study file.
+        overrides: changes to it, by the names of `search.study_file.OVERRIDES`.
+
+    Returns:
+        What `shoebox search` is told to search.
+
+    Raises:
+        InputError: a wrong study file or override.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    file = load_study_file(study, given)
+    if study in shipped_studies() and not given:
+        return study
+    text = yaml.safe_dump(file.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    (folder / STUDY).write_text(text, encoding="utf-8")
+    return STUDY
+
+
+def job_environment(storage: str | None, shared: str | None) -> dict[str, str]:
+    """Variables of the job. What is not given is as in the environment of the cluster's hosts.
+
+    Args:
+        storage: URL, which may hold a password: it is in the job's environment, never in its command line or log.
+        shared: folder that all hosts share, as they see it.
+
+    Raises:
+        InputError: the storage is no URL, or the folder no absolute path.
+    """
+    url = storage or os.environ.get(STORAGE)
+    if url and (problem := url_problem(url)):
+        raise problem
+    if shared is not None and not shared.startswith("/"):
+        raise InputError(f"--shared {shared} is no absolute path.", "Name the folder as all hosts see it.")
+    return {**({STORAGE: url} if url else {}), **(shared_folders(shared) if shared else {})}
+
+
+def shared_folders(shared: str) -> dict[str, str]:
+    """Variables that put results and cache into a folder that all hosts share."""
+    base = shared.rstrip("/")
+    return {"SHOEBOX_HOME": f"{base}/home", "SHOEBOX_CACHE": f"{base}/cache"}
+
+
+def search_command(study: str, resume: bool) -> list[str]:
+    """The command that the job runs on the head."""
+    return [*ENTRY, "search", study, "--address", "auto", *(["--resume"] if resume else [])]
+
+
+def submit(
+    study: str,
+    address: str,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    storage: str | None = None,
+    shared: str | None = None,
+) -> str:
+    """Start a search on a cluster.
+
+    Args:
+        study: a shipped study's name or the path of a study file.
+        address: of the cluster's dashboard, like http://head:8265.
+        overrides: changes to the study file, by the names of `search.study_file.OVERRIDES`.
+        resume: go on with a study that was stopped or killed.
+        storage: URL of the storage, as the hosts reach it.
+        shared: folder that all hosts share, as they see it.
+
+    Returns:
+        The job's id.
+
+    Raises:
+        InputError: a wrong study file or option; no cluster answers; `ray[default]` is not installed.
+    """
+    environment = job_environment(storage, shared)
+    with tempfile.TemporaryDirectory(prefix="shoebox-job-") as folder:
+        name = job_folder(Path(folder), study, overrides or {})
+        client = _client(address)
+        runtime: dict[str, Any] = {"env_vars": environment} if environment else {}
+        if name == STUDY:
+            runtime["working_dir"] = folder
+        try:
+            return client.submit_job(entrypoint=shlex.join(search_command(name, resume)), runtime_env=runtime)
+        except RuntimeError as error:
+            raise _refused(address, error) from None
+
+
+def follow(address: str, job: str, write: Callable[[str], None]) -> bool:
+    """Pass on a job's log until the job ends; whether it succeeded.
+
+    Raises:
+        InputError: no cluster answers, or it has no such job.
+    """
+    client = _client(address)
+
+    async def tail() -> None:
+        async for lines in client.tail_job_logs(job):
+            write(lines)
+
+    try:
+        asyncio.run(tail())
+        return str(client.get_job_status(job).value) == "SUCCEEDED"
+    except RuntimeError as error:
+        raise _refused(address, error) from None
+
+
+def _client(address: str) -> Any:
+    if not address.startswith(("http://", "https://")):
+        raise InputError(
+            f"--address: {address!r} is no URL of a Ray dashboard.", "Write the head's, as in http://10.0.0.1:8265."
+        )
+    if any(importlib.util.find_spec(name) is None for name in ("aiohttp", "requests", "aiohttp_cors")):
+        raise InputError("Ray Jobs need more of Ray than a search does.", "Install it: pip install 'shoebox[cluster]'.")
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError, OSError) as error:
+        raise _refused(address, error) from None
+
+
+def _refused(address: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())
+    return InputError(f"The Ray cluster at {address} does not take the job: {reason[:500]}")

@@ -1,0 +1,214 @@
+"""Descriptions of a Ray cluster for one study: a KubeRay RayJob, or a script for hosts without Kubernetes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import yaml
+
+from search.cluster.jobs import STUDY, search_command, shared_folders
+from search.storage import STORAGE
+from search.study_file import StudyFile
+from space.errors import InputError
+
+STUDY_FOLDER = "/shoebox-study"  # where the study file is in a pod
+QUANTITY = re.compile(r"\d+(\.\d+)?([EPTGMK]i?|k|m)?")
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """What a cluster consists of.
+
+    Attributes:
+        image: with this Shoebox and Ray in it, and `shoebox` on the path (RayJob only).
+        count: hosts that run trials; the head runs none.
+        cpus, gpus: of each.
+        memory: of each, as Kubernetes writes it.
+        shared: folder that all hosts share, for results and cache.
+        claim: PersistentVolumeClaim with the shared folder; by default one is described too.
+        secret: Kubernetes secret whose key `url` is the URL of the storage.
+    """
+
+    image: str = ""
+    count: int = 2
+    cpus: int = 4
+    gpus: int = 0
+    memory: str = "8Gi"
+    shared: str = "/shoebox"
+    claim: str | None = None
+    secret: str = "shoebox-storage"
+
+
+def check(file: StudyFile, hosts: Hosts) -> None:
+    """Whether trials of a study fit the hosts.
+
+    Raises:
+        InputError: they do not, or a field is no value of its kind.
+    """
+    if hosts.cpus < file.search.cpus_per_trial or hosts.gpus < file.search.gpus_per_trial:
+        raise InputError(
+            f"A trial of study {file.name!r} needs {file.search.cpus_per_trial:g} CPUs and "
+            f"{file.search.gpus_per_trial:g} GPUs, but a host has {hosts.cpus} and {hosts.gpus}.",
+            "Raise --cpus or --gpus, or lower search.cpus_per_trial or search.gpus_per_trial.",
+        )
+    if not QUANTITY.fullmatch(hosts.memory):
+        raise InputError(f"--memory: {hosts.memory!r} is no amount of memory.", "Write it as in 8Gi.")
+    if not hosts.shared.startswith("/"):
+        raise InputError(f"--shared {hosts.shared} is no absolute path.", "Name the folder as all hosts see it.")
+    if file.device.latency == "native":
+        raise InputError(
+            "device.latency: native times on one machine, but a cluster has several.", "Use emulated or estimated."
+        )
+
+
+def study_text(file: StudyFile) -> str:
+    """The study as a file of its own, paths absolute and overrides entered."""
+    return yaml.safe_dump(file.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def rayjob(file: StudyFile, hosts: Hosts, resume: bool = False) -> str:
+    """A KubeRay RayJob (ray.io/v1) with what it needs: the study as a ConfigMap, a claim for the shared folder.
+
+    The storage's URL comes from a secret, which the text says how to make.
+
+    Raises:
+        InputError: trials do not fit the hosts; no image.
+    """
+    check(file, hosts)
+    if not hosts.image:
+        raise InputError("A RayJob needs an image with Shoebox in it.", "Name it: --image REGISTRY/NAME:TAG.")
+    name = _kubernetes_name(file.name)
+    claim = hosts.claim or name
+    documents: list[dict[str, Any]] = [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {STUDY: study_text(file)}}
+    ]
+    if hosts.claim is None:
+        claimed = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "50Gi"}}}
+        documents.append(
+            {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": claim}, "spec": claimed}
+        )
+    each = {"cpu": str(hosts.cpus), "memory": hosts.memory}
+    group = {
+        "groupName": "trials",
+        "replicas": hosts.count,
+        "minReplicas": hosts.count,
+        "maxReplicas": hosts.count,
+        "rayStartParams": {},
+        "template": _pod("ray-worker", name, claim, hosts, each, hosts.gpus),
+    }
+    head = {
+        # No trials beside the driver: it must answer all the others.
+        "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"},
+        "template": _pod("ray-head", name, claim, hosts, {"cpu": "2", "memory": "8Gi"}, 0),
+    }
+    spec = {
+        "entrypoint": shlex.join(search_command(f"{STUDY_FOLDER}/{STUDY}", resume)),
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": 600,
+        "backoffLimit": 0,
+        "rayClusterSpec": {
+            "rayVersion": metadata.version("ray"),
+            "headGroupSpec": head,
+            "workerGroupSpecs": [group],
+        },
+    }
+    documents.append({"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": name}, "spec": spec})
+    notes = [
+        f"Study {file.name} on a Ray cluster of KubeRay. Before `kubectl apply -f` of this file:",
+        f"  kubectl create secret generic {hosts.secret} --from-literal=url=postgresql://USER:PASSWORD@HOST/NAME",
+        f"The claim {claim} has to let several pods write (ReadWriteMany). Data that the study names by a path has to",
+        f"be on it, under {hosts.shared}. Watch with: kubectl get rayjob {name}. To go on after a stop: --resume.",
+    ]
+    body = yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True)
+    return "".join(f"# {line}\n" for line in notes) + body
+
+
+def _pod(container: str, study: str, claim: str, hosts: Hosts, resources: dict[str, str], gpus: int) -> dict[str, Any]:
+    # Requests that equal the limits: Ray counts the limits, and a pod that has less is slower than Ray believes.
+    amounts = {**resources, "nvidia.com/gpu": str(gpus)} if gpus else resources
+    url = {"name": STORAGE, "valueFrom": {"secretKeyRef": {"name": hosts.secret, "key": "url"}}}
+    folders = [{"name": key, "value": value} for key, value in shared_folders(hosts.shared).items()]
+    return {
+        "spec": {
+            "containers": [
+                {
+                    "name": container,
+                    "image": hosts.image,
+                    "env": [*folders, url],
+                    "resources": {"requests": dict(amounts), "limits": dict(amounts)},
+                    "volumeMounts": [
+                        {"name": "shared", "mountPath": hosts.shared},
+                        {"name": "study", "mountPath": STUDY_FOLDER, "readOnly": True},
+                    ],
+                }
+            ],
+            "volumes": [
+                {"name": "shared", "persistentVolumeClaim": {"claimName": claim}},
+                {"name": "study", "configMap": {"name": study}},
+            ],
+        }
+    }
+
+
+def _kubernetes_name(study: str) -> str:
+    """A name that Kubernetes takes: at most 47 of a-z, 0-9 and -, since KubeRay adds to it."""
+    cleaned = re.sub(r"[^a-z0-9]+", "-", study.lower()).strip("-")
+    return f"shoebox-{cleaned}"[:47].strip("-")
+
+
+def ray_start(file: StudyFile, hosts: Hosts, resume: bool = False) -> str:
+    """A bash script that makes hosts a cluster by `ray start` and searches the study on it.
+
+    Raises:
+        InputError: trials do not fit the hosts.
+    """
+    check(file, hosts)
+    text = study_text(file)
+    end = "END_OF_STUDY"
+    while end in text:
+        end += "_"
+    folders = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in shared_folders(hosts.shared).items())
+    offer = f"--num-cpus={hosts.cpus}" + (f" --num-gpus={hosts.gpus}" if hosts.gpus else "")
+    target = f"{hosts.shared.rstrip('/')}/{file.name}.yaml"
+    return f"""#!/usr/bin/env bash
+# Study {file.name} on hosts that share {hosts.shared} and have the same Shoebox and Ray.
+#   on the first host:   bash THIS_FILE head
+#   on every other one:  bash THIS_FILE worker ADDRESS_OF_THE_FIRST
+#   on the first host:   {STORAGE}=postgresql://USER@HOST/NAME bash THIS_FILE search
+#   at the end, on all:  bash THIS_FILE stop
+# A password of the storage is best in ~/.pgpass of every host.
+set -euo pipefail
+
+shared={shlex.quote(hosts.shared)}
+{folders}# Ray runs what anyone who reaches it sends: only who can read this file may.
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$shared/.ray-token"
+
+case "${{1:-}}" in
+head)
+    if [[ ! -s $RAY_AUTH_TOKEN_PATH ]]; then
+        (umask 077 && head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \\n' >"$RAY_AUTH_TOKEN_PATH")
+    fi
+    exec ray start --head --port=6379 {offer} --disable-usage-stats
+    ;;
+worker)
+    exec ray start --address="${{2:?the address of the first host is missing}}:6379" {offer}
+    ;;
+search)
+    : "${{{STORAGE}:?set it to postgresql://USER@HOST/NAME}}"
+    cat >{shlex.quote(target)} <<'{end}'
+{text}{end}
+    exec {shlex.join(search_command(target, resume))} "${{@:2}}"
+    ;;
+stop)
+    exec ray stop
+    ;;
+*)
+    sed -n '2,7s/^# //p' "$0" >&2
+    exit 2
+    ;;
+esac
+"""

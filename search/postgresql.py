@@ -1,0 +1,147 @@
+"""Studies in PostgreSQL: what several hosts can write to at once, and what may restart while they do."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from sqlalchemy import event
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.pool import NullPool
+
+from space.errors import InputError
+
+logger = logging.getLogger("shoebox.search.postgresql")
+
+RECONNECT_SECONDS = 60.0  # how long a server may be away before a search gives up
+RECONNECT_PAUSE = 0.5
+ATTEMPTS = 3  # of a call whose connection broke
+
+# Calls that may be made twice to the same effect. Making a trial may not; Optuna repeats it itself.
+_REPEATABLE = (
+    "get_all_studies",
+    "get_study_id_from_name",
+    "get_study_name_from_id",
+    "get_study_directions",
+    "get_study_user_attrs",
+    "get_study_system_attrs",
+    "set_study_user_attr",
+    "set_study_system_attr",
+    "get_trial",
+    "get_all_trials",
+    "_get_trials",
+    "get_trial_id_from_study_id_trial_number",
+    "set_trial_param",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+    "set_trial_intermediate_value",
+    "set_trial_state_values",
+)
+_CREATION_LOCK = 5_703_811_726_408_153_088  # any number that others do not use
+
+
+def open_postgresql(url: URL, keep_connections: bool = True) -> RDBStorage:
+    """Open a study storage in PostgreSQL, creating its tables if it has none.
+
+    Once open, it outlives a restart of the server: connections are tested before they are used, a new one is waited
+    for up to `RECONNECT_SECONDS`, and a call that was cut off is repeated where that does no harm.
+
+    Args:
+        url: of the database. Without a named driver, psycopg2 is used if it is there, else psycopg.
+        keep_connections: keep up to five connections open; else each call opens and closes its own.
+
+    Raises:
+        InputError: no driver is installed.
+        sqlalchemy.exc.SQLAlchemyError: the server cannot be reached, or refuses.
+    """
+    address = with_driver(url).render_as_string(hide_password=False)
+    options: dict[str, Any] = {"pool_pre_ping": True} if keep_connections else {"poolclass": NullPool}
+    with _creating_alone(address):
+        storage = RDBStorage(address, engine_kwargs=options)
+    event.listen(storage.engine, "do_connect", _connect_patiently)
+    for name in _REPEATABLE:
+        call = getattr(storage, name, None)
+        if call is not None:
+            setattr(storage, name, _repeated(call, storage))
+    return storage
+
+
+def with_driver(url: URL) -> URL:
+    """The URL with a driver that is installed.
+
+    Raises:
+        InputError: neither psycopg2 nor psycopg is.
+    """
+    if url.drivername not in ("postgresql", "postgres"):
+        return url
+    if importlib.util.find_spec("psycopg2") is not None:
+        return url.set(drivername="postgresql+psycopg2")
+    if importlib.util.find_spec("psycopg") is not None:
+        return url.set(drivername="postgresql+psycopg")
+    raise InputError(
+        f"The storage {url.render_as_string(hide_password=True)} needs a driver for PostgreSQL.",
+        "Install it: pip install 'shoebox[postgres]'.",
+    )
+
+
+@contextmanager
+def _creating_alone(address: str) -> Iterator[None]:
+    """Hold a lock of the server: of two processes that find no tables and create them, one would fail."""
+    engine = sqlalchemy.create_engine(address, poolclass=NullPool)
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": _CREATION_LOCK})
+        yield  # the lock ends with the connection
+
+
+def _connect_patiently(dialect: Any, _: Any, arguments: Any, options: Any) -> Any:
+    """Connect as SQLAlchemy would, but wait for a server that is away."""
+    until = time.monotonic() + RECONNECT_SECONDS
+    told = False
+    while True:
+        try:
+            return dialect.connect(*arguments, **options)
+        except dialect.loaded_dbapi.OperationalError:
+            if time.monotonic() >= until:
+                raise
+            if not told:
+                logger.warning("The storage does not answer; waiting up to %d s for it.", RECONNECT_SECONDS)
+                told = True
+            time.sleep(RECONNECT_PAUSE)
+
+
+def _repeated(call: Callable[..., Any], storage: RDBStorage) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def repeating(*arguments: Any, **options: Any) -> Any:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return call(*arguments, **options)
+            except (DBAPIError, StorageInternalError) as error:
+                if attempt == ATTEMPTS or not _cut_off(error):
+                    raise
+                time.sleep(RECONNECT_PAUSE)
+            except UpdateFinishedTrialError:
+                # Cut off after the server had done it: the trial is in the state that was asked for.
+                if attempt > 1 and call.__name__ == "set_trial_state_values":
+                    trial = storage.get_trial(arguments[0])
+                    if trial.state == (options.get("state") or arguments[1]):
+                        return True
+                raise
+        raise AssertionError("unreachable")
+
+    return repeating
+
+
+def _cut_off(error: Exception) -> bool:
+    """Whether a call failed because its connection broke."""
+    cause = error if isinstance(error, DBAPIError) else error.__cause__
+    broken = isinstance(cause, DBAPIError) and cause.connection_invalidated
+    return broken or isinstance(cause, (OperationalError, InterfaceError))

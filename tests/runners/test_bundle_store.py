@@ -1,0 +1,96 @@
+"""Bundles on a URL: in memory, which has no folders to rename, as object stores have none."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from runners.bundle_store import COMPLETE, fetch, is_url, names, publish, remove, remove_others
+from space.errors import InputError, OutputError
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def url() -> str:
+    return f"memory://{uuid.uuid4().hex}/study"
+
+
+def write(folder: Path, **content: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, text in content.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_what_is_published_is_fetched(tmp_path: Path, url: str) -> None:
+    publish(write(tmp_path / "one", model="weights", card="words"), f"{url}/00000")
+    found = fetch(f"{url}/00000")
+    assert {file.name: file.read_text() for file in found.iterdir()} == {"model": "weights", "card": "words"}
+    assert fetch(f"{url}/00000") == found
+
+
+def test_a_replaced_bundle_is_fetched_anew(tmp_path: Path, url: str) -> None:
+    publish(write(tmp_path / "one", model="weights", old="x"), f"{url}/00000")
+    fetch(f"{url}/00000")
+    publish(write(tmp_path / "two", model="WEIGHTS"), f"{url}/00000")
+    assert {file.name: file.read_text() for file in fetch(f"{url}/00000").iterdir()} == {"model": "WEIGHTS"}
+
+
+def test_half_a_bundle_is_none(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = fsspec.filesystem("memory")
+    put, calls = type(system).put_file, []
+
+    def failing(*arguments: object, **options: object) -> None:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise ConnectionError("the network is gone")
+        put(*arguments, **options)
+
+    monkeypatch.setattr(type(system), "put_file", failing)
+    with pytest.raises(OutputError, match="the network is gone"):
+        publish(write(tmp_path / "one", model="weights", card="words"), f"{url}/00000")
+    with pytest.raises(InputError, match="no whole bundle"):
+        fetch(f"{url}/00000")
+
+
+def test_a_damaged_file_is_noticed(tmp_path: Path, url: str) -> None:
+    publish(write(tmp_path / "one", model="weights"), f"{url}/00000")
+    fsspec.filesystem("memory").pipe_file(f"{url}/00000/model", b"less")
+    with pytest.raises(InputError, match="model has not its 7 bytes"):
+        fetch(f"{url}/00000")
+
+
+def test_leftovers_are_removed(tmp_path: Path, url: str) -> None:
+    assert names(url) == []
+    for number in ("00000", "00001"):
+        publish(write(tmp_path / number, model="weights"), f"{url}/{number}")
+    remove_others(url, {"00001"})
+    assert names(url) == ["00001"]
+    remove(f"{url}/00001")
+    remove(f"{url}/00001")
+    assert names(url) == []
+
+
+def test_folders_are_their_own_copy(tmp_path: Path) -> None:
+    assert not is_url(str(tmp_path))
+    assert fetch(str(tmp_path)) == tmp_path
+
+
+def test_unknown_protocols_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nonsense"):
+        publish(write(tmp_path / "one", model="x"), "nonsense://host/folder")
+
+
+def test_the_list_is_written_last(tmp_path: Path, url: str) -> None:
+    publish(write(tmp_path / "one", model="weights"), f"{url}/00000")
+    system = fsspec.filesystem("memory")
+    made = {Path(name).name: system.created(name) for name in system.ls(f"{url}/00000", detail=False)}
+    assert max(made, key=lambda name: made[name]) == COMPLETE

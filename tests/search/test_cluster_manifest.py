@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from search.cluster.manifest import Hosts, ray_start, rayjob
+from search.study_file import StudyFile, load_study_file
+from space.errors import InputError
+
+Shoebox = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def toy(toy_file: Path) -> StudyFile:
+    return load_study_file(toy_file, {"name": "My_Toy.v2"})
+
+
+def by_kind(text: str) -> dict[str, Any]:
+    return {document["kind"]: document for document in yaml.safe_load_all(text)}
+
+
+def test_a_rayjob_has_what_kuberay_requires(toy: StudyFile) -> None:
+    found = by_kind(rayjob(toy, Hosts(image="registry/shoebox:1", count=3, cpus=8, gpus=1)))
+    assert set(found) == {"ConfigMap", "PersistentVolumeClaim", "RayJob"}
+    job = found["RayJob"]
+    assert job["apiVersion"] == "ray.io/v1"
+    assert job["metadata"]["name"] == "shoebox-my-toy-v2"
+    spec = job["spec"]
+    assert shlex.split(spec["entrypoint"]) == [*["shoebox", "search", "/shoebox-study/study.yaml", "--address", "auto"]]
+    cluster = spec["rayClusterSpec"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    (group,) = cluster["workerGroupSpecs"]
+    assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (3, 3, 3)
+    names = {document["metadata"]["name"] for document in found.values()}
+    for pod in (cluster["headGroupSpec"]["template"]["spec"], group["template"]["spec"]):
+        (container,) = pod["containers"]
+        assert container["image"] == "registry/shoebox:1"
+        # Every mount has a volume, and every volume names something that the file makes.
+        volumes = {volume.pop("name"): volume for volume in pod["volumes"]}
+        assert {mount["name"] for mount in container["volumeMounts"]} == set(volumes)
+        assert volumes["shared"]["persistentVolumeClaim"]["claimName"] in names
+        assert volumes["study"]["configMap"]["name"] in names
+        environment = {entry["name"]: entry for entry in container["env"]}
+        mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+        assert environment["SHOEBOX_CACHE"]["value"].startswith(mounts[0])
+        assert environment["SHOEBOX_STORAGE"]["valueFrom"]["secretKeyRef"] == {"name": "shoebox-storage", "key": "url"}
+    assert container["resources"]["limits"] == {"cpu": "8", "memory": "8Gi", "nvidia.com/gpu": "1"}
+
+
+def test_the_study_in_it_is_the_study(toy: StudyFile) -> None:
+    text = by_kind(rayjob(toy, Hosts(image="x")))["ConfigMap"]["data"]["study.yaml"]
+    assert StudyFile.model_validate(yaml.safe_load(text)) == toy
+
+
+def test_a_claim_of_the_users_own_is_not_made_again(toy: StudyFile) -> None:
+    found = by_kind(rayjob(toy, Hosts(image="x", claim="mine"), resume=True))
+    assert "PersistentVolumeClaim" not in found
+    assert "--resume" in found["RayJob"]["spec"]["entrypoint"]
+    assert '"claimName": "mine"' in json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "said"),
+    [
+        (Hosts(), "--image"),
+        (Hosts(image="x", memory="much"), "--memory"),
+        (Hosts(image="x", shared="here"), "--shared"),
+    ],
+)
+def test_what_cannot_be_is_refused(toy: StudyFile, hosts: Hosts, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        rayjob(toy, hosts)
+
+
+def test_a_trial_that_fits_no_host_is_refused(toy: StudyFile) -> None:
+    greedy = toy.model_copy(update={"search": toy.search.model_copy(update={"cpus_per_trial": 8.0})})
+    with pytest.raises(InputError, match="needs 8 CPUs"):
+        ray_start(greedy, Hosts(cpus=4))
+
+
+def test_the_script_starts_ray_and_searches(toy: StudyFile, tmp_path: Path) -> None:
+    """Run for real, with `ray` and `shoebox` replaced by what prints how they are called."""
+    script = tmp_path / "cluster.sh"
+    shared = tmp_path / "shared folder"
+    shared.mkdir()
+    odd = toy.model_copy(update={"description": "it's\n$(touch broken) END_OF_STUDY"})
+    script.write_text(ray_start(odd, Hosts(cpus=6, gpus=2, shared=str(shared))))
+    subprocess.run(["bash", "-n", script], check=True)
+    for name in ("ray", "shoebox"):
+        tool = tmp_path / "bin" / name
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text(f'#!/bin/sh\necho {name} "$@" $SHOEBOX_HOME\n')
+        tool.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SHOEBOX_STORAGE": ""}
+
+    def call(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(script), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**environment, **more}, cwd=tmp_path
+        )
+
+    head = call("head").stdout
+    assert "ray start --head --port=6379 --num-cpus=6 --num-gpus=2" in head
+    assert f"{shared}/home" in head
+    token = shared / ".ray-token"
+    assert len(token.read_text()) == 64
+    assert token.stat().st_mode & 0o077 == 0
+    assert "--address=10.0.0.1:6379 --num-cpus=6" in call("worker", "10.0.0.1").stdout
+    assert call("worker").returncode != 0
+    assert "SHOEBOX_STORAGE" in call("search").stderr
+    searched = call("search", "--resume", SHOEBOX_STORAGE="postgresql://host/name").stdout
+    assert f"shoebox search {shared}/My_Toy.v2.yaml --address auto --resume" in searched
+    assert load_study_file(shared / "My_Toy.v2.yaml") == odd
+    assert not (tmp_path / "broken").exists()
+    assert call().returncode == 2
+    assert "worker ADDRESS" in call().stderr
+
+
+def test_the_command_writes_a_file_once(toy_file: Path, shoebox: Shoebox, tmp_path: Path) -> None:
+    target = str(tmp_path / "cluster.sh")
+    command = ["cluster", "manifest", str(toy_file), "--kind", "ray-start", "-o", target]
+    assert shoebox(*command).returncode == 0
+    again = shoebox(*command)
+    assert again.returncode == 2
+    assert "exists already" in again.stderr

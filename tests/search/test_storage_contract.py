@@ -1,0 +1,183 @@
+"""What every storage has to do, on SQLite and on a real PostgreSQL server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial
+from sqlalchemy.engine import make_url
+
+from search import postgresql as postgresql_module
+from search.ledger import ORPHANED
+from search.postgresql import with_driver
+from search.samplers import RETRY_OF
+from search.storage import create_study, find_study, open_storage, set_constraints, study_names
+from search.study import load_study, study_folder
+from space.errors import InputError
+
+ROOMY = {"deployed_bytes": 20_000_000}
+
+
+def test_a_study_runs_and_is_read_back(storage_url: str, make_engine: Callable[..., Any]) -> None:
+    engine = make_engine(url=storage_url, trials=4)
+    engine.run()
+    study = load_study("toy", storage_url)
+    assert len(study.trials("finished")) == 4
+    assert {trial.number for trial in study.trials() if trial.feasible} == {record.trial for record in study.records()}
+    assert study.best().quality == max(record.quality for record in study.records())
+
+
+def test_the_same_seed_proposes_the_same_on_every_storage(storage_url: str, make_engine: Callable[..., Any]) -> None:
+    here, there = make_engine(trials=3), make_engine(url=storage_url, trials=3)
+    here.run()
+    shutil.rmtree(study_folder("toy") / "trials")  # the second study of that name would write there
+    there.run()
+    assert there.proposals() == here.proposals()
+
+
+def test_what_ran_is_queued_again(storage_url: str, make_engine: Callable[..., Any]) -> None:
+    engine = make_engine(url=storage_url, trials=3, limits=ROOMY)
+    engine.run(1)
+    lost = engine.ledger.next()
+    again = make_engine(url=storage_url, trials=3, limits=ROOMY)
+    assert again.ledger.recover() == 1
+    again.run()
+    trials = again.study.get_trials()
+    assert [trial.number for trial in trials if ORPHANED in trial.user_attrs] == [lost.number]
+    assert [trial.params for trial in trials if trial.user_attrs.get(RETRY_OF) == lost.number] == [
+        trials[lost.number].params
+    ]
+    assert again.ledger.counts.finished == 3
+    assert not any(trial.state == optuna.trial.TrialState.RUNNING for trial in trials)
+
+
+def test_constraints_by_id_stay_as_first_set(storage_url: str) -> None:
+    study = optuna.create_study(storage=open_storage(storage_url))
+    trial = study.ask()
+    set_constraints(study, trial._trial_id, {"bytes": 0.5, "ms": -1})
+    set_constraints(study, trial._trial_id, {"bytes": 0.7})
+    assert study.get_trials()[0].constraints == {"bytes": 0.5, "ms": -1}
+
+
+def test_many_open_a_new_storage_at_once(storage_url: str) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        opened = list(pool.map(open_storage, [storage_url] * 6))
+    create_study(opened[0], "one", ["maximize"], {})
+    assert study_names(opened[-1]) == ["one"]
+
+
+def test_many_writers_lose_nothing(storage_url: str) -> None:
+    """As workers do: each opens the storage for itself and writes to its own trials."""
+    study = create_study(open_storage(storage_url), "many", ["maximize"], {})
+    trials = [study.ask()._trial_id for _ in range(8)]
+
+    def write(trial: int) -> None:
+        storage = open_storage(storage_url, keep_connections=False)
+        storage.set_trial_user_attr(trial, "record", {"of": trial})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, trials))
+    assert [trial.user_attrs["record"]["of"] for trial in study.get_trials()] == trials
+
+
+def test_a_worker_keeps_no_connection_to_a_server(postgresql: Any) -> None:
+    storage = open_storage(postgresql.new_url(), keep_connections=False)
+    study_names(storage)
+    assert "NullPool" in type(storage.engine.pool).__name__
+
+
+def test_a_server_that_restarts_between_calls_is_not_noticed(postgresql: Any, make_engine: Callable[..., Any]) -> None:
+    """Proposals, results and settling go on, with the numbers that a study without the restart has."""
+    url = postgresql.new_url()
+    engine = make_engine(url=url, trials=6, limits=ROOMY)
+    engine.run(2)
+    postgresql.stop()
+    threading.Timer(1.0, postgresql.start).start()
+    assignment = engine.ledger.next()  # waits for the server
+    engine.work(assignment)
+    postgresql.stop()
+    postgresql.start()
+    engine.ledger.settle(assignment.number)
+    engine.run()
+    assert engine.ledger.counts.finished == 6
+    assert [trial.number for trial in load_study("toy", url).trials("finished")] == list(range(6))
+
+
+def test_a_server_that_stays_away_is_an_error_in_the_end(postgresql: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgresql_module, "RECONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(postgresql_module, "RECONNECT_PAUSE", 0.1)
+    storage = open_storage(postgresql.new_url())
+    create_study(storage, "one", ["maximize"], {})
+    postgresql.stop()
+    try:
+        start = time.monotonic()
+        with pytest.raises(Exception, match=r"refused|onnection|commit"):
+            storage.get_all_studies()
+        assert time.monotonic() - start < 15
+    finally:
+        postgresql.start()
+    assert study_names(storage) == ["one"]
+
+
+def test_a_wrong_server_is_said_at_once_and_without_its_password() -> None:
+    start = time.monotonic()
+    with pytest.raises(InputError) as caught:
+        open_storage("postgresql://me:s3cret@127.0.0.1:1/name")
+    assert time.monotonic() - start < 5
+    assert "s3cret" not in str(caught.value)
+
+
+def test_without_a_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgresql_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"shoebox\[postgres\]") as caught:
+        with_driver(make_url("postgresql://me:s3cret@host/name"))
+    assert "s3cret" not in str(caught.value)
+
+
+def trials_of(storage: RDBStorage) -> list[FrozenTrial]:
+    study = find_study(storage, "toy")
+    return [] if study is None else study.get_trials(deepcopy=False)
+
+
+@pytest.mark.slow
+def test_a_search_survives_a_restart_of_its_server(postgresql: Any, toy_file: Path, shoebox_command: list[str]) -> None:
+    """With Ray, while trials run and end: the server aborts every connection twice and is away for seconds."""
+    url = postgresql.new_url()
+    toy_file.write_text(toy_file.read_text().replace("deployed_bytes: 600000", "deployed_bytes: 20000000"))
+    search = subprocess.Popen(
+        [*shoebox_command, "search", str(toy_file), "--trials", "12", "--sampler", "random"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "SHOEBOX_STORAGE": url, "SHOEBOX_TOY_SECONDS": "1"},
+    )
+    try:
+        storage = open_storage(url)
+        for finished in (2, 6):
+            until = time.monotonic() + 400
+            while finished > sum(trial.state.is_finished() for trial in trials_of(storage)):
+                assert time.monotonic() < until
+                assert search.poll() is None, search.communicate()[0]
+                time.sleep(0.5)
+            postgresql.stop()
+            time.sleep(4)
+            postgresql.start()
+        out, _ = search.communicate(timeout=500)
+    finally:
+        search.kill()
+    assert search.returncode == 0, out
+    study = load_study("toy", url)
+    assert len(study.trials("finished")) == 12, out
+    assert len(study.trials()) == 12
+    assert "s3cret" not in out

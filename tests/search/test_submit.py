@@ -1,0 +1,64 @@
+"""What a cluster is sent; the job itself runs in `test_cluster_hosts`."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from search.cluster import jobs
+from search.study_file import load_study_file
+from space.errors import InputError
+
+Shoebox = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_only_the_study_file_is_sent(toy_file: Path, tmp_path: Path) -> None:
+    (toy_file.parent / "private.csv").write_text("text")
+    sent = tmp_path / "sent"
+    sent.mkdir()
+    name = jobs.job_folder(sent, str(toy_file), {"trials": 9, "name": "other", "seed": None})
+    assert [path.name for path in sent.iterdir()] == [name]
+    assert load_study_file(sent / name) == load_study_file(toy_file, {"trials": 9, "name": "other"})
+    assert jobs.search_command(name, True)[1:] == ["search", "study.yaml", "--address", "auto", "--resume"]
+
+
+def test_a_shipped_study_needs_nothing(tmp_path: Path) -> None:
+    assert jobs.job_folder(tmp_path, "quickstart", {}) == "quickstart"
+    assert not list(tmp_path.iterdir())
+    assert jobs.job_folder(tmp_path, "quickstart", {"trials": 3}) == jobs.STUDY
+
+
+def test_the_storage_goes_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "postgresql://me:s3cret@host/name"
+    assert jobs.job_environment(url, "/mnt/all/") == {
+        "SHOEBOX_STORAGE": url,
+        "SHOEBOX_HOME": "/mnt/all/home",
+        "SHOEBOX_CACHE": "/mnt/all/cache",
+    }
+    monkeypatch.setenv("SHOEBOX_STORAGE", url)
+    assert jobs.job_environment(None, None) == {"SHOEBOX_STORAGE": url}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--address", "head:8265"], "http://"),
+        (["--address", "http://127.0.0.1:1", "--shared", "here"], "--shared"),
+        (["--address", "http://127.0.0.1:1", "--storage", "me:s3cret@host"], "not a database URL"),
+    ],
+)
+def test_what_cannot_be_is_refused(toy_file: Path, shoebox: Shoebox, arguments: list[str], said: str) -> None:
+    done = shoebox("submit", str(toy_file), *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "s3cret" not in done.stderr
+
+
+def test_without_ray_jobs_the_extra_is_named(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"shoebox\[cluster\]"):
+        jobs.submit(str(toy_file), "http://127.0.0.1:1")
