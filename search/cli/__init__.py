@@ -17,6 +17,7 @@ from search.cli.predict_command import predict
 from search.cli.quantize_command import quantize
 from search.cli.search_command import search
 from search.cli.studies_command import studies
+from search.cli.study_command import study_app
 
 __all__ = ["app", "main"]
 
@@ -28,6 +29,7 @@ app = typer.Typer(
     add_completion=True,
 )
 app.add_typer(emulator_app, name="emulator")
+app.add_typer(study_app, name="study")
 app.command()(search)
 app.command()(pareto)
 app.command()(export)
