@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from search.samplers import study_sampler
 from search.storage import create_study, default_url, find_study, masked, open_storage
 from search.study import OVERRIDES, SOURCE, STUDY_FILE, TIMED_ON, Study, directions, half_made, read_file, study_folder
 from search.study_file import StudyFile, load_study_file
+from search.warm_start import FINGERPRINT, WARM_START, enqueue_missing, fingerprint, known_qualities, plan_warm_start
 from search.worker import load_pipeline
 from space.errors import InputError
 from space.families import deployed_bytes
@@ -42,6 +43,7 @@ def run_study(
     storage: str | None = None,
     display: Display | None = None,
     pipeline: str | None = None,
+    warm_start: Sequence[str] = (),
 ) -> Study:
     """Search until the study's budget of trained trials is spent.
 
@@ -53,6 +55,8 @@ def run_study(
         storage: URL of the storage; default `home()/studies.db`.
         display: shows progress; nothing by default.
         pipeline: name of the module whose functions carry out a trial (`search.worker.Pipeline`); default `PIPELINE`.
+        warm_start: older studies in the storage whose good configurations a new study tries first, or `auto` for the
+            most similar ones. A resumed study keeps those that it was started with.
 
     Raises:
         InputError: a wrong study file or option; the study exists (without `resume`), does not exist (with
@@ -78,6 +82,10 @@ def run_study(
     if existing is None and resume:
         raise InputError(
             f"There is no study {file.name!r} in {masked(url)} to resume.", "Leave out --resume to start it."
+        )
+    if warm_start and existing is not None and WARM_START not in existing.user_attrs:
+        raise InputError(
+            f"Study {file.name!r} was started without --warm-start.", "Resume it without, or start another one."
         )
     if existing is not None:
         given = {**existing.user_attrs.get(OVERRIDES, {}), **given}
@@ -112,6 +120,17 @@ def run_study(
             SOURCE: source or file.name,
             TIMED_ON: meter.identity,
         }
+        predict = load_pipeline(pipeline).cost_predictor(plan, prepared)
+        attributes[FINGERPRINT] = (task := fingerprint(prepared, file.metric)).as_json()
+        if warm_start and existing is None:
+
+            def costs(params: Mapping[str, Any]) -> dict[str, float]:
+                config = space.config_from(params)
+                size = deployed_bytes(config, prepared.shape, prepared.vocabulary)
+                return {**predict(config), "deployed_bytes": size}
+
+            start = plan_warm_start(warm_start, file, opened, url, task, space, costs)
+            attributes = {WARM_START: start.model_dump(mode="json"), **attributes}
         if existing is None:
             left = find_study(opened, file.name)
             if left is not None and half_made(left):
@@ -120,13 +139,13 @@ def run_study(
         else:
             for key, value in attributes.items():
                 existing.set_user_attr(key, value)
-        predict = load_pipeline(pipeline).cost_predictor(plan, prepared)
+        enqueue_missing(existing)
         if file.search.sampler == "known-cost":
             foreseen = {"quality", "deployed_bytes", *predict(space.draw(np.random.default_rng(0))[0])}
             if unknown := {*file.objectives, *file.limits.given()} - foreseen:
                 logger.warning("known-cost cannot foresee %s here and leaves it out.", ", ".join(sorted(unknown)))
         known = (space, prepared.shape, prepared.vocabulary, file.objectives, file.limits.given(), predict)
-        existing.sampler = study_sampler(file.search.sampler, file.search.seed, *known)
+        existing.sampler = study_sampler(file.search.sampler, file.search.seed, *known, known_qualities(existing))
 
         def propose(trial: optuna.Trial) -> Proposal:
             config, recipe = space.suggest(trial)

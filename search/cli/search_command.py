@@ -29,6 +29,10 @@ def search(
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
     latency: Annotated[str | None, typer.Option(help="emulated, native or estimated.")] = None,
     device: Annotated[str | None, typer.Option(help="Device profile, like cortex-a53.")] = None,
+    warm_start: Annotated[
+        list[str] | None,
+        typer.Option(help="Older study whose good configurations are tried first; may be repeated, or auto for all."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed study.")] = False,
     name: Annotated[str | None, typer.Option(help="Another name for the study.")] = None,
     storage: StorageOption = None,
@@ -63,6 +67,7 @@ def search(
                 resume=resume,
                 storage=storage,
                 display=display_for(console),
+                warm_start=warm_start or (),
             )
     except KeyboardInterrupt:
         typer.echo(_how_to_go_on(study, overrides, storage), err=True)

@@ -1,0 +1,179 @@
+"""Warm against cold starts on invented tasks, over many seeds: `python tests/benchmarks/warm_start.py --seeds 10`.
+
+Every seed draws a task, searches it (60 trials of known-cost), draws a second task that is related to it, unrelated or
+its opposite, and searches that one cold and warm. Related tasks weigh what costs quality a little differently and have
+their best learning rate elsewhere. Unrelated ones weigh it by factors of up to four, have the best learning rate half a
+decade away, and want the reverse of half of the recipe. On the opposite task the worst student is the best.
+
+Qualities that are told have the noise of one training; hypervolumes are of the true ones. The similarity of the tasks
+is given as 0.5 for all of them: nothing tells the warm start which kind it has before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import TrialState
+
+from objectives.pareto import hypervolume
+from search.bench import synthetic
+from search.bench.synthetic import CEILING, CHANCE, SyntheticProblem
+from search.samplers import PerTrialSampler, SamplerName, seeds
+from search.samplers.known_cost import KnownCosts, OlderQualities, Prior
+from search.warm_start.adapt import flat_values
+from search.warm_start.candidates import OldTrial
+from search.warm_start.plan import WarmStart, choose_start
+from space.config import Recipe, StudentConfig
+
+KINDS = ("related", "unrelated", "opposite")
+REFLECTED = {"label_weight": (0.0, 1.0), "logit_weight": (0.25, 2.0), "hidden_weight": (0.0, 4.0)}
+SIMILARITY = 0.5
+
+
+class Task(SyntheticProblem):
+    """A synthetic problem with other weights.
+
+    Args:
+        spread: standard deviation of the logarithms of the weights.
+        shift: standard deviation of the learning rate's optimum, in decades.
+        reflected: how probable it is that a weight of the recipe wants the reverse.
+        opposite: whether the worst is the best.
+    """
+
+    def __init__(self, seed: Sequence[int], spread: float, shift: float, reflected: float, opposite: bool) -> None:
+        super().__init__()
+        draw = np.random.default_rng(seed)
+        names = ("capacity", "bits", "words", "tokens", "recipe")
+        self._weights = dict(zip(names, np.exp(spread * draw.standard_normal(len(names))), strict=True))
+        self._faster = 10 ** float(shift * draw.standard_normal())
+        self._reflected = [name for name in REFLECTED if draw.random() < reflected]
+        self._other_start = draw.random() < reflected
+        self._opposite = opposite
+
+    def quality(self, params: Mapping[str, Any]) -> float:
+        config, recipe = self.space.from_params(params)
+        found = CHANCE + (CEILING - CHANCE) * math.exp(-self._loss(config, recipe) / (CEILING - CHANCE))
+        return CHANCE + CEILING - found if self._opposite else found
+
+    def _loss(self, config: Any, recipe: Recipe) -> float:
+        changed: dict[str, Any] = {"learning_rate": min(1.0, recipe.learning_rate * self._faster)}
+        for name in self._reflected:
+            low, high = REFLECTED[name]
+            changed[name] = low + high - getattr(recipe, name)
+        if self._other_start:
+            changed["initialization"] = "teacher" if recipe.initialization == "random" else "random"
+        recipe, weights = recipe.model_copy(update=changed), self._weights
+        loss = weights["capacity"] * synthetic._capacity_loss(config) + weights["bits"] * synthetic._bits_loss(config)
+        loss += weights["words"] * 0.10 * math.exp(-config.vocabulary_keep / 0.09)
+        for layer in config.layers:
+            loss += weights["tokens"] * 0.03 * (1 - layer.token_keep) ** 2
+        return loss + weights["recipe"] * 2 * synthetic._recipe_loss(recipe, config.width, len(config.layers))
+
+
+def pair(kind: str, seed: int) -> tuple[Task, Task]:
+    """An old task and a new one."""
+    old = Task([seed, 0], 0.3, 0.15, 0.0, False)
+    if kind == "related":
+        return old, Task([seed, 1], 0.3, 0.15, 0.0, False)
+    if kind == "unrelated":
+        return old, Task([seed, 2], 0.7, 0.5, 0.5, False)
+    return old, Task([seed, 0], 0.3, 0.15, 0.0, True)
+
+
+def run(
+    task: Task, sampler: SamplerName, seed: int, trials: int, start: WarmStart | None = None, prior: bool = True
+) -> tuple[list[float], list[OldTrial]]:
+    """One study: its hypervolume after each trained trial, and its trials."""
+    known = None
+    if sampler == "known-cost":
+        older = [OlderQualities(SIMILARITY, k.params(), k.qualities) for k in start.knowledge] if start else []
+        known = KnownCosts(
+            task.space,
+            task.costs,
+            task.objectives,
+            task.limits,
+            task.reference,
+            prior=Prior(older) if older and prior else None,
+        )
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=PerTrialSampler(sampler, seed, known))
+    for configuration in start.configurations if start else ():
+        study.enqueue_trial(configuration.params)
+    curve: list[float] = []
+    points: list[list[float]] = []
+    trained: list[OldTrial] = []
+    worst = [task.reference[name] for name in task.objectives]
+    while len(curve) < trials:
+        trial = study.ask()
+        drawn: tuple[StudentConfig, Recipe] = task.space.suggest(trial)
+        costs = task.costs(trial.params)
+        excess = costs["deployed_bytes"] / task.limits["deployed_bytes"] - 1
+        trial.set_constraint("deployed_bytes", excess)
+        if excess > 0:
+            study.tell(trial, state=TrialState.PRUNED)
+            continue
+        quality = task.evaluate(trial.params, seeds(seed, trial.number)[1])
+        study.tell(trial, [quality, costs["latency_ms"]])
+        trained.append(OldTrial(trial.number, flat_values(*drawn), quality))
+        points.append([task.quality(trial.params), costs["latency_ms"]])
+        curve.append(hypervolume(points, worst, ["maximize", "minimize"]))
+    return curve, trained
+
+
+def one(job: tuple[str, SamplerName, int, int]) -> dict[str, list[float]]:
+    """Curves of one seed, cold and warm."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    kind, sampler, seed, trials = job
+    old, new = pair(kind, seed)
+    _, before = run(old, "known-cost", 1000 + seed, 60)
+    start = choose_start({"old": (SIMILARITY, before)}, new.space, new.costs, new.objectives, new.limits, trials)
+    found = {"cold": run(new, sampler, seed, trials)[0], "warm": run(new, sampler, seed, trials, start)[0]}
+    if sampler == "known-cost":
+        found["warm, no prior"] = run(new, sampler, seed, trials, start, prior=False)[0]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--samplers", default="known-cost,tpe")
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--processes", type=int, default=1)
+    options = parser.parse_args()
+    counts = [count for count in (5, 10, 15, 20, 30, 40, 60, 100) if count <= options.trials]
+    print(f"Hypervolume by trained trials, mean and standard error of {options.seeds} seeds; in brackets that of the")
+    print("difference to cold after as many trials.")
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+        for sampler in options.samplers.split(","):
+            for kind in options.kinds.split(","):
+                jobs = [(kind, sampler, seed, options.trials) for seed in range(options.seeds)]
+                results = pool.map(one, jobs, chunksize=1)
+                print(f"\n{sampler}, {kind}", flush=True)
+                for name in results[0]:
+                    curves = np.array([found[name] for found in results])
+                    cold = np.array([found["cold"] for found in results])
+                    print(f"  {name:15}", *(cell(curves, cold, count) for count in counts), flush=True)
+                warm, cold = (np.array([found[name] for found in results]) for name in ("warm", "cold"))
+                gap = warm[:, min(10, options.trials) - 1] - cold[:, -1]
+                error = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.nan
+                print(f"  warm after 10 less cold after {options.trials}: {gap.mean():+.4f} ±{error:.4f}", flush=True)
+
+
+def cell(curves: np.ndarray, cold: np.ndarray, count: int) -> str:
+    values, gaps = curves[:, count - 1], (curves - cold)[:, count - 1]
+    root = math.sqrt(len(values))
+    error = values.std(ddof=1) / root if len(values) > 1 else math.nan
+    text = f"{count}: {values.mean():.3f} ±{error:.3f}"
+    if curves is not cold and np.any(gaps):
+        text += f" ({gaps.mean():+.3f} ±{gaps.std(ddof=1) / root if len(values) > 1 else math.nan:.3f})"
+    return f"{text:32}"
+
+
+if __name__ == "__main__":
+    main()
