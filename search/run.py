@@ -24,7 +24,16 @@ from search.samplers import study_sampler
 from search.storage import create_study, default_url, find_study, masked, open_storage
 from search.study import OVERRIDES, SOURCE, STUDY_FILE, TIMED_ON, Study, directions, half_made, read_file, study_folder
 from search.study_file import StudyFile, load_study_file
-from search.warm_start import FINGERPRINT, WARM_START, enqueue_missing, fingerprint, known_qualities, plan_warm_start
+from search.warm_start import (
+    AUTO,
+    FINGERPRINT,
+    WARM_START,
+    enqueue_missing,
+    fingerprint,
+    known_qualities,
+    older_studies,
+    plan_warm_start,
+)
 from search.worker import load_pipeline
 from space.errors import InputError
 from space.families import deployed_bytes
@@ -96,6 +105,7 @@ def run_study(
         # What can be wrong is said before anything slow begins: an unknown device, data that does not fit.
         if existing is None:
             _check_no_bundles(file.name)
+        olds = older_studies(warm_start, file.name, opened, url) if warm_start and existing is None else []
         meter = LatencyMeter(file.device)
         if existing is not None and existing.user_attrs.get(TIMED_ON, meter.identity) != meter.identity:
             raise InputError(
@@ -129,7 +139,7 @@ def run_study(
                 size = deployed_bytes(config, prepared.shape, prepared.vocabulary)
                 return {**predict(config), "deployed_bytes": size}
 
-            start = plan_warm_start(warm_start, file, opened, url, task, space, costs)
+            start = plan_warm_start(olds, file, task, space, costs, automatic=list(warm_start) == [AUTO])
             attributes = {WARM_START: start.model_dump(mode="json"), **attributes}
         if existing is None:
             left = find_study(opened, file.name)

@@ -6,17 +6,28 @@ entered as if it were the new task's.
 """
 
 from search.warm_start.fingerprint import FINGERPRINT, Fingerprint, fingerprint, similarity
-from search.warm_start.plan import AUTO, WARM_START, WarmStart, enqueue_missing, known_qualities, plan_warm_start
+from search.warm_start.plan import (
+    AUTO,
+    WARM_START,
+    OlderStudy,
+    WarmStart,
+    enqueue_missing,
+    known_qualities,
+    older_studies,
+    plan_warm_start,
+)
 
 __all__ = [
     "AUTO",
     "FINGERPRINT",
     "WARM_START",
     "Fingerprint",
+    "OlderStudy",
     "WarmStart",
     "enqueue_missing",
     "fingerprint",
     "known_qualities",
+    "older_studies",
     "plan_warm_start",
     "similarity",
 ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from search.storage import find_study, masked, study_names
-from search.study import Study, half_made
+from search.study import STUDY_FILE, Study, half_made
 from search.study_file import StudyFile
 from search.validation import closest
 from search.warm_start.adapt import flat_values
@@ -92,34 +92,64 @@ class WarmStart(BaseModel):
     knowledge: list[Knowledge]
 
 
+class OlderStudy(NamedTuple):
+    """A study to start from: what may be used of it, and its task if it says."""
+
+    name: str
+    trials: list[OldTrial]
+    task: Fingerprint | None
+
+
+def older_studies(names: Sequence[str], new: str, storage: Any, url: str) -> list[OlderStudy]:
+    """Read the studies that a new one starts from.
+
+    Args:
+        names: of studies in the storage, or `AUTO` for all that have a trial to offer.
+        new: name of the new one.
+        storage, url: of the studies.
+
+    Raises:
+        InputError: there is no such study, or it is the new one, or it has no finished trial that keeps its limits.
+    """
+    present = [name for name in study_names(storage) if name != new]
+    automatic = list(names) == [AUTO]
+    found = []
+    for name in present if automatic else dict.fromkeys(names):
+        if name == new:
+            raise InputError(f"--warm-start: {name!r} is the study that is to be started.", "Name older ones.")
+        study = find_study(storage, name)
+        if study is None or half_made(study) or (automatic and STUDY_FILE not in study.user_attrs):
+            if automatic:
+                continue
+            hint = closest(name, present) if present else "There are none yet."
+            raise InputError(f"--warm-start: there is no study {name!r} in {masked(url)}.", hint)
+        trials = old_trials(Study(study, url))
+        if trials:
+            found.append(OlderStudy(name, trials, _fingerprint(study.user_attrs)))
+        elif not automatic:
+            raise InputError(f"--warm-start: study {name!r} has no finished trial that keeps its limits.")
+    return found
+
+
 def plan_warm_start(
-    names: Sequence[str], file: StudyFile, storage: Any, url: str, task: Fingerprint, space: JointSpace, costs: Costs
+    olds: Sequence[OlderStudy], file: StudyFile, task: Fingerprint, space: JointSpace, costs: Costs, automatic: bool
 ) -> WarmStart:
     """Choose what a new study tries first; logs it in two lines.
 
     Args:
-        names: of older studies in the same storage, or `AUTO`.
+        olds: what it may start from.
         file: of the new study.
-        storage, url: of the studies.
         task: the new study's.
         space: of the new study.
         costs: of its configurations, exact or predicted.
-
-    Raises:
-        InputError: there is no such study, or it is the new one, or it has no finished trial that could be used.
+        automatic: leave out all but a few similar ones.
     """
-    named = _named(names, file.name, storage, url)
-    olds = [study for study, _ in named]
-    similarities = {study.name: similarity(task, _fingerprint(attributes)) for study, attributes in named}
-    trials = {study.name: old_trials(study) for study in olds}
-    automatic = list(names) == [AUTO]
+    similarities = {old.name: similarity(task, old.task) for old in olds}
+    best = sorted(olds, key=lambda old: (-similarities[old.name], old.name))
     if automatic:
-        similarities = {name: value for name, value in similarities.items() if value >= LEAST_SIMILAR and trials[name]}
-    elif empty := [study.name for study in olds if not trials[study.name]]:
-        raise InputError(f"Study {empty[0]!r} has no finished trial that keeps its limits: nothing to start from.")
-    best = sorted(similarities, key=lambda name: (-similarities[name], name))[: MOST_STUDIES if automatic else None]
+        best = [old for old in best if similarities[old.name] >= LEAST_SIMILAR][:MOST_STUDIES]
     return choose_start(
-        {name: (similarities[name], trials[name]) for name in best},
+        {old.name: (similarities[old.name], old.trials) for old in best},
         space,
         costs,
         file.objectives,
@@ -198,28 +228,6 @@ def known_qualities(study: optuna.Study) -> list[tuple[float, list[dict[str, Any
     start = WarmStart.model_validate(stored)
     weights = {source.study: source.similarity for source in start.sources}
     return [(weights[known.study], known.params(), known.qualities) for known in start.knowledge]
-
-
-def _named(names: Sequence[str], new: str, storage: Any, url: str) -> list[tuple[Study, dict[str, Any]]]:
-    """Older studies with their attributes."""
-    present = [name for name in study_names(storage) if name != new]
-    wanted = present if list(names) == [AUTO] else list(dict.fromkeys(names))
-    found = []
-    for name in wanted:
-        if name == new:
-            raise InputError(f"--warm-start: {name!r} is the study that is to be started.", "Name older ones.")
-        study = find_study(storage, name)
-        if study is None or half_made(study):
-            hint = closest(name, present) if present else "There are none yet."
-            if list(names) == [AUTO]:
-                continue
-            raise InputError(f"--warm-start: there is no study {name!r} in {masked(url)}.", hint)
-        try:
-            found.append((Study(study, url), study.user_attrs))
-        except InputError:  # an Optuna study of something else
-            if list(names) != [AUTO]:
-                raise
-    return found
 
 
 def _fingerprint(attributes: dict[str, Any]) -> Fingerprint | None:

@@ -15,7 +15,7 @@ import argparse
 import math
 import multiprocessing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import optuna
@@ -34,6 +34,8 @@ from space.config import Recipe, StudentConfig
 KINDS = ("related", "unrelated", "opposite")
 REFLECTED = {"label_weight": (0.0, 1.0), "logit_weight": (0.25, 2.0), "hidden_weight": (0.0, 4.0)}
 SIMILARITY = 0.5
+COSTS: dict[tuple[tuple[str, Any], ...], dict[str, float]] = {}  # which all tasks have in common
+Curves: TypeAlias = dict[tuple[str, str], dict[str, list[float]]]
 
 
 class Task(SyntheticProblem):
@@ -55,6 +57,12 @@ class Task(SyntheticProblem):
         self._reflected = [name for name in REFLECTED if draw.random() < reflected]
         self._other_start = draw.random() < reflected
         self._opposite = opposite
+
+    def costs(self, params: Mapping[str, Any]) -> dict[str, float]:
+        place = tuple(params.items())
+        if place not in COSTS:
+            COSTS[place] = super().costs(params)
+        return COSTS[place]
 
     def quality(self, params: Mapping[str, Any]) -> float:
         config, recipe = self.space.from_params(params)
@@ -125,16 +133,24 @@ def run(
     return curve, trained
 
 
-def one(job: tuple[str, SamplerName, int, int]) -> dict[str, list[float]]:
-    """Curves of one seed, cold and warm."""
+def one(job: tuple[int, int, list[SamplerName], list[str], bool]) -> Curves:
+    """Curves of one seed by sampler and kind of task, cold and warm."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    kind, sampler, seed, trials = job
-    old, new = pair(kind, seed)
-    _, before = run(old, "known-cost", 1000 + seed, 60)
-    start = choose_start({"old": (SIMILARITY, before)}, new.space, new.costs, new.objectives, new.limits, trials)
-    found = {"cold": run(new, sampler, seed, trials)[0], "warm": run(new, sampler, seed, trials, start)[0]}
-    if sampler == "known-cost":
-        found["warm, no prior"] = run(new, sampler, seed, trials, start, prior=False)[0]
+    seed, trials, samplers, kinds, without = job
+    _, before = run(pair("related", seed)[0], "known-cost", 1000 + seed, 60)
+    found: Curves = {}
+    for kind in kinds:
+        _, new = pair(kind, seed)
+        olds: dict[str, tuple[float, Sequence[OldTrial]]] = {"old": (SIMILARITY, before)}
+        start = choose_start(olds, new.space, new.costs, new.objectives, new.limits, trials)
+        for sampler in samplers:
+            curves = {
+                "cold": run(new, sampler, seed, trials)[0],
+                "warm": run(new, sampler, seed, trials, start)[0],
+            }
+            if sampler == "known-cost" and without:
+                curves["warm, no prior"] = run(new, sampler, seed, trials, start, prior=False)[0]
+            found[sampler, kind] = curves
     return found
 
 
@@ -144,25 +160,33 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--samplers", default="known-cost,tpe")
     parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--without-prior", action="store_true", help="known-cost also with the queue alone")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    counts = [count for count in (5, 10, 15, 20, 30, 40, 60, 100) if count <= options.trials]
-    print(f"Hypervolume by trained trials, mean and standard error of {options.seeds} seeds; in brackets that of the")
-    print("difference to cold after as many trials.")
+    rest = (options.trials, options.samplers.split(","), options.kinds.split(","), options.without_prior)
+    results: list[Curves] = []
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        for sampler in options.samplers.split(","):
-            for kind in options.kinds.split(","):
-                jobs = [(kind, sampler, seed, options.trials) for seed in range(options.seeds)]
-                results = pool.map(one, jobs, chunksize=1)
-                print(f"\n{sampler}, {kind}", flush=True)
-                for name in results[0]:
-                    curves = np.array([found[name] for found in results])
-                    cold = np.array([found["cold"] for found in results])
-                    print(f"  {name:15}", *(cell(curves, cold, count) for count in counts), flush=True)
-                warm, cold = (np.array([found[name] for found in results]) for name in ("warm", "cold"))
-                gap = warm[:, min(10, options.trials) - 1] - cold[:, -1]
-                error = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.nan
-                print(f"  warm after 10 less cold after {options.trials}: {gap.mean():+.4f} ±{error:.4f}", flush=True)
+        for found in pool.imap(one, [(seed, *rest) for seed in range(options.seeds)]):
+            results.append(found)
+            show(results, options.trials)
+
+
+def show(results: list[Curves], trials: int) -> None:
+    """The table of the seeds so far."""
+    counts = [count for count in (5, 10, 15, 20, 30, 40, 60, 100) if count <= trials]
+    print(f"Hypervolume by trained trials, mean and standard error of {len(results)} seeds; in brackets that of the")
+    print("difference to cold after as many trials.")
+    for sampler, kind in results[0]:
+        print(f"{sampler}, {kind}")
+        studies = [found[sampler, kind] for found in results]
+        for name in studies[0]:
+            curves, cold = (np.array([found[which] for found in studies]) for which in (name, "cold"))
+            print(f"  {name:15}", *(cell(curves, cold, count) for count in counts))
+        warm, cold = (np.array([found[name] for found in studies]) for name in ("warm", "cold"))
+        gap = warm[:, min(10, trials) - 1] - cold[:, -1]
+        error = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.nan
+        print(f"  warm after 10 less cold after {trials}: {gap.mean():+.4f} ±{error:.4f}")
+    print(flush=True)
 
 
 def cell(curves: np.ndarray, cold: np.ndarray, count: int) -> str:
