@@ -33,6 +33,7 @@ from search.warm_start import (
     known_qualities,
     older_studies,
     plan_warm_start,
+    tell_agreement,
 )
 from search.worker import load_pipeline
 from space.errors import InputError
@@ -175,6 +176,7 @@ def run_study(
             logger.info("Trials that had not ended and are run again: %d.", repeated)
         if not ledger.exhausted:
             _run(file, ledger, url, pipeline, plan, display or NoDisplay())
+            tell_agreement(existing)
         check_front_on_arm(existing, url, tasks, file.device)
     return Study(existing, url)
 

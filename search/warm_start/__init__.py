@@ -11,10 +11,12 @@ from search.warm_start.plan import (
     WARM_START,
     OlderStudy,
     WarmStart,
+    agreement,
     enqueue_missing,
     known_qualities,
     older_studies,
     plan_warm_start,
+    tell_agreement,
 )
 
 __all__ = [
@@ -24,10 +26,12 @@ __all__ = [
     "Fingerprint",
     "OlderStudy",
     "WarmStart",
+    "agreement",
     "enqueue_missing",
     "fingerprint",
     "known_qualities",
     "older_studies",
     "plan_warm_start",
     "similarity",
+    "tell_agreement",
 ]

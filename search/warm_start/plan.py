@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import optuna
+from optuna.trial import TrialState
 from pydantic import BaseModel, ConfigDict, ValidationError
+from scipy.stats import spearmanr
 
 from search.storage import find_study, masked, study_names
 from search.study import STUDY_FILE, Study, half_made
@@ -43,12 +45,13 @@ class Source(BaseModel):
 
 
 class Configuration(BaseModel):
-    """A configuration to try: where it comes from, and its parameters here."""
+    """A configuration to try: where it comes from, its quality there, and its parameters here."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     study: str
     trial: int
+    quality: float
     params: dict[str, Any]
 
 
@@ -179,7 +182,9 @@ def choose_start(
     _tell(sources, tally)
     return WarmStart(
         sources=sources,
-        configurations=[Configuration(study=c.study, trial=c.number, params=dict(c.params)) for c in chosen],
+        configurations=[
+            Configuration(study=c.study, trial=c.number, quality=c.quality, params=dict(c.params)) for c in chosen
+        ],
         knowledge=[_knowledge(name, some) for name, some in found.items() if some],
     )
 
@@ -228,6 +233,38 @@ def known_qualities(study: optuna.Study) -> list[tuple[float, list[dict[str, Any
     start = WarmStart.model_validate(stored)
     weights = {source.study: source.similarity for source in start.sources}
     return [(weights[known.study], known.params(), known.qualities) for known in start.knowledge]
+
+
+def agreement(study: optuna.Study) -> dict[str, tuple[int, float]]:
+    """How each older study orders the configurations that both have trained.
+
+    Returns:
+        Their number and the rank correlation of their qualities there and here (Spearman), by study; only of studies
+        with three such configurations or more, whose qualities differ.
+    """
+    stored = study.user_attrs.get(WARM_START)
+    if stored is None:
+        return {}
+    quality = [direction.name for direction in study.directions].index("MAXIMIZE")
+    trained = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    here = {tuple(sorted(trial.params.items())): trial.values[quality] for trial in trained}
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    for configuration in WarmStart.model_validate(stored).configurations:
+        place = tuple(sorted(configuration.params.items()))
+        if place in here:
+            pairs.setdefault(configuration.study, []).append((configuration.quality, here[place]))
+    found = {}
+    for name, both in pairs.items():
+        there, now = zip(*both, strict=True)
+        if len(both) >= 3 and len(set(there)) > 1 and len(set(now)) > 1:
+            found[name] = len(both), float(spearmanr(there, now).statistic)
+    return found
+
+
+def tell_agreement(study: optuna.Study) -> None:
+    """Log what `agreement` finds, a line for each older study."""
+    for name, (count, correlation) in agreement(study).items():
+        logger.info("%s orders the %d shared configurations with rank correlation %+.2f.", name, count, correlation)
 
 
 def _fingerprint(attributes: dict[str, Any]) -> Fingerprint | None:
