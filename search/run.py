@@ -17,7 +17,7 @@ from runners.cores import usable_cores
 from runners.latency import LatencyMeter
 from runners.task import load_task
 from search.arm_check import check_front_on_arm
-from search.ledger import Ledger, Proposal
+from search.ledger import Ledger, Proposal, State
 from search.lock import only_one
 from search.progress import Display, Monitor, NoDisplay
 from search.samplers import study_sampler
@@ -34,6 +34,7 @@ from search.warm_start import (
     older_studies,
     plan_warm_start,
     tell_agreement,
+    withdraw,
 )
 from search.worker import load_pipeline
 from space.errors import InputError
@@ -197,7 +198,13 @@ def _run(file: StudyFile, ledger: Ledger, url: str, pipeline: str, plan: Any, di
             from search.searcher import StudySearcher
             from search.worker import TrialWorker, WorkerSettings
 
-            searcher = StudySearcher(ledger, url, workers, on_change=monitor)
+            def on_change(number: int | None, state: State | None) -> None:
+                if state == "finished" and (withdrawn := withdraw(ledger.study)):
+                    ledger.counts.waiting -= withdrawn
+                    ledger.counts.orphaned += withdrawn
+                monitor(number, state)
+
+            searcher = StudySearcher(ledger, url, workers, on_change)
             settings = WorkerSettings(pipeline, plan, url, threads, tuple(sys.path))
             _tune(TrialWorker, settings, searcher, folder)
     except BaseException:

@@ -10,6 +10,7 @@ The same members make the same bytes (with the same version of zlib).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -109,7 +110,7 @@ def write_archive(
             file.seek(-SEAL, os.SEEK_END)
             file.write(seal.encode())
         part.chmod(0o644)
-        os.link(part, output)  # unlike a rename this fails where the name has been taken meanwhile
+        _put(part, output)
     except FileExistsError:
         raise taken from None
     except OSError as error:
@@ -117,6 +118,16 @@ def write_archive(
     finally:
         part.unlink(missing_ok=True)
     return manifest
+
+
+def _put(part: Path, output: Path) -> None:
+    """Give a file its name; an error if that has been taken meanwhile."""
+    try:
+        os.link(part, output)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        os.rename(part, output)  # a USB stick, say, knows no links
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes | Path) -> Member:

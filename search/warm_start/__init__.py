@@ -17,6 +17,7 @@ from search.warm_start.plan import (
     older_studies,
     plan_warm_start,
     tell_agreement,
+    withdraw,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "plan_warm_start",
     "similarity",
     "tell_agreement",
+    "withdraw",
 ]

@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.stats import spearmanr
 
+from search.ledger import ORPHANED
 from search.storage import find_study, masked, study_names
 from search.study import STUDY_FILE, Study, half_made
 from search.study_file import StudyFile
@@ -31,6 +32,7 @@ SHARE = 4  # one trial in so many may be an older study's configuration,
 FEWEST = 4  # but so many may be in a small study, up to half of it
 MOST_STUDIES = 4  # with `auto`
 LEAST_SIMILAR = 0.05  # with `auto`
+JUDGED = 4  # shared configurations that are enough to tell that an older study says nothing
 MOST_KNOWN = 64  # older qualities of a study that are kept for the sampler
 
 
@@ -259,6 +261,31 @@ def agreement(study: optuna.Study) -> dict[str, tuple[int, float]]:
         if len(both) >= 3 and len(set(there)) > 1 and len(set(now)) > 1:
             found[name] = len(both), float(spearmanr(there, now).statistic)
     return found
+
+
+def withdraw(study: optuna.Study) -> int:
+    """Take those configurations from the queue whose study orders the ones tried so far no better than chance.
+
+    They count as orphaned. The best configurations of a task that this one has nothing in common with are then a few
+    lost trials, not a quarter of the study.
+
+    Returns:
+        How many were taken.
+    """
+    against = [name for name, (count, order) in agreement(study).items() if count >= JUDGED and order <= 0]
+    count = 0
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) if against else ():
+        if trial.user_attrs.get(FROM, {}).get("study") in against:
+            study._storage.set_trial_user_attr(trial._trial_id, ORPHANED, True)
+            study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            count += 1
+    if count:
+        logger.info(
+            "The other %d configurations of %s are not tried: it orders those tried so far the other way round.",
+            count,
+            ", ".join(against),
+        )
+    return count
 
 
 def tell_agreement(study: optuna.Study) -> None:

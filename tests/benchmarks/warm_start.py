@@ -30,7 +30,7 @@ from search.samplers import PerTrialSampler, SamplerName, seeds
 from search.samplers.known_cost import KnownCosts, OlderQualities, Prior
 from search.warm_start.adapt import flat_values
 from search.warm_start.candidates import OldTrial
-from search.warm_start.plan import WarmStart, choose_start
+from search.warm_start.plan import WARM_START, WarmStart, choose_start, enqueue_missing, withdraw
 from space.config import Recipe, StudentConfig
 from space.families.transformer import Layer, TransformerConfig
 from space.families.transformer.config import PER_LAYER
@@ -133,8 +133,9 @@ def run(
             prior=Prior(older) if older and prior else None,
         )
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=PerTrialSampler(sampler, seed, known))
-    for configuration in start.configurations if start else ():
-        study.enqueue_trial(configuration.params)
+    if start:
+        study.set_user_attr(WARM_START, start.model_dump(mode="json"))
+        enqueue_missing(study)
     curve: list[float] = []
     points: list[list[float]] = []
     trained: list[OldTrial] = []
@@ -150,6 +151,7 @@ def run(
             continue
         quality = task.evaluate(trial.params, seeds(seed, trial.number)[1])
         study.tell(trial, [quality, costs["latency_ms"]])
+        withdraw(study)
         trained.append(OldTrial(trial.number, flat_values(*drawn), quality))
         points.append([task.quality(trial.params), costs["latency_ms"]])
         curve.append(hypervolume(points, worst, ["maximize", "minimize"]))

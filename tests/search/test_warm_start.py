@@ -13,6 +13,7 @@ import pytest
 import toy_pipeline
 
 from search.bench import SyntheticProblem
+from search.ledger import state_of
 from search.samplers.known_cost import KnownCosts, OlderQualities, Prior
 from search.samplers.known_cost.gaussian_process import GaussianProcess, Scales
 from search.storage import default_url, open_storage
@@ -27,6 +28,7 @@ from search.warm_start import (
     older_studies,
     plan_warm_start,
     similarity,
+    withdraw,
 )
 from search.warm_start.adapt import adapt, flat_values
 from search.warm_start.candidates import OldTrial, Tally, candidates, diverse
@@ -191,6 +193,29 @@ def test_queue_is_filled_up_after_a_kill(old: Any, make_engine: Callable[..., An
     assert [enqueue_missing(study), enqueue_missing(study)] == [2, 0]
     waiting = [t for t in study.trials if t.state.name == "WAITING"]
     assert [t.system_attrs["fixed_params"] for t in waiting] == params
+
+
+@pytest.mark.parametrize(("reversed_", "left"), [(False, 2), (True, 0)])
+def test_rest_of_the_queue_is_dropped_where_the_older_study_is_contradicted(reversed_: bool, left: int) -> None:
+    study = optuna.create_study(directions=["minimize", "maximize"])
+    params = [trial.values for trial in drawn(6)]
+    params = [adapt(PROBLEM.space, values).params for values in params]
+    configurations = [
+        {"study": "old", "trial": i, "quality": 0.9 - 0.01 * i, "params": p} for i, p in enumerate(params)
+    ]
+    study.set_user_attr(WARM_START, {"sources": [], "configurations": configurations, "knowledge": []})
+    enqueue_missing(study)
+    for index in range(4):
+        trial = study.ask()
+        PROBLEM.space.suggest(trial)
+        study.tell(trial, [1.0, 0.5 + 0.01 * index if reversed_ else 0.5 - 0.01 * index])
+        if index < 3:
+            assert withdraw(study) == 0
+    assert withdraw(study) == 2 - left
+    waiting = [trial for trial in study.trials if trial.state.name == "WAITING"]
+    assert len(waiting) == left
+    assert sum(state_of(trial) == "orphaned" for trial in study.trials) == 2 - left
+    assert enqueue_missing(study) == 0
 
 
 def known(prior: Prior | None) -> KnownCosts:
