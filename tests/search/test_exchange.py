@@ -29,7 +29,7 @@ Shoebox = Callable[..., subprocess.CompletedProcess[str]]
 def engine(make_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     """A study with trials of every state: the last one runs, one waits."""
     monkeypatch.setenv("SHOEBOX_TOY_FAIL", "2")
-    engine = make_engine(trials=9)
+    engine = make_engine(trials=9, sampler="random")
     engine.run(most=6)
     engine.ledger.next()
     engine.study.enqueue_trial({"width": 128}, user_attrs={"why": "a test"})
@@ -46,9 +46,25 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], N
     return go
 
 
+_EXPORTED: list[bytes] = []
+
+
+@pytest.fixture
+def archive(request: pytest.FixtureRequest, elsewhere: Callable[..., None], tmp_path: Path) -> Path:
+    """The exported study, made once, for another home."""
+    path = tmp_path / "toy.zip"
+    if not _EXPORTED:
+        request.getfixturevalue("engine")
+        export_study("toy", path, "front")
+        _EXPORTED.append(path.read_bytes())
+    path.write_bytes(_EXPORTED[0])
+    elsewhere()
+    return path
+
+
 def members(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path) as zipped:
+        return {name: zipped.read(name) for name in zipped.namelist()}
 
 
 def rewrite(path: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
@@ -102,7 +118,7 @@ def test_imported_study_goes_on_as_the_original_does(
         if place == "other":
             elsewhere()
             import_study(tmp_path / "toy.zip")
-        other = make_engine(trials=9)
+        other = make_engine(trials=9, sampler="random")
         other.ledger.recover()
         other.run()
         assert load_study("toy").hypervolume() > 0
@@ -143,13 +159,10 @@ def test_another_study_of_that_name_is_refused(
     assert shoebox("study", "import", str(tmp_path / "toy.zip"), "--name", "../up").returncode == 2
 
 
-def test_every_flipped_byte_is_refused(engine: Any, elsewhere: Callable[..., None], tmp_path: Path) -> None:
-    path, other = tmp_path / "toy.zip", tmp_path / "flipped.zip"
-    export_study("toy", path, "front")
-    whole = path.read_bytes()
-    with zipfile.ZipFile(path) as archive:
-        offsets = {info.filename: info.header_offset + 30 + len(info.filename) for info in archive.infolist()}
-    elsewhere()
+def test_every_flipped_byte_is_refused(archive: Path, tmp_path: Path) -> None:
+    other, whole = tmp_path / "flipped.zip", archive.read_bytes()
+    with zipfile.ZipFile(archive) as zipped:
+        offsets = {info.filename: info.header_offset + 30 + len(info.filename) for info in zipped.infolist()}
     for name, offset in offsets.items():
         data = bytearray(whole)
         data[offset + 1] ^= 4
@@ -167,23 +180,23 @@ def test_every_flipped_byte_is_refused(engine: Any, elsewhere: Callable[..., Non
 
 
 def bomb(path: Path) -> None:
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("trials/00000/zeros.txt", bytes(1 << 24))
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("trials/00000/zeros.txt", bytes(1 << 24))
 
 
 def up(path: Path) -> None:
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("trials/00000/../../../../evil", b"evil")
+    with zipfile.ZipFile(path, "a") as zipped:
+        zipped.writestr("trials/00000/../../../../evil", b"evil")
 
 
 def absolute(path: Path) -> None:
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("/tmp/evil", b"evil")
+    with zipfile.ZipFile(path, "a") as zipped:
+        zipped.writestr("/tmp/evil", b"evil")
 
 
 def stowaway(path: Path) -> None:
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("trials/00000/more.txt", b"more")
+    with zipfile.ZipFile(path, "a") as zipped:
+        zipped.writestr("trials/00000/more.txt", b"more")
 
 
 @pytest.mark.parametrize(
@@ -196,14 +209,11 @@ def stowaway(path: Path) -> None:
     ],
 )
 def test_what_an_export_never_holds_is_refused(
-    engine: Any, elsewhere: Callable[..., None], tmp_path: Path, add: Callable[[Path], None], why: str
+    archive: Path, tmp_path: Path, add: Callable[[Path], None], why: str
 ) -> None:
-    path = tmp_path / "toy.zip"
-    export_study("toy", path, "none")
-    add(path)
-    elsewhere()
+    add(archive)
     with pytest.raises(InputError, match=why):
-        import_study(path)
+        import_study(archive)
     assert not (tmp_path / "other").exists()
 
 
@@ -230,22 +240,20 @@ def new_field(found: dict[str, bytes]) -> None:
     ],
 )
 def test_content_is_checked_though_its_checksums_are_right(
-    engine: Any, elsewhere: Callable[..., None], tmp_path: Path, change: Callable[[dict[str, bytes]], None], why: str
+    archive: Path, tmp_path: Path, change: Callable[[dict[str, bytes]], None], why: str
 ) -> None:
-    export_study("toy", tmp_path / "toy.zip", "none")
-    changed = rewrite(tmp_path / "toy.zip", change)
-    elsewhere()
+    changed = rewrite(archive, change)
     with pytest.raises(InputError, match=why):
         import_study(changed)
     assert not (tmp_path / "other").exists()
 
 
-def test_archive_of_a_later_format_is_refused(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archive_of_a_later_format_is_refused(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("search.exchange.archive.FORMAT", 2)
-        export_study("toy", tmp_path / "toy.zip", "none")
+        path = rewrite(archive, lambda found: None)
     with pytest.raises(InputError, match="is an archive of format 2; this version of Shoebox reads format 1"):
-        import_study(tmp_path / "toy.zip")
+        import_study(path)
 
 
 def killed_import(path: Path, step: int) -> int:
