@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,22 @@ from search.ledger import Ledger
 from search.lock import only_one
 from search.progress import Display, Monitor, NoDisplay
 from search.samplers import study_sampler
-from search.states import RECORD
+from search.states import RECORD, State
 from search.storage import create_study, default_url, find_study, masked, open_storage
 from search.study import OVERRIDES, SOURCE, STUDY_FILE, TIMED_ON, Study, directions, half_made, read_file, study_folder
 from search.study_file import StudyFile, load_study_file
+from search.warm_start import (
+    AUTO,
+    FINGERPRINT,
+    WARM_START,
+    enqueue_missing,
+    fingerprint,
+    known_qualities,
+    older_studies,
+    plan_warm_start,
+    tell_agreement,
+    withdraw,
+)
 from search.worker import load_pipeline
 from space.errors import InputError
 from space.families import deployed_bytes
@@ -40,11 +52,9 @@ logger = logging.getLogger("shoebox.search.run")
 
 PIPELINE = "runners.trial"
 # What may change when a study is resumed: how long it is, what is kept of it, and where it runs.
-_MAY_CHANGE = {"description"} | {
-    f"search.{name}"
-    for name in ("trials", "hours", "training_hours", "repeats", "keep_bundles")
-    + ("workers", "cpus_per_trial", "gpus_per_trial")
-}
+_LENGTH = ("trials", "hours", "training_hours", "repeats")
+_PLACE = ("workers", "cpus_per_trial", "gpus_per_trial", "keep_bundles")
+_MAY_CHANGE = {"description", *(f"search.{name}" for name in (*_LENGTH, *_PLACE))}
 
 
 def run_study(
@@ -56,6 +66,7 @@ def run_study(
     display: Display | None = None,
     pipeline: str | None = None,
     address: str | None = None,
+    warm_start: Sequence[str] = (),
 ) -> Study:
     """Search until one of the study's budgets is spent.
 
@@ -69,6 +80,8 @@ def run_study(
         pipeline: name of the module whose functions carry out a trial (`search.worker.Pipeline`); default `PIPELINE`.
         address: of a Ray cluster, `auto` or HOST:PORT (`search.cluster.connection.connected`); by default trials run
             on this machine.
+        warm_start: older studies in the storage whose good configurations a new study tries first, or `auto` for the
+            most similar ones. A resumed study keeps those that it was started with.
 
     Raises:
         InputError: a wrong study file or option; the study exists (without `resume`), does not exist (with
@@ -95,6 +108,10 @@ def run_study(
         raise InputError(
             f"There is no study {file.name!r} in {masked(url)} to resume.", "Leave out --resume to start it."
         )
+    if warm_start and existing is not None and WARM_START not in existing.user_attrs:
+        raise InputError(
+            f"Study {file.name!r} was started without --warm-start.", "Resume it without, or start another one."
+        )
     if existing is not None:
         given = {**existing.user_attrs.get(OVERRIDES, {}), **given}
         file = study if isinstance(study, StudyFile) else load_study_file(study, given)
@@ -104,6 +121,7 @@ def run_study(
         # What can be wrong is said before anything slow begins: an unknown device, data that does not fit.
         if existing is None:
             _check_no_bundles(file)
+        olds = older_studies(warm_start, file.name, opened, url) if warm_start and existing is None else []
         meter = LatencyMeter(file.device)
         if existing is not None and existing.user_attrs.get(TIMED_ON, meter.identity) != meter.identity:
             raise InputError(
@@ -130,6 +148,17 @@ def run_study(
             SOURCE: source or file.name,
             TIMED_ON: meter.identity,
         }
+        predict = load_pipeline(pipeline).cost_predictor(plan, prepared)
+        attributes[FINGERPRINT] = (task := fingerprint(prepared, file.metric)).as_json()
+        if warm_start and existing is None:
+
+            def costs(params: Mapping[str, Any]) -> dict[str, float]:
+                config = space.config_from(params)
+                size = deployed_bytes(config, prepared.shape, prepared.vocabulary)
+                return {**predict(config), "deployed_bytes": size}
+
+            start = plan_warm_start(olds, file, task, space, costs, automatic=list(warm_start) == [AUTO])
+            attributes = {WARM_START: start.model_dump(mode="json"), **attributes}
         if existing is None:
             left = find_study(opened, file.name)
             if left is not None and half_made(left):
@@ -139,13 +168,13 @@ def run_study(
         else:
             for key, value in attributes.items():
                 existing.set_user_attr(key, value)
-        predict = load_pipeline(pipeline).cost_predictor(plan, prepared)
+        enqueue_missing(existing)
         if file.search.sampler == "known-cost":
             foreseen = {"quality", "deployed_bytes", *predict(space.draw(np.random.default_rng(0))[0])}
             if unknown := {*file.objectives, *file.limits.given()} - foreseen:
                 logger.warning("known-cost cannot foresee %s here and leaves it out.", ", ".join(sorted(unknown)))
         known = (space, prepared.shape, prepared.vocabulary, file.objectives, file.limits.given(), predict)
-        existing.sampler = study_sampler(file.search.sampler, file.search.seed, *known)
+        existing.sampler = study_sampler(file.search.sampler, file.search.seed, *known, known_qualities(existing))
 
         def propose(trial: optuna.Trial) -> Proposal:
             config, recipe = space.suggest(trial)
@@ -173,6 +202,7 @@ def run_study(
             logger.info("Trials that had not ended and are run again: %d.", repeated)
         if not ledger.exhausted:
             _run(file, ledger, url, pipeline, plan, display or NoDisplay(), cluster)
+            tell_agreement(existing)
         ledger.close()
         check_front_on_arm(existing, url, tasks, file.device)
     return Study(existing, url)
@@ -189,7 +219,13 @@ def _run(
             from search.searcher import StudySearcher
             from search.worker import TrialWorker, WorkerSettings
 
-            searcher = StudySearcher(ledger, url, min(session.workers, file.search.trials), on_change=monitor)
+            def on_change(number: int | None, state: State | None) -> None:
+                if state == "finished" and (withdrawn := withdraw(ledger.study)):
+                    ledger.counts.waiting -= withdrawn
+                    ledger.counts.orphaned += withdrawn
+                monitor(number, state)
+
+            searcher = StudySearcher(ledger, url, min(session.workers, file.search.trials), on_change)
             settings = WorkerSettings(pipeline, plan, url, session.threads, tuple(sys.path), file.bundles)
             _tune(TrialWorker, settings, searcher, session.folder, file.search.resources)
             if searcher.failure is None and ledger.exhausted:

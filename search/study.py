@@ -31,6 +31,7 @@ STUDY_FILE = "study_file"  # the whole study file (JSON)
 OVERRIDES = "overrides"  # command-line values that it was made with
 SOURCE = "source"  # name or path that it was loaded from
 TIMED_ON = "timed_on"  # identity of the device (`LatencyMeter.identity`)
+IMPORTED = "imported"  # where a study of an archive came from; set first, as `STUDY_FILE` is last
 ON_ARM = "on_arm"  # quality with ARM kernels (JSON of `ArmQuality`) by the number of the trial
 
 # Where a study sets no limit on a cost, its worst for the hypervolume.
@@ -54,8 +55,9 @@ def study_folder(name: str) -> Path:
 
 
 def half_made(study: optuna.Study) -> bool:
-    """Whether a search was killed while it made the study: it counts as none."""
-    return STUDY_FILE not in study.user_attrs and not study.get_trials(deepcopy=False)
+    """Whether a search or an import was killed while it made the study: it counts as none."""
+    attributes = study.user_attrs
+    return STUDY_FILE not in attributes and (IMPORTED in attributes or not study.get_trials(deepcopy=False))
 
 
 def read_file(name: str, data: Any) -> StudyFile:

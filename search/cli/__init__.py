@@ -23,6 +23,7 @@ from search.cli.quantize_command import quantize
 from search.cli.report_command import report
 from search.cli.search_command import search
 from search.cli.studies_command import studies
+from search.cli.study_command import study_app
 from search.cli.submit_command import submit
 
 __all__ = ["app", "main"]
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(emulator_app, name="emulator")
 app.add_typer(cluster_app, name="cluster")
+app.add_typer(study_app, name="study")
 _COMMANDS: tuple[Callable[..., None], ...] = (
     search,
     submit,

@@ -42,6 +42,10 @@ def search(
     device: Annotated[
         str | None, typer.Option(help="Device profile, like cortex-a53.", autocompletion=complete_device)
     ] = None,
+    warm_start: Annotated[
+        list[str] | None,
+        typer.Option(help="Older study whose good configurations are tried first; may be repeated, or auto for all."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed study.")] = False,
     name: Annotated[str | None, typer.Option(help="Another name for the study.")] = None,
     json: JsonOption = False,
@@ -86,6 +90,7 @@ def search(
                 storage=storage,
                 display=display_for(console),
                 address=address,
+                warm_start=warm_start or (),
             )
     except KeyboardInterrupt:
         typer.echo(_how_to_go_on(study, overrides, storage, address), err=True)

@@ -12,9 +12,9 @@ from html import escape
 from typing import Any
 
 from runners.record import TrialRecord
-from search.ledger import Objective
 from search.report.gather import Report
 from search.report.traits import Trait, bits_of_modules, traits_of
+from search.states import Objective
 
 Figure = dict[str, Any]
 COLOURS = ("#3f76b5", "#d98032", "#4c9a6a", "#b8524a", "#7d6bb1", "#8a8f98", "#b9983a", "#4aa3a8", "#c474a4")

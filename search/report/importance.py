@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, create_trial
 
-from search.ledger import Objective
+from search.states import Objective
 from search.study import Study
 
 FEWEST = 6  # trials: below, a forest finds nothing but chance

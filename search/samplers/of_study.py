@@ -23,6 +23,7 @@ def study_sampler(
     objectives: Sequence[str],
     limits: Mapping[str, float],
     predict: Callable[[StudentConfig], Mapping[str, float]] | None = None,
+    older: Sequence[tuple[float, Sequence[Mapping[str, Any]], Sequence[float]]] = (),
 ) -> PerTrialSampler:
     """A sampler by name, told what it can know.
 
@@ -37,14 +38,17 @@ def study_sampler(
         predict: costs of a configuration beside its bytes (`latency_ms`, ...), exact or predicted, in about 0.1 ms:
             every proposal asks for some hundred configurations. Without it only bytes are known: limits on other
             costs and objectives of other costs have no influence on what is proposed.
+        older: similarity of the task, flat parameters and qualities of each study that this one starts from; only
+            known-cost learns from them.
     """
     if name != "known-cost":
         return PerTrialSampler(name, seed)
-    from search.samplers.known_cost import KnownCosts
+    from search.samplers.known_cost import KnownCosts, OlderQualities, Prior
 
     def costs(params: Mapping[str, Any]) -> dict[str, float]:
         config = space.config_from(params)
         size = float(deployed_bytes(config, shape, vocabulary))
         return {**(predict(config) if predict else {}), "deployed_bytes": size}
 
-    return PerTrialSampler(name, seed, KnownCosts(space, costs, objectives, limits))
+    prior = Prior([OlderQualities(*source) for source in older]) if older else None
+    return PerTrialSampler(name, seed, KnownCosts(space, costs, objectives, limits, prior=prior))

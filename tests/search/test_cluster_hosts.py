@@ -14,7 +14,7 @@ from helpers.hosts import RayHosts, can_make_hosts
 from helpers.postgresql_server import PostgresServer, binaries
 
 from runners.bundle_store import fetch
-from search.ledger import state_of
+from search.states import state_of
 from search.storage import find_study, open_storage
 from search.study import load_study
 

@@ -19,9 +19,9 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.engine import make_url
 
 from search import postgresql as postgresql_module
-from search.ledger import ORPHANED
 from search.postgresql import with_driver
 from search.samplers import RETRY_OF
+from search.states import ORPHANED
 from search.storage import create_study, find_study, open_storage, set_constraints, study_names
 from search.study import load_study, study_folder
 from space.errors import InputError

@@ -121,6 +121,14 @@ class GaussianProcess:
         self._factor = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
         self._weights = cho_solve((self._factor, True), y, check_finite=False)
 
+    def left_out(self, y: np.ndarray) -> float:
+        """Logarithm of the probability density of the observations [n], each predicted from all others, in sum.
+
+        Rasmussen & Williams 2006, section 5.4.2.
+        """
+        inverse = np.diag(cho_solve((self._factor, True), np.eye(len(y)), check_finite=False))
+        return float(0.5 * (np.log(inverse) - self._weights**2 / inverse - np.log(2 * np.pi)).sum())
+
     def _covariance(self, x: np.ndarray) -> np.ndarray:
         """Covariance [n, m] of the observed points and those at features [m, features]."""
         scales = self._scales

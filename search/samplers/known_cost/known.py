@@ -14,6 +14,7 @@ from scipy.stats import qmc
 from search.samplers.known_cost.features import Features
 from search.samplers.known_cost.gaussian_process import Scales, fit_scales
 from search.samplers.known_cost.layout import Layout
+from search.samplers.known_cost.prior import Prior
 from space.joint import JointSpace
 
 Costs = Callable[[Mapping[str, Any]], Mapping[str, float]]
@@ -21,6 +22,7 @@ Costs = Callable[[Mapping[str, Any]], Mapping[str, float]]
 POOL = 1024  # feasible configurations, spread over the space, that every proposal is chosen from (among others)
 MOST_DRAWS = 8192
 FEWEST = 64  # below so many feasible ones in MOST_DRAWS, the search for feasible ones goes on from the nearest
+REMEMBERED = 2  # fits: one with a prior, one without
 RECIPE = "recipe."  # parameters of that name change no cost
 
 
@@ -40,6 +42,7 @@ class KnownCosts:
         reference: worst values of interest by objective: the point against which the hypervolume counts. A cost
             without one has its limit, or a little more than the largest cost of a sample; without that of quality,
             the worst trial is it.
+        prior: what older studies know of the qualities; nothing by default.
 
     Raises:
         ValueError: no objective is called quality.
@@ -52,10 +55,12 @@ class KnownCosts:
         objectives: Sequence[str] = ("quality",),
         limits: Mapping[str, float] | None = None,
         reference: Mapping[str, float] | None = None,
+        prior: Prior | None = None,
     ) -> None:
         if "quality" not in objectives:
             raise ValueError(f"objectives should hold quality, got {list(objectives)}")
         self.space = space
+        self.prior = prior
         self.layout = Layout(space)
         self.quality_index = list(objectives).index("quality")
         self._costs = costs
@@ -65,7 +70,7 @@ class KnownCosts:
         self._known: dict[bytes, np.ndarray] = {}
         self._pools: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._features: dict[int, Features] = {}
-        self._fitted: tuple[tuple[bytes, bytes], Scales] | None = None
+        self._fitted: dict[tuple[bytes, bytes], Scales] = {}
         self.recipe = np.array([name.startswith(RECIPE) for name in self.layout.names], dtype=bool)
         self.distributions = self.layout.distributions()
 
@@ -151,11 +156,13 @@ class KnownCosts:
         return self._features[seed]
 
     def fitted(self, x: np.ndarray, y: np.ndarray, remoteness: np.ndarray) -> Scales:
-        """`fit_scales`, remembering the last answer."""
+        """`fit_scales`, remembering the last answers."""
         key = (x.tobytes(), y.tobytes())
-        if self._fitted is None or self._fitted[0] != key:
-            self._fitted = (key, fit_scales(x, y, remoteness))
-        return self._fitted[1]
+        if key not in self._fitted:
+            if len(self._fitted) >= REMEMBERED:
+                self._fitted.pop(next(iter(self._fitted)))
+            self._fitted[key] = fit_scales(x, y, remoteness)
+        return self._fitted[key]
 
     def worst_costs(self, seed: int) -> list[float]:
         """Reference point of the costs that are objectives."""

@@ -12,13 +12,16 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
 from objectives.pareto import Direction, non_dominated
+from search.samplers.known_cost.features import Features
 from search.samplers.known_cost.gain import ExpectedGain
 from search.samplers.known_cost.gaussian_process import GaussianProcess, Scales
 from search.samplers.known_cost.history import History, key
 from search.samplers.known_cost.known import KnownCosts
+from search.samplers.known_cost.prior import JUDGED, ShiftedProcess, agrees
 from space.dimensions import contains
 
 STARTUP = 12  # trials before the model is asked: measured, fewer leave it sure of too little, more are spent
+WITH_PRIOR = 5  # the same where older studies have told something
 SAMPLED, MUTANTS, CROSSES, FRESH = 384, 128, 64, 64  # candidates: of the pool, variants of the front, drawn anew
 BEST, REFINED = 8, 96  # refinement: so many variants of so many best candidates,
 STEPS = (0.1, 0.04)  # once with each of these steps
@@ -61,7 +64,8 @@ class KnownCostSampler(BaseSampler):
             return {}
         history = History.of(study, trial, self._known)
         pool = self._pool(given)
-        starting = history.started < STARTUP or len(history.qualities) < 2
+        known_enough = STARTUP if self._known.prior is None else WITH_PRIOR
+        starting = history.started < known_enough or len(history.qualities) < 2
         row = self._next_of(pool, history) if starting else self._best(history, pool, given)
         return self._known.layout.params(row)
 
@@ -94,9 +98,10 @@ class KnownCostSampler(BaseSampler):
         x = features(history.observed, known.costs(history.observed))
         middle, spread = history.qualities.mean(), max(float(history.qualities.std()), 1e-6)
         y = (history.qualities - middle) / spread
-        scales = self._scales(x, y, features.remoteness)
         believed = features(history.believed, known.costs(history.believed))
-        process = GaussianProcess(x, y, scales, believed)
+        process = self._process(x, y, believed, features)
+        if process is None:
+            return self._next_of(pool, history)
 
         tried = history.tried()
         tried_costs = known.costs(tried)
@@ -130,6 +135,25 @@ class KnownCostSampler(BaseSampler):
             rows, costs = self._join(rows, costs, more, given)
             gains = np.concatenate((gains, weigh(rows[old:], costs[old:])))
         return rows[int(np.argmax(gains))]
+
+    def _process(
+        self, x: np.ndarray, y: np.ndarray, believed: np.ndarray, features: Features
+    ) -> GaussianProcess | ShiftedProcess | None:
+        """The model of quality, on top of what older studies expect unless the trials contradict it.
+
+        None where they do, and there are too few trials to do without.
+        """
+        known, scales = self._known, None
+        shift = known.prior.model(known.layout, features, known.costs).fitted(x, y) if known.prior else None
+        if shift is not None:
+            shifted = self._scales(x, y - shift(x), features.remoteness)
+            if len(y) >= JUDGED:
+                scales = self._scales(x, y, features.remoteness)
+            if scales is None or agrees(x, y, scales, shift, shifted):
+                return ShiftedProcess(GaussianProcess(x, y - shift(x), shifted, believed), shift)
+        if len(y) + len(believed) < STARTUP:
+            return None
+        return GaussianProcess(x, y, scales or self._scales(x, y, features.remoteness), believed)
 
     def _scales(self, x: np.ndarray, y: np.ndarray, remoteness: np.ndarray) -> Scales:
         """The kernel's scales, fitted anew at every trial at first, then ever more rarely."""

@@ -1,0 +1,320 @@
+"""Studies in archives: what goes in comes out, and nothing else gets in."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pyarrow.parquet
+import pytest
+from optuna.storages import RDBStorage
+
+from search.exchange import export_study, import_study
+from search.exchange.archive import Manifest, write_archive
+from search.storage import default_url, open_storage
+from search.study import load_study
+from space.errors import InputError
+
+Shoebox = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def engine(make_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A study with trials of every state: the last one runs, one waits."""
+    monkeypatch.setenv("SHOEBOX_TOY_FAIL", "2")
+    engine = make_engine(trials=9, sampler="random")
+    engine.run(most=6)
+    engine.ledger.next()
+    engine.study.enqueue_trial({"width": 128}, user_attrs={"why": "a test"})
+    return engine
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Go to another home, with an empty storage."""
+
+    def go(name: str = "other") -> None:
+        monkeypatch.setenv("SHOEBOX_HOME", str(tmp_path / name))
+
+    return go
+
+
+_EXPORTED: list[bytes] = []
+
+
+@pytest.fixture
+def archive(request: pytest.FixtureRequest, elsewhere: Callable[..., None], tmp_path: Path) -> Path:
+    """The exported study, made once, for another home."""
+    path = tmp_path / "toy.zip"
+    if not _EXPORTED:
+        request.getfixturevalue("engine")
+        export_study("toy", path, "front")
+        _EXPORTED.append(path.read_bytes())
+    path.write_bytes(_EXPORTED[0])
+    elsewhere()
+    return path
+
+
+def members(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as zipped:
+        return {name: zipped.read(name) for name in zipped.namelist()}
+
+
+def rewrite(path: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+    """An archive with other content whose checksums are right."""
+    found = members(path)
+    manifest = Manifest.model_validate_json(found.pop("manifest.json"))
+    change(found)
+    output = path.with_name("changed.zip")
+    write_archive(output, manifest.study, manifest.made_with, found.items())
+    return output
+
+
+def test_answers_are_the_same_after_import(
+    engine: Any, elsewhere: Callable[..., None], shoebox: Shoebox, tmp_path: Path, home: Path
+) -> None:
+    before = json.loads(shoebox("pareto", "toy", "--format", "json").stdout)
+    trials = engine.study.get_trials()
+    assert {trial.state.name for trial in trials} == {"COMPLETE", "FAIL", "PRUNED", "RUNNING", "WAITING"}
+    done = shoebox("study", "export", "toy", "-o", str(tmp_path / "toy.zip"), "--bundles", "all")
+    assert done.returncode == 0, done.stderr
+    assert f"{len(trials)} trials" in done.stdout
+    # The archive does not depend on where the study lies, and the study's own files stay as they were.
+    export_study("toy", tmp_path / "again.zip", "all")
+    assert (tmp_path / "toy.zip").read_bytes() == (tmp_path / "again.zip").read_bytes()
+
+    elsewhere()
+    done = shoebox("study", "import", str(tmp_path / "toy.zip"))
+    assert done.returncode == 0, done.stderr
+    assert "Study 'toy' imported" in done.stdout
+    after = json.loads(shoebox("pareto", "toy", "--format", "json").stdout)
+    for row in before["trials"]:
+        row["bundle"] = row["bundle"].replace(str(home), str(tmp_path / "other"))
+    assert after == before
+    assert all((Path(row["bundle"]) / "model.onnx").read_bytes() == b"toy" for row in after["trials"])
+    for mine, other in zip(trials, optuna.load_study(study_name="toy", storage=default_url()).trials, strict=True):
+        for trial in (mine, other):  # records differ in the place of the bundle alone
+            trial.user_attrs.get("record", {}).pop("bundle", None)
+        mine._trial_id = other._trial_id
+        assert mine == other
+    export_study("toy", tmp_path / "third.zip", "all")
+    assert (tmp_path / "toy.zip").read_bytes() == (tmp_path / "third.zip").read_bytes()
+    assert shoebox("export", "toy", "--best", "-o", str(tmp_path / "best")).returncode == 0
+
+
+def test_imported_study_goes_on_as_the_original_does(
+    engine: Any, make_engine: Callable[..., Any], elsewhere: Callable[..., None], tmp_path: Path
+) -> None:
+    export_study("toy", tmp_path / "toy.zip", "none")
+    proposals = []
+    for place in ("home", "other"):
+        if place == "other":
+            elsewhere()
+            import_study(tmp_path / "toy.zip")
+        other = make_engine(trials=9, sampler="random")
+        other.ledger.recover()
+        other.run()
+        assert load_study("toy").hypervolume() > 0
+        proposals.append(other.proposals())
+    assert proposals[0] == proposals[1]
+
+
+def test_importing_again_changes_nothing(
+    engine: Any, elsewhere: Callable[..., None], shoebox: Shoebox, tmp_path: Path
+) -> None:
+    archive, whole = str(tmp_path / "toy.zip"), str(tmp_path / "whole.zip")
+    export_study("toy", Path(archive), "none")
+    export_study("toy", Path(whole), "all")
+    assert "is here already. Nothing was changed." in shoebox("study", "import", archive).stdout
+    elsewhere()
+    shoebox("study", "import", archive)
+    before = (tmp_path / "other" / "studies.db").read_bytes()
+    assert "is here already. Nothing was changed." in shoebox("study", "import", archive).stdout
+    assert "is here already. Bundles added: 5." in shoebox("study", "import", whole).stdout
+    assert (tmp_path / "other" / "studies.db").read_bytes() == before
+    other = optuna.load_study(study_name="toy", storage=open_storage(default_url()))
+    other.add_trial(optuna.trial.create_trial(values=[0.5, 1.0]))
+    assert "already and has 1 further trial. Nothing was changed." in shoebox("study", "import", archive).stdout
+
+
+def test_another_study_of_that_name_is_refused(
+    engine: Any, make_engine: Callable[..., Any], elsewhere: Callable[..., None], shoebox: Shoebox, tmp_path: Path
+) -> None:
+    export_study("toy", tmp_path / "toy.zip")
+    elsewhere()
+    make_engine(seed=1).run(most=7)
+    done = shoebox("study", "import", str(tmp_path / "toy.zip"))
+    assert done.returncode == 2
+    assert "There is another study 'toy'" in done.stderr
+    assert shoebox("study", "import", str(tmp_path / "toy.zip"), "--name", "of-ann").returncode == 0
+    assert load_study("of-ann").file.name == "of-ann"
+    assert shoebox("pareto", "of-ann").returncode == 0
+    assert shoebox("study", "import", str(tmp_path / "toy.zip"), "--name", "../up").returncode == 2
+
+
+def test_every_flipped_byte_is_refused(archive: Path, tmp_path: Path) -> None:
+    other, whole = tmp_path / "flipped.zip", archive.read_bytes()
+    with zipfile.ZipFile(archive) as zipped:
+        offsets = {info.filename: info.header_offset + 30 + len(info.filename) for info in zipped.infolist()}
+    for name, offset in offsets.items():
+        data = bytearray(whole)
+        data[offset + 1] ^= 4
+        other.write_bytes(data)
+        with pytest.raises(InputError, match=f"flipped.zip is damaged or was changed: {name}"):
+            import_study(other)
+    # Elsewhere than in content: names, times, the directory, the seal.
+    for offset in [*range(0, 30), *range(len(whole) - 400, len(whole), 3), *range(0, len(whole), len(whole) // 60)]:
+        data = bytearray(whole)
+        data[offset] ^= 1
+        other.write_bytes(data)
+        with pytest.raises(InputError):
+            import_study(other)
+    assert not (tmp_path / "other").exists()
+
+
+def bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("trials/00000/zeros.txt", bytes(1 << 24))
+
+
+def up(path: Path) -> None:
+    with zipfile.ZipFile(path, "a") as zipped:
+        zipped.writestr("trials/00000/../../../../evil", b"evil")
+
+
+def absolute(path: Path) -> None:
+    with zipfile.ZipFile(path, "a") as zipped:
+        zipped.writestr("/tmp/evil", b"evil")
+
+
+def stowaway(path: Path) -> None:
+    with zipfile.ZipFile(path, "a") as zipped:
+        zipped.writestr("trials/00000/more.txt", b"more")
+
+
+@pytest.mark.parametrize(
+    ("add", "why"),
+    [
+        (bomb, "would grow more than"),
+        (up, "no member of the name"),
+        (absolute, "no member of the name"),
+        (stowaway, "manifest does not name it"),
+    ],
+)
+def test_what_an_export_never_holds_is_refused(
+    archive: Path, tmp_path: Path, add: Callable[[Path], None], why: str
+) -> None:
+    add(archive)
+    with pytest.raises(InputError, match=why):
+        import_study(archive)
+    assert not (tmp_path / "other").exists()
+
+
+def other_place(found: dict[str, bytes]) -> None:
+    found["trials.jsonl"] = found["trials.jsonl"].replace(b'"bundle": "trials/00000"', b'"bundle": "/etc"')
+
+
+def lost_trial(found: dict[str, bytes]) -> None:
+    found["trials.jsonl"] = b"".join(found["trials.jsonl"].splitlines(keepends=True)[1:])
+
+
+def new_field(found: dict[str, bytes]) -> None:
+    content = json.loads(found["study.json"])
+    content["attributes"]["study_file"]["cloud"] = 1
+    found["study.json"] = json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (other_place, "bundle is '/etc'"),
+        (lost_trial, "line 1: holds trial 1, not 0"),
+        (new_field, "another version of Shoebox"),
+    ],
+)
+def test_content_is_checked_though_its_checksums_are_right(
+    archive: Path, tmp_path: Path, change: Callable[[dict[str, bytes]], None], why: str
+) -> None:
+    changed = rewrite(archive, change)
+    with pytest.raises(InputError, match=why):
+        import_study(changed)
+    assert not (tmp_path / "other").exists()
+
+
+def test_archive_of_a_later_format_is_refused(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("search.exchange.archive.FORMAT", 2)
+        path = rewrite(archive, lambda found: None)
+    with pytest.raises(InputError, match="is an archive of format 2; this version of Shoebox reads format 1"):
+        import_study(path)
+
+
+def killed_import(path: Path, step: int) -> int:
+    """Import in a process that dies at a step of it; answers how that ended."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    count = 0
+
+    def dying(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count > step:
+                os._exit(9)
+            return original(*arguments, **named)
+
+        return call
+
+    for owner, name in ((RDBStorage, "create_new_trial"), (optuna.Study, "set_user_attr"), (Path, "rename")):
+        setattr(owner, name, dying(getattr(owner, name)))
+    try:
+        import_study(path)
+    finally:
+        os._exit(0)
+
+
+def test_killed_import_leaves_no_study_and_is_done_again(
+    engine: Any, elsewhere: Callable[..., None], shoebox: Shoebox, tmp_path: Path
+) -> None:
+    path = tmp_path / "toy.zip"
+    export_study("toy", path, "front")
+    front = [record.trial for record in load_study("toy").pareto()]
+    last = 1 + len(engine.study.trials) + 2 + 1  # an attribute, trials, attributes, the folder; then the study file
+    for step in (5, last):
+        elsewhere(f"killed{step}")
+        assert killed_import(path, step) == 9
+        assert "There is no study 'toy'" in shoebox("pareto", "toy").stderr
+        assert "Study 'toy' imported" in shoebox("study", "import", str(path)).stdout
+        assert [record.trial for record in load_study("toy").pareto()] == front
+        assert sorted(os.listdir(load_study("toy").folder)) == ["driver.lock", "trials"]
+    elsewhere("whole")
+    assert killed_import(path, last + 1) == 0
+    assert [record.trial for record in load_study("toy").pareto()] == front
+
+
+def test_table_for_pandas(engine: Any, tmp_path: Path) -> None:
+    export_study("toy", tmp_path / "toy.zip", "none")
+    rows = pyarrow.parquet.read_table(io.BytesIO(members(tmp_path / "toy.zip")["trials.parquet"])).to_pylist()
+    trials = engine.study.get_trials()
+    assert [row["state"] for row in rows] == [trial.state.name for trial in trials]
+    assert rows[0]["values.quality"] == trials[0].values[0] == rows[0]["quality"]
+    assert rows[0]["params.recipe.learning_rate"] == trials[0].params["recipe.learning_rate"]
+    assert "told to fail" in rows[2]["error"]
+
+
+def test_output_is_never_written_over(engine: Any, shoebox: Shoebox, tmp_path: Path) -> None:
+    (tmp_path / "toy.zip").write_text("mine")
+    assert "exists already" in shoebox("study", "export", "toy", "-o", str(tmp_path / "toy.zip")).stderr
+    assert (tmp_path / "toy.zip").read_text() == "mine"
+    done = shoebox("study", "export", "toy", "-o", str(tmp_path / "no" / "toy.zip"))
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+    assert os.listdir(tmp_path / "home" / "studies" / "toy") == ["trials"]
