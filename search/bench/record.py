@@ -23,6 +23,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,10 @@ import torch
 
 from objectives.latency import LatencyModel, load_profile
 from objectives.pareto import non_dominated
+from runners.batches import Encoded
 from runners.distill import Distillation, DivergedError
 from runners.evaluate import open_session, run_model, run_student
 from runners.initialization import start_from_embeddings, start_from_layers
-from runners.judging import judge, overall
 from runners.plan import ONLY, FidelitySpec, TrialPlan
 from runners.prepared import Prepared, prepare
 from runners.record import library_versions
@@ -57,6 +58,7 @@ STUDY = Path(__file__).with_name("recorded.yaml")
 TRAIN_EXAMPLES = 8192
 RUNGS = (1 / 9, 1 / 3, 1.0)
 SUBSETS = {"1/9": 1 / 9, "1/3": 1 / 3}
+BOTH = 5  # of so many trials one is judged as a torch student too, for comparison with the exported file
 PERIOD = 15  # the last trial of so many repeats the one in their middle
 
 
@@ -76,9 +78,14 @@ class Recorder:
         self.layout = Layout(self.space)
         self.prepared = prepare(self.plan)
         self.setting = self._setting()
+        taught = self.prepared.tasks[ONLY]
+        self._origin = Origin.of([taught.teacher])
+        self._encoder = self._origin.encoder()
+        self._statistics = mean_statistics([taught.statistics()])
         self._latency = LatencyModel(load_profile(self.file.device.profile))
         limits = {"deployed_bytes": float(self.file.limits.deployed_bytes)}
         self._known = KnownCosts(self.space, self.costs, self.file.objectives, limits)
+        self._validation: dict[int, Encoded] = {}
         self._trials_path = folder / "trials.jsonl"
         self.trials = _read_lines(self._trials_path)
         (folder / "setting.json").write_text(self.setting.model_dump_json())
@@ -145,7 +152,7 @@ class Recorder:
         else:
             origin, params = self._choose(number)
         seed = seeds(self.file.search.seed, number)[1]
-        found = self.train(params, seed)
+        found = self.train(params, seed, both=number % BOTH == 0)
         if repeats is not None:
             for name, share in SUBSETS.items():
                 count = round(share * self.setting.train_examples)
@@ -195,9 +202,14 @@ class Recorder:
         return dict(asked.params)
 
     def train(
-        self, params: Any, seed: int, examples: int | None = None, rungs: Sequence[float] = RUNGS
+        self,
+        params: Any,
+        seed: int,
+        examples: int | None = None,
+        rungs: Sequence[float] = RUNGS,
+        both: bool = False,
     ) -> dict[str, Any]:
-        """Train one configuration on so many examples, by default all.
+        """Train one configuration on so many examples, by default all; judge the torch student too if `both`.
 
         Returns:
             Fields `rungs`, `rung_seconds`, `deployed_bytes` and `torch_quality` of a `RecordedTrial`; 0.0 is the
@@ -209,7 +221,7 @@ class Recorder:
         fidelity = FidelitySpec(**{**self.file.fidelity.model_dump(), "train_examples": examples})
         torch.manual_seed(seed)
         student = build_student(config, prepared.shape, entries)
-        _initialise(student, prepared, config.vocabulary_keep, recipe.initialization)
+        self._initialise(student, config.vocabulary_keep, recipe.initialization)
         courses = [prepared.course(ONLY, entries, recipe)]
         tokens = prepared.vocabulary.tokens(entries)
         begun = time.process_time()
@@ -225,41 +237,33 @@ class Recorder:
                 break
             spent += time.process_time() - begun
             seconds.append(round(spent, 2))
-            qualities.append(self._quality(lambda encoded: run_student(student, encoded), prepared, entries))
-        missing = len(rungs) - len(qualities)
-        qualities += [0.0] * missing
-        seconds += [round(spent, 2)] * missing
-        torch_quality = qualities[-1]
+            if share < 1:
+                qualities.append(self._quality(partial(run_student, student), prepared, entries))
+        whole = len(seconds) == len(rungs)
+        torch_quality = self._quality(partial(run_student, student), prepared, entries) if both and whole else None
         model = export_model(config, prepared.shape, entries, student).SerializeToString()
-        if not missing:
-            session = open_session(model)
-            qualities[-1] = self._quality(lambda encoded: run_model(session, encoded), prepared, entries)
+        if whole:
+            qualities.append(self._quality(partial(run_model, open_session(model)), prepared, entries))
+        qualities += [0.0] * (len(rungs) - len(qualities))
+        seconds += [round(spent, 2)] * (len(rungs) - len(seconds))
         return {
             "rungs": tuple(round(quality, 5) for quality in qualities),
             "rung_seconds": tuple(seconds),
             "deployed_bytes": len(model) + prepared.vocabulary.file_bytes(entries),
-            "torch_quality": round(torch_quality, 5),
+            "torch_quality": None if torch_quality is None else round(torch_quality, 5),
         }
 
-    def _quality(self, answer: Callable[[Any], np.ndarray], prepared: Prepared, entries: int) -> float:
+    def _initialise(self, student: Student, keep: float, how: str) -> None:
+        start_from_embeddings(student, self._origin, self.prepared.vocabulary, keep)
+        if how == "layers":
+            start_from_layers(student, self._origin, self._encoder, self._statistics, self.prepared.vocabulary, keep)
+
+    def _quality(self, answer: Callable[[Encoded], np.ndarray], prepared: Prepared, entries: int) -> float:
         taught = prepared.tasks[ONLY]
-        judged = judge(
-            answer,
-            lambda name, examples: prepared.encode(name, entries, examples),
-            prepared.shape,
-            {ONLY: taught.task},
-            {ONLY: taught.teacher.validation_quality},
-        )
-        return overall(judged)
-
-
-def _initialise(student: Student, prepared: Prepared, keep: float, how: str) -> None:
-    taught = prepared.tasks[ONLY]
-    origin = Origin.of([taught.teacher])
-    start_from_embeddings(student, origin, prepared.vocabulary, keep)
-    if how == "layers":
-        statistics = mean_statistics([taught.statistics()])
-        start_from_layers(student, origin, origin.encoder(), statistics, prepared.vocabulary, keep)
+        if entries not in self._validation:
+            self._validation[entries] = prepared.encode(ONLY, entries, taught.task.validation)
+        logits = answer(self._validation[entries])
+        return taught.task.quality(taught.task.validation, logits)
 
 
 def _with_sample(file: StudyFile, folder: Path, examples: int) -> StudyFile:

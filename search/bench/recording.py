@@ -48,7 +48,7 @@ class RecordedTrial(BaseModel):
         rung_seconds: processor seconds of training up to each rung, on one thread.
         deployed_bytes: of the exported file and its vocabulary.
         latency_ms, long_latency_ms: predicted by the latency model of the study's device.
-        torch_quality: quality of the torch student at the last rung.
+        torch_quality: quality of the torch student at the last rung, where it was asked for.
         subsets: quality of a whole training on a share of the train split, by that share, where it was tried.
     """
 
@@ -64,7 +64,7 @@ class RecordedTrial(BaseModel):
     deployed_bytes: int
     latency_ms: float
     long_latency_ms: float
-    torch_quality: float
+    torch_quality: float | None
     subsets: dict[str, float] = {}
 
     @property
