@@ -98,7 +98,7 @@ class Recorder:
     def _setting(self) -> Setting:
         vocabulary = self.prepared.vocabulary
         kept = []
-        for keep in self.file.space.vocabulary_keep.values:
+        for keep in self.file.space.vocabulary_keep.values:  # type: ignore[attr-defined]
             entries = vocabulary.size(keep)
             kept.append(
                 KeptVocabulary(

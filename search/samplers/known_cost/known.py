@@ -65,7 +65,7 @@ class KnownCosts:
         self._known: dict[bytes, np.ndarray] = {}
         self._pools: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._features: dict[int, Features] = {}
-        self._fitted: tuple[tuple[bytes, bytes], Scales] | None = None
+        self._fitted: tuple[tuple[bytes, ...], Scales] | None = None
         self.recipe = np.array([name.startswith(RECIPE) for name in self.layout.names], dtype=bool)
         self.distributions = self.layout.distributions()
 
@@ -150,11 +150,11 @@ class KnownCosts:
             self._features[seed] = Features(self.layout, *self.pool(seed))
         return self._features[seed]
 
-    def fitted(self, x: np.ndarray, y: np.ndarray, remoteness: np.ndarray) -> Scales:
+    def fitted(self, x: np.ndarray, y: np.ndarray, remoteness: np.ndarray, further_noise: np.ndarray) -> Scales:
         """`fit_scales`, remembering the last answer."""
-        key = (x.tobytes(), y.tobytes())
+        key = (x.tobytes(), y.tobytes(), further_noise.tobytes())
         if self._fitted is None or self._fitted[0] != key:
-            self._fitted = (key, fit_scales(x, y, remoteness))
+            self._fitted = (key, fit_scales(x, y, remoteness, further_noise))
         return self._fitted[1]
 
     def worst_costs(self, seed: int) -> list[float]:

@@ -1,0 +1,145 @@
+"""Asynchronous successive halving for one or more objectives: which half-trained students are worth going on with.
+
+Li et al., "A System for Massively Parallel Hyperparameter Tuning" (MLSys 2020), in its form with promotions: a
+training stops at a rung unless it is among the best of those that have reached it, and goes on later if it is among
+the best of the many that have come since. Schmucker et al., "Multi-objective Asynchronous Successive Halving" (2021),
+rank several objectives by non-domination, and the points of one front so that they cover it (epsilon-net).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import moocore
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from objectives.pareto import Direction
+
+
+class EarlyStoppingSpec(BaseModel):
+    """Section `search: early_stopping:` of a study file.
+
+    Attributes:
+        grace: share of the training steps that every student gets, the first rung; the next ones are each
+            `reduction_factor` times as far.
+        reduction_factor: of the students that reach a rung, the best 1 in so many go on.
+        rungs: shares of the training steps at which students are judged, instead of those that follow from `grace`.
+        examples: at most so many of each validation split judge a student at a rung.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    grace: float = Field(default=0.1, gt=0, lt=1)
+    reduction_factor: float = Field(default=3, gt=1, le=100)
+    rungs: tuple[float, ...] | None = Field(default=None, min_length=1)
+    examples: int = Field(default=1000, ge=1)
+
+    @field_validator("rungs")
+    @classmethod
+    def _rising(cls, rungs: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if rungs and (min(rungs) <= 0 or max(rungs) >= 1 or list(rungs) != sorted(set(rungs))):
+            raise ValueError("should rise, each between 0 and 1, as in [0.1, 0.3]")
+        return rungs
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> EarlyStoppingSpec:
+        if self.rungs is not None and "grace" in self.model_fields_set:
+            raise ValueError("give grace or rungs, not both")
+        return self
+
+    def shares(self) -> tuple[float, ...]:
+        """The rungs as shares of the training steps."""
+        if self.rungs is not None:
+            return self.rungs
+        found = [self.grace]
+        while found[-1] * self.reduction_factor < 1:
+            found.append(found[-1] * self.reduction_factor)
+        return tuple(found)
+
+
+class Halving:
+    """The results of a study's rungs, and who may go on from them.
+
+    Args:
+        directions: of the objectives.
+        reduction_factor: of those at a rung, the best 1 in so many go on, and at least one.
+    """
+
+    def __init__(self, directions: Sequence[Direction], reduction_factor: float) -> None:
+        self._directions = list(directions)
+        self._reduction_factor = reduction_factor
+        self._rungs: dict[int, dict[int, list[float]]] = {}
+        self._best: dict[int, list[int]] = {}
+
+    def enter(self, trial: int, rung: int, values: Sequence[float]) -> None:
+        """Enter how a trial stood at a rung: a value for each objective."""
+        self._rungs.setdefault(rung, {})[trial] = [float(value) for value in values]
+        self._best.pop(rung, None)
+
+    def leave(self, trial: int) -> None:
+        """Forget a trial, which another one repeats."""
+        for rung, entries in self._rungs.items():
+            if entries.pop(trial, None) is not None:
+                self._best.pop(rung, None)
+
+    def best(self, rung: int) -> list[int]:
+        """The trials that may go on from a rung, best first."""
+        if rung not in self._best:
+            entries = self._rungs.get(rung, {})
+            count = max(1, int(len(entries) / self._reduction_factor)) if entries else 0
+            numbers = sorted(entries)
+            order = ranked(np.array([entries[number] for number in numbers]), self._directions, count)
+            self._best[rung] = [numbers[index] for index in order]
+        return self._best[rung]
+
+    def goes_on(self, trial: int, rung: int) -> bool:
+        """Whether a trial may go on from a rung now."""
+        return trial in self.best(rung)
+
+    def promoted(self, paused: Iterable[tuple[int, int]]) -> int | None:
+        """Of trials that stopped, each with its rung, the one to go on with: the best of the highest rung; or None."""
+        waiting: dict[int, set[int]] = {}
+        for trial, rung in paused:
+            waiting.setdefault(rung, set()).add(trial)
+        for rung in sorted(waiting, reverse=True):
+            for trial in self.best(rung):
+                if trial in waiting[rung]:
+                    return trial
+        return None
+
+
+def ranked(points: np.ndarray, directions: Sequence[Direction], count: int) -> list[int]:
+    """The `count` best points [n, objectives], best first: front by front, and those of a front so that each is the one
+    farthest from all before it (every objective scaled to its range on the front), beginning with the best in the first
+    objective. Points with a value that is not finite are never among them.
+    """
+    if count < 1 or not len(points):
+        return []
+    signs = np.array([-1.0 if direction == "maximize" else 1.0 for direction in directions])
+    usable = np.flatnonzero(np.isfinite(points).all(axis=1))
+    losses = points[usable] * signs
+    found: list[int] = []
+    while len(usable) and len(found) < count:
+        # Equal points dominate each other weakly; all of them are kept.
+        front = np.flatnonzero(moocore.is_nondominated(losses, keep_weakly=True))
+        found += [int(usable[front[place]]) for place in _spread(losses[front], count - len(found))]
+        keep = np.ones(len(usable), dtype=bool)
+        keep[front] = False
+        usable, losses = usable[keep], losses[keep]
+    return found
+
+
+def _spread(losses: np.ndarray, count: int) -> list[int]:
+    """At most `count` rows of [n, objectives], each the farthest from those before it."""
+    width = np.ptp(losses, axis=0)
+    scaled = (losses - losses.min(axis=0)) / np.where(width > 0, width, 1.0)
+    chosen = [int(np.lexsort(losses.T[::-1])[0])]
+    nearest = np.linalg.norm(scaled - scaled[chosen[0]], axis=1)
+    nearest[chosen[0]] = -1.0
+    while len(chosen) < min(count, len(losses)):
+        farthest = int(nearest.argmax())
+        chosen.append(farthest)
+        nearest = np.minimum(nearest, np.linalg.norm(scaled - scaled[farthest], axis=1))
+        nearest[chosen] = -1.0
+    return chosen
