@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from search.bench import SyntheticProblem, compare, replay
+from search.bench import Contender, SyntheticProblem, compare, replay
 
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -40,29 +40,57 @@ def test_workers_share_the_virtual_time() -> None:
 def test_noise_is_of_the_seed_and_not_what_is_reported() -> None:
     problem = SyntheticProblem(noise=0.01)
     params = problem.space.to_params(*problem.space.draw(np.random.default_rng(0)))
-    draws = [problem.evaluate(params, seed) for seed in range(400)]
-    assert problem.evaluate(params, 7) == draws[7]
+    draws = [problem.evaluate(params, seed)[-1] for seed in range(400)]
+    assert problem.evaluate(params, 7)[-1] == draws[7]
     assert np.mean(draws) == pytest.approx(problem.quality(params), abs=0.002)
     assert np.std(draws) == pytest.approx(0.01, rel=0.15)
 
 
 def test_comparison_says_when_a_target_is_reached() -> None:
-    found = compare(SyntheticProblem(), ["random", "qmc"], seeds=2, trials=30)
-    mean = np.mean([one.hypervolume for one in found.replays["random"]], axis=0)
-    reached = found.trials_to("random", float(mean[-1]))
-    assert reached is not None
-    assert mean[reached - 1] == mean[-1]
-    assert reached == 1 or mean[reached - 2] < mean[-1]
-    assert found.trials_to("qmc", 1e9) is None
+    random, sobol, stopping = Contender("random"), Contender("qmc"), Contender("random", early_stopping=True)
+    found = compare(SyntheticProblem(), [random, sobol, stopping], seeds=2, trials=30)
+    curves = [one.hypervolume for one in found.replays[random]]
+    mean = np.mean(curves, axis=0)
+    assert found.marks() == {"random@30": mean[-1]}
+    reached = found.reach(random, float(mean[-1]))
+    assert reached.trials is not None
+    assert mean[reached.trials - 1] == mean[-1]
+    assert reached.trials == 1 or mean[reached.trials - 2] < mean[-1]
+    assert reached.cost == pytest.approx(reached.trials, rel=0.3)
+    for curve, cost, one in zip(curves, reached.seeds, found.replays[random], strict=True):
+        first = next((i for i, value in enumerate(curve) if value >= mean[-1]), None)
+        assert cost == (None if first is None else one.cost[first] / found.unit)
+    assert found.reach(sobol, 1e9).trials is None
     assert found.checkpoints() == [15, 25, 30]
 
 
+def test_early_stopping_trains_few_to_the_end_and_counts_all_that_it_trains() -> None:
+    problem = SyntheticProblem()
+    whole = replay(problem, "random", 0, 60)
+    stopped = replay(problem, "random", 0, 60, early_stopping=True)
+    assert len(whole.hypervolume) == 60
+    assert 50 <= stopped.started[-1] <= 60
+    assert 4 <= len(stopped.hypervolume) <= 20
+    assert stopped.cost[-1] < 0.45 * whole.cost[-1]
+    assert stopped.cost[-1] == pytest.approx(stopped.clock[-1])  # of one worker
+    # The same proposals: what is trained to the end is among what was trained without stopping.
+    assert stopped.hypervolume[-1] > 0.8 * whole.hypervolume[-1]
+
+
+def test_workers_are_never_idle_while_there_is_something_to_train() -> None:
+    stopped = replay(SyntheticProblem(), "random", 0, 60, workers=4, early_stopping=True)
+    assert stopped.busy > 0.9
+    assert stopped.broken == 0
+
+
 def test_command_prints_table_and_json(shoebox: Shoebox) -> None:
-    printed = shoebox("bench-samplers", "--samplers", "random,tpe", "--seeds", "2", "--trials", "16")
+    arguments = ["--problem", "synthetic", "--seeds", "2", "--trials", "16"]
+    printed = shoebox("bench-samplers", "--samplers", "random,random+halving", *arguments)
     assert printed.returncode == 0
     assert "2 seeds" in printed.stdout
-    assert "random" in printed.stdout
-    printed = shoebox("bench-samplers", "--samplers", "random", "--seeds", "2", "--trials", "16", "--format", "json")
+    assert "random+halving" in printed.stdout
+    assert "random@16" in printed.stdout
+    printed = shoebox("bench-samplers", "--samplers", "random", *arguments, "--format", "json")
     answer = json.loads(printed.stdout)
     curves = [seed["hypervolume"] for seed in answer["samplers"]["random"]["seeds"]]
     assert answer["samplers"]["random"]["mean"]["16"] == pytest.approx(np.mean([curve[-1] for curve in curves]))

@@ -146,7 +146,7 @@ def test_proposes_only_what_keeps_known_limits(problem: SyntheticProblem) -> Non
         trial = propose(problem, study)
         costs = problem.costs(trial.params)
         assert all(costs[name] <= limit for name, limit in tight.items())
-        tell(problem, study, trial, problem.evaluate(trial.params, number))
+        tell(problem, study, trial, problem.evaluate(trial.params, number)[-1])
 
 
 def test_finds_the_feasible_corner_that_random_draws_miss(problem: SyntheticProblem) -> None:
@@ -167,13 +167,13 @@ def test_measured_costs_correct_predicted_ones(problem: SyntheticProblem, known:
         if measured > 4.0:
             study.tell(trial, state=TrialState.PRUNED)
         else:
-            study.tell(trial, [problem.evaluate(trial.params, number), measured])
+            study.tell(trial, [problem.evaluate(trial.params, number)[-1], measured])
     trial = study.ask()
     history = History.of(study, study.trials[-1], limited)
     assert history.correction[limited.names.index("latency_ms")] == pytest.approx(1.25)
     while len([t for t in study.trials if t.state == TrialState.COMPLETE]) < 14:
         problem.space.suggest(trial)
-        study.tell(trial, [problem.evaluate(trial.params, trial.number), 1.0])
+        study.tell(trial, [problem.evaluate(trial.params, trial.number)[-1], 1.0])
         trial = study.ask()
     problem.space.suggest(trial)
     assert 1.25 * problem.costs(trial.params)["latency_ms"] <= 4.0
@@ -210,7 +210,7 @@ def test_workers_at_a_time_get_different_proposals(problem: SyntheticProblem, kn
     study = make_study(known)
     for number in range(16):
         trial = propose(problem, study)
-        tell(problem, study, trial, problem.evaluate(trial.params, number))
+        tell(problem, study, trial, problem.evaluate(trial.params, number)[-1])
     running = [propose(problem, study).params for _ in range(6)]
     students = {str(sorted(problem.costs(params).items())) for params in running}
     assert len(students) >= 5
@@ -256,7 +256,7 @@ def test_does_not_propose_a_configuration_twice() -> None:
         study.enqueue_trial(params)
         trial = study.ask()
         space.suggest(trial)
-        tell(small, study, trial, small.evaluate(params, trial.number))
+        tell(small, study, trial, small.evaluate(params, trial.number)[-1])
     trial = study.ask()
     space.suggest(trial)
     assert trial.params == everything[-1]
@@ -266,7 +266,7 @@ def test_enqueued_parameters_are_kept_and_the_rest_chosen_to_fit(problem: Synthe
     study = make_study(known)
     for number in range(14):
         trial = propose(problem, study)
-        tell(problem, study, trial, problem.evaluate(trial.params, number))
+        tell(problem, study, trial, problem.evaluate(trial.params, number)[-1])
     study.enqueue_trial({"depth": 4, "width": 256, "layer3.ffn_bits": 8})
     trial = propose(problem, study)
     assert (trial.params["depth"], trial.params["width"], trial.params["layer3.ffn_bits"]) == (4, 256, 8)
@@ -297,7 +297,7 @@ def test_costs_that_nobody_knows_are_left_out(problem: SyntheticProblem) -> None
     for number in range(14):
         trial = propose(problem, study)
         assert problem.costs(trial.params)["deployed_bytes"] <= 1e6
-        tell(problem, study, trial, problem.evaluate(trial.params, number))
+        tell(problem, study, trial, problem.evaluate(trial.params, number)[-1])
 
 
 def test_without_costs_it_says_what_it_needs() -> None:

@@ -114,7 +114,7 @@ def key(row: np.ndarray) -> bytes:
 
 def _padded(rows: list[list[float]], width: int) -> np.ndarray:
     """Rows of different lengths as [n, width], NaN at the end."""
-    return np.array([[*row, *[np.nan] * (width - len(row))] for row in rows], dtype=float).reshape(-1, width)
+    return np.array([[*row, *[np.nan] * (width - len(row))] for row in rows], dtype=float).reshape(len(rows), width)
 
 
 def _compare(trial: FrozenTrial, known: KnownCosts, costs: np.ndarray, ratios: list[list[float]]) -> None:
