@@ -16,13 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from objectives.pareto import Direction
 
+GRACE = 0.1
+
 
 class EarlyStoppingSpec(BaseModel):
     """Section `search: early_stopping:` of a study file.
 
     Attributes:
         grace: share of the training steps that every student gets, the first rung; the next ones are each
-            `reduction_factor` times as far.
+            `reduction_factor` times as far. `GRACE` by default.
         reduction_factor: of the students that reach a rung, the best 1 in so many go on.
         rungs: shares of the training steps at which students are judged, instead of those that follow from `grace`.
         examples: at most so many of each validation split judge a student at a rung.
@@ -30,7 +32,7 @@ class EarlyStoppingSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    grace: float = Field(default=0.1, gt=0, lt=1)
+    grace: float | None = Field(default=None, gt=0, lt=1)
     reduction_factor: float = Field(default=3, gt=1, le=100)
     rungs: tuple[float, ...] | None = Field(default=None, min_length=1)
     examples: int = Field(default=1000, ge=1)
@@ -44,7 +46,7 @@ class EarlyStoppingSpec(BaseModel):
 
     @model_validator(mode="after")
     def _one_of_both(self) -> EarlyStoppingSpec:
-        if self.rungs is not None and "grace" in self.model_fields_set:
+        if self.rungs is not None and self.grace is not None:
             raise ValueError("give grace or rungs, not both")
         return self
 
@@ -52,7 +54,7 @@ class EarlyStoppingSpec(BaseModel):
         """The rungs as shares of the training steps."""
         if self.rungs is not None:
             return self.rungs
-        found = [self.grace]
+        found = [self.grace or GRACE]
         while found[-1] * self.reduction_factor < 1:
             found.append(found[-1] * self.reduction_factor)
         return tuple(found)

@@ -15,7 +15,7 @@ from objectives.pareto import Direction, hypervolume
 from search.bench.problem import Problem
 from search.halving import Halving
 from search.samplers import PerTrialSampler, SamplerName, seeds
-from search.samplers.known_cost import RUNG_QUALITIES, KnownCosts
+from search.samplers.known_cost import RUNGS, KnownCosts
 from space.errors import InputError
 
 MOST_REJECTIONS = 1000
@@ -159,7 +159,8 @@ class Simulation:
             self.found.broken += any(costs[name] > limit for name, limit in problem.limits.items())
             return
         self._halving.enter(number, rung, self._values(costs, training.qualities[rung]))
-        training.trial.set_user_attr(RUNG_QUALITIES, list(training.qualities[: rung + 1]))
+        passed = [{"rung": place, "quality": quality} for place, quality in enumerate(training.qualities[: rung + 1])]
+        training.trial.set_user_attr(RUNGS, passed)
         if self._halving.goes_on(number, rung):
             self._train(rung + 1, training)
         else:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from search.bench import Contender, SyntheticProblem, compare, replay
+from search.bench.fidelity import correlations
+from search.bench.recorded import RecordedProblem
+from search.bench.table import SHIPPED, read_recording, shipped_recording, write_recording
 
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -106,3 +110,50 @@ def test_command_refuses_unknown_names(shoebox: Shoebox) -> None:
         printed = shoebox("bench-samplers", *arguments)
         assert printed.returncode == 2
         assert word in printed.stderr
+
+
+def test_recorded_problem_answers_what_was_recorded() -> None:
+    problem = RecordedProblem(("quality", "latency_ms", "deployed_bytes"))
+    trials = problem.recording.configurations()
+    for trial in trials[::9]:
+        costs = problem.costs(trial.params)
+        assert costs["deployed_bytes"] == trial.deployed_bytes <= problem.limits["deployed_bytes"]
+        assert costs["latency_ms"] == pytest.approx(trial.latency_ms, abs=1e-4)
+        assert costs["long_latency_ms"] == pytest.approx(trial.long_latency_ms, abs=1e-4)
+    qualities = [problem.quality(trial.params) for trial in trials]
+    assert np.corrcoef(qualities, [trial.quality for trial in trials])[0, 1] > 0.8
+    seconds = [problem.seconds(trial.params) for trial in trials]
+    assert np.corrcoef(np.log(seconds), np.log([trial.rung_seconds[-1] for trial in trials]))[0, 1] > 0.8
+
+
+def test_recorded_noise_is_that_of_repeated_trainings() -> None:
+    problem = RecordedProblem()
+    params = problem.recording.trials[0].params
+    drawn = np.array([problem.evaluate(params, seed) for seed in range(300)])
+    assert problem.evaluate(params, 5) == tuple(drawn[5])
+    assert drawn[:, -1].mean() == pytest.approx(problem.quality(params), abs=0.003)
+    differences = [first.quality - second.quality for first, second in problem.recording.pairs()]
+    assert drawn[:, -1].std() == pytest.approx(np.std(differences) / np.sqrt(2), rel=0.3)
+
+
+def test_exported_files_agree_with_the_students_that_were_trained() -> None:
+    recording = shipped_recording()
+    both = [trial for trial in recording.trials if trial.torch_quality is not None]
+    assert len(both) >= 20
+    examples = recording.setting.validation_examples
+    assert all(abs(trial.quality - trial.torch_quality) * examples <= 10 for trial in both)
+
+
+def test_recording_survives_its_file(tmp_path: Path) -> None:
+    recording = shipped_recording()
+    write_recording(recording, tmp_path / "again.json")
+    assert read_recording(tmp_path / "again.json") == recording
+    assert (tmp_path / "again.json").read_bytes() == SHIPPED.read_bytes()
+    assert SHIPPED.stat().st_size < 300_000
+
+
+def test_correlations_compare_cheap_trainings_with_whole_ones() -> None:
+    found = {each.fidelity: each for each in correlations(shipped_recording())}
+    assert found["0.33 of the steps"].trials == len(shipped_recording().configurations())
+    assert found["0.33 of the steps"].spearman > found["0.11 of the steps"].spearman > 0
+    assert found["1/3 of the data, another seed"].trials == len(shipped_recording().pairs())

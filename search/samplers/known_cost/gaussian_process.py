@@ -131,6 +131,15 @@ class GaussianProcess:
         covariance[np.diag_indices_from(covariance)] += self._scales.noise + further_noise
         self._factor = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
         self._weights = cho_solve((self._factor, True), y, check_finite=False)
+        self._observed_means = y - (self._scales.noise + further_noise) * self._weights
+
+    @property
+    def observed_means(self) -> np.ndarray:
+        """`mean` at the observed points and then at the believed ones, [n + m], for nothing.
+
+        With the covariance K of the points and that of the noise N, weights w = (K + N)^-1 y: K w = y - N w.
+        """
+        return self._observed_means
 
     def _covariance(self, x: np.ndarray) -> np.ndarray:
         """Covariance [n, m] of the observed points and those at features [m, features]."""

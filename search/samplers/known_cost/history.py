@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.samplers.known_cost.known import KnownCosts
 
-RUNG_QUALITIES = "rung_qualities"  # attribute of a trial: its quality at each rung that it reached, in order
+RUNGS = "rungs"  # attribute of a trial with early stopping: for each rung that it has passed, `rung` and `quality`
 ORPHANED = "orphaned"  # see `search.ledger`: another trial repeats it
 
 
@@ -69,12 +69,12 @@ class History:
         for trial in study.get_trials(deepcopy=False):
             if trial.number == but.number or trial.state == TrialState.WAITING or ORPHANED in trial.user_attrs:
                 continue
-            row = known.layout.row(trial.params)
+            row = known.row(trial.params)
             if row is None:  # of another space, or being asked for right now
                 continue
             if trial.state.is_finished() and trial.constraints:
                 _compare(trial, known, known.costs(row[None])[0], ratios)
-            reached = [float(quality) for quality in trial.user_attrs.get(RUNG_QUALITIES, ())]
+            reached = _rung_qualities(trial)
             if trial.state == TrialState.COMPLETE:
                 observed.append(row)
                 observed_rungs.append(reached)
@@ -110,6 +110,12 @@ class History:
 def key(row: np.ndarray) -> bytes:
     """The same for rows of one configuration, whose positions in ranges may differ in the last digits."""
     return np.round(row, 9).tobytes()
+
+
+def _rung_qualities(trial: FrozenTrial) -> list[float]:
+    """Quality at each rung up to the last one passed; NaN at one that was left out."""
+    passed = {int(found["rung"]): float(found["quality"]) for found in trial.user_attrs.get(RUNGS) or ()}
+    return [passed.get(rung, np.nan) for rung in range(max(passed, default=-1) + 1)]
 
 
 def _padded(rows: list[list[float]], width: int) -> np.ndarray:

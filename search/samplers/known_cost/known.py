@@ -63,6 +63,7 @@ class KnownCosts:
         self._limits = dict(limits or {})
         self._reference = dict(reference or {})
         self._known: dict[bytes, np.ndarray] = {}
+        self._rows: dict[tuple[tuple[str, Any], ...], np.ndarray | None] = {}
         self._pools: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._features: dict[int, Features] = {}
         self._fitted: tuple[tuple[bytes, ...], Scales] | None = None
@@ -84,6 +85,13 @@ class KnownCosts:
     def objective_costs(self) -> list[int]:
         """Which of the costs are objectives."""
         return [index for index, name in enumerate(self.names) if name in self._objectives]
+
+    def row(self, params: Mapping[str, Any]) -> np.ndarray | None:
+        """`Layout.row`, remembered: every proposal reads all trials of the study."""
+        key = tuple(params.items())
+        if key not in self._rows:
+            self._rows[key] = self.layout.row(params)
+        return self._rows[key]
 
     def costs(self, rows: np.ndarray) -> np.ndarray:
         """Costs [n, costs] of rows [n, columns]."""

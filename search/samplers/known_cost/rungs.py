@@ -27,9 +27,9 @@ def foresee(finished: np.ndarray, qualities: np.ndarray, stopped: np.ndarray) ->
     """
     means = np.full(len(stopped), np.nan)
     variances = np.full(len(stopped), np.nan)
-    reached = (~np.isnan(stopped)).sum(axis=1)
+    last = np.where(np.isfinite(stopped), np.arange(stopped.shape[1]), -1).max(axis=1, initial=-1)
     for rung in range(stopped.shape[1]):
-        wanted = np.flatnonzero(reached == rung + 1)
+        wanted = np.flatnonzero(last == rung)
         usable = np.isfinite(finished[:, rung])
         if not len(wanted) or usable.sum() < FEWEST:
             continue

@@ -110,7 +110,8 @@ class KnownCostSampler(BaseSampler):
         tried = np.concatenate((history.observed, running))
         tried_costs = known.costs(tried)
         kept = known.excess(tried_costs, history.correction) <= 0
-        tried_means = process.mean(np.concatenate((x[: len(history.observed)], believed)))
+        means = process.observed_means
+        tried_means = np.concatenate((means[: len(history.observed)], means[len(observed) :]))
         worst = tried_means.min() if known.worst_quality is None else (known.worst_quality - middle) / spread
         objectives = known.objective_costs
         worst_costs = known.worst_costs(self._study_seed)
