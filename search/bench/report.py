@@ -26,7 +26,7 @@ class Reach:
     """When a contender comes to a hypervolume; None: it never does.
 
     Attributes:
-        trials: the fewest trials handed out after which the mean over seeds is as large.
+        trials: the fewest trained trials after which the mean over seeds is as large.
         cost: the least training cost, in whole trainings of a mean configuration, at which it is.
         seeds: the same cost for each seed by itself.
     """
@@ -72,8 +72,8 @@ class Comparison:
         return [cost for cost in COSTS if cost <= most]
 
     def hypervolumes(self, contender: Contender, count: int) -> np.ndarray:
-        """[seeds], of the trials finished when the next one after so many would be handed out."""
-        return np.array([_at(found.started, found.hypervolume, count) for found in self.replays[contender]])
+        """[seeds], after so many trained trials; a trial that was stopped at a rung counts as one."""
+        return np.array([_at(found.trained, found.hypervolume, count) for found in self.replays[contender]])
 
     def hypervolumes_at_cost(self, contender: Contender, cost: float) -> np.ndarray:
         """[seeds], by training cost in whole trainings."""

@@ -29,7 +29,7 @@ class Replay:
     Attributes:
         hypervolume: of the wholly trained configurations' true qualities, after each of them.
         clock: virtual seconds at which each ended.
-        started: trials that had been handed out for training by then.
+        trained: trials that had been trained by then, to the end or to a rung.
         cost: seconds of training that had been spent by then, in whole and in stopped trainings.
         rejected: proposals that broke a limit and were not trained.
         ask_seconds: how long each proposal took, by a real clock, rejected ones included.
@@ -40,7 +40,7 @@ class Replay:
 
     hypervolume: list[float] = field(default_factory=list)
     clock: list[float] = field(default_factory=list)
-    started: list[int] = field(default_factory=list)
+    trained: list[int] = field(default_factory=list)
     cost: list[float] = field(default_factory=list)
     rejected: int = 0
     ask_seconds: list[float] = field(default_factory=list)
@@ -99,6 +99,7 @@ class Simulation:
         self._handed_out: set[tuple[tuple[str, Any], ...]] = set()
         self._now = self._spent = 0.0
         self._started = 0
+        self._arrived: set[int] = set()
 
     def run(self, trials: int) -> Replay:
         """Hand out so many trials.
@@ -147,6 +148,7 @@ class Simulation:
     def _arrive(self, rung: int, training: _Training) -> None:
         """A training has reached a rung."""
         problem, number = self.problem, training.number
+        self._arrived.add(number)
         costs = problem.costs(training.params)
         if rung + 1 == len(self._rungs):
             self._study.tell(number, self._values(costs, training.qualities[-1]))
@@ -154,7 +156,7 @@ class Simulation:
             worst = [problem.reference[name] for name in problem.objectives]
             self.found.hypervolume.append(hypervolume(self._points, worst, self._directions))
             self.found.clock.append(self._now)
-            self.found.started.append(self._started)
+            self.found.trained.append(len(self._arrived))
             self.found.cost.append(self._spent)
             self.found.broken += any(costs[name] > limit for name, limit in problem.limits.items())
             return

@@ -18,6 +18,11 @@ from search.bench.table import SHIPPED, read_recording, shipped_recording, write
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(scope="module")
+def recorded() -> RecordedProblem:
+    return RecordedProblem(("quality", "latency_ms", "deployed_bytes"))
+
+
 def test_replay_depends_on_the_seed_alone() -> None:
     problem = SyntheticProblem()
     one, two, other = (replay(problem, "known-cost", seed, 15, workers=2) for seed in (0, 0, 1))
@@ -73,7 +78,7 @@ def test_early_stopping_trains_few_to_the_end_and_counts_all_that_it_trains() ->
     whole = replay(problem, "random", 0, 60)
     stopped = replay(problem, "random", 0, 60, early_stopping=True)
     assert len(whole.hypervolume) == 60
-    assert 50 <= stopped.started[-1] <= 60
+    assert 50 <= stopped.trained[-1] <= 60
     assert 4 <= len(stopped.hypervolume) <= 20
     assert stopped.cost[-1] < 0.45 * whole.cost[-1]
     assert stopped.cost[-1] == pytest.approx(stopped.clock[-1])  # of one worker
@@ -112,8 +117,8 @@ def test_command_refuses_unknown_names(shoebox: Shoebox) -> None:
         assert word in printed.stderr
 
 
-def test_recorded_problem_answers_what_was_recorded() -> None:
-    problem = RecordedProblem(("quality", "latency_ms", "deployed_bytes"))
+def test_recorded_problem_answers_what_was_recorded(recorded: RecordedProblem) -> None:
+    problem = recorded
     trials = problem.recording.configurations()
     for trial in trials[::9]:
         costs = problem.costs(trial.params)
@@ -126,8 +131,8 @@ def test_recorded_problem_answers_what_was_recorded() -> None:
     assert np.corrcoef(np.log(seconds), np.log([trial.rung_seconds[-1] for trial in trials]))[0, 1] > 0.8
 
 
-def test_recorded_noise_is_that_of_repeated_trainings() -> None:
-    problem = RecordedProblem()
+def test_recorded_noise_is_that_of_repeated_trainings(recorded: RecordedProblem) -> None:
+    problem = recorded
     params = problem.recording.trials[0].params
     drawn = np.array([problem.evaluate(params, seed) for seed in range(300)])
     assert problem.evaluate(params, 5) == tuple(drawn[5])
