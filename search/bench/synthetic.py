@@ -39,6 +39,7 @@ class SyntheticProblem:
     """
 
     name = "synthetic"
+    rungs: tuple[float, ...] = (1 / 9, 1 / 3, 1.0)
 
     def __init__(
         self,
@@ -70,9 +71,16 @@ class SyntheticProblem:
         """Share of correct answers, by a formula."""
         return quality(*self.space.from_params(params))
 
-    def evaluate(self, params: Mapping[str, Any], seed: int) -> float:
-        """The same with noise."""
-        return self.quality(params) + self._noise * float(np.random.default_rng(seed).standard_normal())
+    def evaluate(self, params: Mapping[str, Any], seed: int) -> tuple[float, ...]:
+        """The same with noise, and on the way: a low learning rate and a large student get there later."""
+        config, recipe = self.space.from_params(params)
+        final = quality(config, recipe)
+        noise = np.random.default_rng(seed).standard_normal(len(self.rungs))
+        found = []
+        for share, drawn in zip(self.rungs, noise, strict=True):
+            learnt = (1 - math.exp(-share * _pace(config, recipe))) / (1 - math.exp(-_pace(config, recipe)))
+            found.append(CHANCE + (final - CHANCE) * learnt + self._noise * float(drawn))
+        return tuple(found)
 
     def seconds(self, params: Mapping[str, Any]) -> float:
         """A minute, and more for larger students."""
@@ -113,6 +121,12 @@ def quality(config: StudentConfig, recipe: Recipe) -> float:
     loss += 0.004 * (config.activation == "relu")
     loss += _recipe_loss(recipe, config.width, depth)
     return CHANCE + (CEILING - CHANCE) * math.exp(-loss / (CEILING - CHANCE))
+
+
+def _pace(config: StudentConfig, recipe: Recipe) -> float:
+    """How fast a student learns: the rate of an exponential approach to its final quality."""
+    assert isinstance(config, TransformerConfig)
+    return 6.0 * (recipe.learning_rate / 1e-3) ** 0.3 * (128 / config.width) ** 0.2
 
 
 def _capacity_loss(config: TransformerConfig) -> float:

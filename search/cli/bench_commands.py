@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
 from search.cli.options import JsonOption
 
-DEFAULT_SAMPLERS = "known-cost,tpe,nsga2,random"
+DEFAULT_SAMPLERS = "known-cost,known-cost+halving,tpe,nsga2,random"
 DEFAULT_OBJECTIVES = "quality,latency_ms"
+
+
+class BenchProblem(StrEnum):
+    """What is searched."""
+
+    recorded = "recorded"
+    synthetic = "synthetic"
 
 
 class BenchFormat(StrEnum):
@@ -21,29 +28,30 @@ class BenchFormat(StrEnum):
 
 
 def bench_samplers(
-    samplers: Annotated[str, typer.Option(help="Names with commas between.")] = DEFAULT_SAMPLERS,
+    problem: Annotated[
+        BenchProblem, typer.Option(help="Real trials that were recorded, or a formula.")
+    ] = BenchProblem.recorded,
+    samplers: Annotated[
+        str, typer.Option(help="Names with commas between; NAME+halving stops trials early.")
+    ] = DEFAULT_SAMPLERS,
     seeds: Annotated[int, typer.Option(min=1, help="Studies per sampler.")] = 10,
-    trials: Annotated[int, typer.Option(min=1, help="Trained trials per study.")] = 200,
+    trials: Annotated[int, typer.Option(min=1, help="Trials handed out per study.")] = 200,
     workers: Annotated[int, typer.Option(min=1, help="Simulated trials at a time.")] = 1,
     objectives: Annotated[
         str, typer.Option(help="quality and any of latency_ms, long_latency_ms, deployed_bytes.")
     ] = DEFAULT_OBJECTIVES,
+    fit: Annotated[bool, typer.Option("--fit", help="Only say how far the recorded problem can be trusted.")] = False,
     format: Annotated[BenchFormat, typer.Option(help="How to print.")] = BenchFormat.table,
     json: JsonOption = False,
 ) -> None:
-    """Compare samplers on a problem whose trials take no time: hypervolume against trained trials."""
-    from search.bench import SyntheticProblem, compare
+    """Compare samplers on a problem whose trials take no time: hypervolume against trials and training cost."""
+    from search.bench import Contender, Problem, SyntheticProblem, compare
     from search.cli.tables import output_console
-    from search.samplers import SAMPLERS, SamplerName
     from search.validation import closest
     from space.errors import InputError
 
-    names: list[SamplerName] = []
-    for name in samplers.split(","):
-        if name not in SAMPLERS:
-            raise InputError(f"--samplers: there is no sampler {name!r}.", closest(name, get_args(SamplerName)))
-        names.append(name)
-    if len(set(names)) != len(names):
+    contenders = [Contender.parse(name) for name in samplers.split(",")]
+    if len(set(contenders)) != len(contenders):
         raise InputError(f"--samplers names a sampler twice: {samplers}.")
     wanted = tuple(objectives.split(","))
     known = ("quality", "latency_ms", "long_latency_ms", "deployed_bytes")
@@ -52,14 +60,27 @@ def bench_samplers(
             raise InputError(f"--objectives: there is no objective {objective!r}.", closest(objective, known))
     if "quality" not in wanted or len(set(wanted)) != len(wanted):
         raise InputError("--objectives should hold quality, and nothing twice.")
+    console = output_console()
+    searched: Problem
+    if fit or problem is BenchProblem.recorded:
+        from search.bench.fidelity import fit_table, rung_table
+        from search.bench.recorded import RecordedProblem
+
+        searched = RecordedProblem(wanted)
+        if fit:
+            console.print(fit_table(searched))
+            console.print(rung_table(searched.recording))
+            return
+    else:
+        searched = SyntheticProblem(wanted)
     progress = output_console(stderr=True)
 
-    def tell(sampler: SamplerName, seed: int) -> None:
-        progress.print(f"{sampler}: {seed + 1} of {seeds} studies", highlight=False)
+    def tell(contender: Contender, seed: int) -> None:
+        progress.print(f"{contender.label}: {seed + 1} of {seeds} studies", highlight=False)
 
-    comparison = compare(SyntheticProblem(wanted), names, seeds, trials, workers, tell)
+    comparison = compare(searched, contenders, seeds, trials, workers, tell)
     if json or format is BenchFormat.json:
         typer.echo(comparison.as_json())
         return
-    console = output_console()
-    console.print(comparison.table())
+    for table in comparison.tables():
+        console.print(table)

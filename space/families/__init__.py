@@ -48,8 +48,13 @@ def deployed_bytes(config: StudentConfig, shape: TaskShape, vocabulary: Vocabula
     """Exact size of `model.onnx` and `vocab.txt` of a configuration, in bytes, without building either."""
     vocabulary = vocabulary.ranked_by(config.vocabulary_score)
     size = vocabulary.size(config.vocabulary_keep)
-    sizes = get_family(config.family).part_sizes(config, shape, size)
-    return encoded_size(sizes, INPUTS[shape.segments], shape.graph_outputs) + vocabulary.file_bytes(size)
+    return model_bytes(config, shape, size) + vocabulary.file_bytes(size)
+
+
+def model_bytes(config: StudentConfig, shape: TaskShape, vocabulary_size: int) -> int:
+    """Exact size of `model.onnx` alone, of a student with a vocabulary of that size."""
+    sizes = get_family(config.family).part_sizes(config, shape, vocabulary_size)
+    return encoded_size(sizes, INPUTS[shape.segments], shape.graph_outputs)
 
 
 def export_model(config: StudentConfig, shape: TaskShape, vocabulary_size: int, student: Student) -> onnx.ModelProto:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from search.bench import SyntheticProblem, compare, replay
+from search.bench import Contender, SyntheticProblem, compare, replay
+from search.bench.fidelity import correlations
+from search.bench.recorded import RecordedProblem
+from search.bench.table import SHIPPED, read_recording, shipped_recording, write_recording
 
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def recorded() -> RecordedProblem:
+    return RecordedProblem(("quality", "latency_ms", "deployed_bytes"))
 
 
 def test_replay_depends_on_the_seed_alone() -> None:
@@ -40,29 +49,57 @@ def test_workers_share_the_virtual_time() -> None:
 def test_noise_is_of_the_seed_and_not_what_is_reported() -> None:
     problem = SyntheticProblem(noise=0.01)
     params = problem.space.to_params(*problem.space.draw(np.random.default_rng(0)))
-    draws = [problem.evaluate(params, seed) for seed in range(400)]
-    assert problem.evaluate(params, 7) == draws[7]
+    draws = [problem.evaluate(params, seed)[-1] for seed in range(400)]
+    assert problem.evaluate(params, 7)[-1] == draws[7]
     assert np.mean(draws) == pytest.approx(problem.quality(params), abs=0.002)
     assert np.std(draws) == pytest.approx(0.01, rel=0.15)
 
 
 def test_comparison_says_when_a_target_is_reached() -> None:
-    found = compare(SyntheticProblem(), ["random", "qmc"], seeds=2, trials=30)
-    mean = np.mean([one.hypervolume for one in found.replays["random"]], axis=0)
-    reached = found.trials_to("random", float(mean[-1]))
-    assert reached is not None
-    assert mean[reached - 1] == mean[-1]
-    assert reached == 1 or mean[reached - 2] < mean[-1]
-    assert found.trials_to("qmc", 1e9) is None
+    random, sobol, stopping = Contender("random"), Contender("qmc"), Contender("random", early_stopping=True)
+    found = compare(SyntheticProblem(), [random, sobol, stopping], seeds=2, trials=30)
+    curves = [one.hypervolume for one in found.replays[random]]
+    mean = np.mean(curves, axis=0)
+    assert found.marks() == {"random@30": mean[-1]}
+    reached = found.reach(random, float(mean[-1]))
+    assert reached.trials is not None
+    assert mean[reached.trials - 1] == mean[-1]
+    assert reached.trials == 1 or mean[reached.trials - 2] < mean[-1]
+    assert reached.cost == pytest.approx(reached.trials, rel=0.3)
+    for curve, cost, one in zip(curves, reached.seeds, found.replays[random], strict=True):
+        first = next((i for i, value in enumerate(curve) if value >= mean[-1]), None)
+        assert cost == (None if first is None else one.cost[first] / found.unit)
+    assert found.reach(sobol, 1e9).trials is None
     assert found.checkpoints() == [15, 25, 30]
 
 
+def test_early_stopping_trains_few_to_the_end_and_counts_all_that_it_trains() -> None:
+    problem = SyntheticProblem()
+    whole = replay(problem, "random", 0, 60)
+    stopped = replay(problem, "random", 0, 60, early_stopping=True)
+    assert len(whole.hypervolume) == 60
+    assert 50 <= stopped.trained[-1] <= 60
+    assert 4 <= len(stopped.hypervolume) <= 20
+    assert stopped.cost[-1] < 0.45 * whole.cost[-1]
+    assert stopped.cost[-1] == pytest.approx(stopped.clock[-1])  # of one worker
+    # The same proposals: what is trained to the end is among what was trained without stopping.
+    assert stopped.hypervolume[-1] > 0.8 * whole.hypervolume[-1]
+
+
+def test_workers_are_never_idle_while_there_is_something_to_train() -> None:
+    stopped = replay(SyntheticProblem(), "random", 0, 60, workers=4, early_stopping=True)
+    assert stopped.busy > 0.9
+    assert stopped.broken == 0
+
+
 def test_command_prints_table_and_json(shoebox: Shoebox) -> None:
-    printed = shoebox("bench-samplers", "--samplers", "random,tpe", "--seeds", "2", "--trials", "16")
+    arguments = ["--problem", "synthetic", "--seeds", "2", "--trials", "16"]
+    printed = shoebox("bench-samplers", "--samplers", "random,random+halving", *arguments)
     assert printed.returncode == 0
     assert "2 seeds" in printed.stdout
-    assert "random" in printed.stdout
-    printed = shoebox("bench-samplers", "--samplers", "random", "--seeds", "2", "--trials", "16", "--format", "json")
+    assert "random+halving" in printed.stdout
+    assert "random@16" in printed.stdout
+    printed = shoebox("bench-samplers", "--samplers", "random", *arguments, "--format", "json")
     answer = json.loads(printed.stdout)
     curves = [seed["hypervolume"] for seed in answer["samplers"]["random"]["seeds"]]
     assert answer["samplers"]["random"]["mean"]["16"] == pytest.approx(np.mean([curve[-1] for curve in curves]))
@@ -78,3 +115,50 @@ def test_command_refuses_unknown_names(shoebox: Shoebox) -> None:
         printed = shoebox("bench-samplers", *arguments)
         assert printed.returncode == 2
         assert word in printed.stderr
+
+
+def test_recorded_problem_answers_what_was_recorded(recorded: RecordedProblem) -> None:
+    problem = recorded
+    trials = problem.recording.configurations()
+    for trial in trials[::9]:
+        costs = problem.costs(trial.params)
+        assert costs["deployed_bytes"] == trial.deployed_bytes <= problem.limits["deployed_bytes"]
+        assert costs["latency_ms"] == pytest.approx(trial.latency_ms, abs=1e-4)
+        assert costs["long_latency_ms"] == pytest.approx(trial.long_latency_ms, abs=1e-4)
+    qualities = [problem.quality(trial.params) for trial in trials]
+    assert np.corrcoef(qualities, [trial.quality for trial in trials])[0, 1] > 0.8
+    seconds = [problem.seconds(trial.params) for trial in trials]
+    assert np.corrcoef(np.log(seconds), np.log([trial.rung_seconds[-1] for trial in trials]))[0, 1] > 0.8
+
+
+def test_recorded_noise_is_that_of_repeated_trainings(recorded: RecordedProblem) -> None:
+    problem = recorded
+    params = problem.recording.trials[0].params
+    drawn = np.array([problem.evaluate(params, seed) for seed in range(300)])
+    assert problem.evaluate(params, 5) == tuple(drawn[5])
+    assert drawn[:, -1].mean() == pytest.approx(problem.quality(params), abs=0.003)
+    differences = [first.quality - second.quality for first, second in problem.recording.pairs()]
+    assert drawn[:, -1].std() == pytest.approx(np.std(differences) / np.sqrt(2), rel=0.3)
+
+
+def test_exported_files_agree_with_the_students_that_were_trained() -> None:
+    recording = shipped_recording()
+    both = [trial for trial in recording.trials if trial.torch_quality is not None]
+    assert len(both) >= 20
+    examples = recording.setting.validation_examples
+    assert all(abs(trial.quality - trial.torch_quality) * examples <= 10 for trial in both)
+
+
+def test_recording_survives_its_file(tmp_path: Path) -> None:
+    recording = shipped_recording()
+    write_recording(recording, tmp_path / "again.json")
+    assert read_recording(tmp_path / "again.json") == recording
+    assert (tmp_path / "again.json").read_bytes() == SHIPPED.read_bytes()
+    assert SHIPPED.stat().st_size < 300_000
+
+
+def test_correlations_compare_cheap_trainings_with_whole_ones() -> None:
+    found = {each.fidelity: each for each in correlations(shipped_recording())}
+    assert found["0.33 of the steps"].trials == len(shipped_recording().configurations())
+    assert found["0.33 of the steps"].spearman > found["0.11 of the steps"].spearman > 0
+    assert found["1/3 of the data, another seed"].trials == len(shipped_recording().pairs())

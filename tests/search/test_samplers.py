@@ -140,7 +140,7 @@ def proposals(problem: SyntheticProblem, sampler: SamplerName, seed: int) -> lis
             study.tell(done, state=TrialState.FAIL)
             continue
         costs = problem.costs(done.params)
-        values = {"quality": problem.evaluate(done.params, done.number), **costs}
+        values = {"quality": problem.evaluate(done.params, done.number)[-1], **costs}
         study.tell(done, [values[name] for name in problem.objectives])
     return found
 

@@ -14,11 +14,12 @@ from scipy.special import ndtri
 from objectives.pareto import hypervolume
 from search.bench import SyntheticProblem
 from search.samplers import PerTrialSampler
-from search.samplers.known_cost import KnownCosts
+from search.samplers.known_cost import RUNGS, KnownCosts
 from search.samplers.known_cost.gain import ExpectedGain
 from search.samplers.known_cost.gaussian_process import GaussianProcess, Scales, fit_scales
 from search.samplers.known_cost.history import History
 from search.samplers.known_cost.layout import Layout
+from search.samplers.known_cost.rungs import foresee
 from space import InputError, JointSpace, SpaceSpec
 
 
@@ -146,7 +147,7 @@ def test_proposes_only_what_keeps_known_limits(problem: SyntheticProblem) -> Non
         trial = propose(problem, study)
         costs = problem.costs(trial.params)
         assert all(costs[name] <= limit for name, limit in tight.items())
-        tell(problem, study, trial, problem.evaluate(trial.params, number))
+        tell(problem, study, trial, problem.evaluate(trial.params, number)[-1])
 
 
 def test_finds_the_feasible_corner_that_random_draws_miss(problem: SyntheticProblem) -> None:
@@ -167,13 +168,13 @@ def test_measured_costs_correct_predicted_ones(problem: SyntheticProblem, known:
         if measured > 4.0:
             study.tell(trial, state=TrialState.PRUNED)
         else:
-            study.tell(trial, [problem.evaluate(trial.params, number), measured])
+            study.tell(trial, [problem.evaluate(trial.params, number)[-1], measured])
     trial = study.ask()
     history = History.of(study, study.trials[-1], limited)
     assert history.correction[limited.names.index("latency_ms")] == pytest.approx(1.25)
     while len([t for t in study.trials if t.state == TrialState.COMPLETE]) < 14:
         problem.space.suggest(trial)
-        study.tell(trial, [problem.evaluate(trial.params, trial.number), 1.0])
+        study.tell(trial, [problem.evaluate(trial.params, trial.number)[-1], 1.0])
         trial = study.ask()
     problem.space.suggest(trial)
     assert 1.25 * problem.costs(trial.params)["latency_ms"] <= 4.0
@@ -210,7 +211,7 @@ def test_workers_at_a_time_get_different_proposals(problem: SyntheticProblem, kn
     study = make_study(known)
     for number in range(16):
         trial = propose(problem, study)
-        tell(problem, study, trial, problem.evaluate(trial.params, number))
+        tell(problem, study, trial, problem.evaluate(trial.params, number)[-1])
     running = [propose(problem, study).params for _ in range(6)]
     students = {str(sorted(problem.costs(params).items())) for params in running}
     assert len(students) >= 5
@@ -256,7 +257,7 @@ def test_does_not_propose_a_configuration_twice() -> None:
         study.enqueue_trial(params)
         trial = study.ask()
         space.suggest(trial)
-        tell(small, study, trial, small.evaluate(params, trial.number))
+        tell(small, study, trial, small.evaluate(params, trial.number)[-1])
     trial = study.ask()
     space.suggest(trial)
     assert trial.params == everything[-1]
@@ -266,7 +267,7 @@ def test_enqueued_parameters_are_kept_and_the_rest_chosen_to_fit(problem: Synthe
     study = make_study(known)
     for number in range(14):
         trial = propose(problem, study)
-        tell(problem, study, trial, problem.evaluate(trial.params, number))
+        tell(problem, study, trial, problem.evaluate(trial.params, number)[-1])
     study.enqueue_trial({"depth": 4, "width": 256, "layer3.ffn_bits": 8})
     trial = propose(problem, study)
     assert (trial.params["depth"], trial.params["width"], trial.params["layer3.ffn_bits"]) == (4, 256, 8)
@@ -297,7 +298,7 @@ def test_costs_that_nobody_knows_are_left_out(problem: SyntheticProblem) -> None
     for number in range(14):
         trial = propose(problem, study)
         assert problem.costs(trial.params)["deployed_bytes"] <= 1e6
-        tell(problem, study, trial, problem.evaluate(trial.params, number))
+        tell(problem, study, trial, problem.evaluate(trial.params, number)[-1])
 
 
 def test_without_costs_it_says_what_it_needs() -> None:
@@ -305,3 +306,65 @@ def test_without_costs_it_says_what_it_needs() -> None:
         PerTrialSampler("known-cost", 0)
     with pytest.raises(ValueError, match="quality"):
         KnownCosts(JointSpace(SpaceSpec()), lambda params: {}, ("latency_ms",))
+
+
+def test_rungs_foretell_what_stopped_trials_would_have_come_to() -> None:
+    generator = np.random.default_rng(0)
+    final = generator.normal(0.8, 0.02, 60)
+    early = 0.6 + 0.5 * (final - 0.8) + generator.normal(0, 0.001, 60)
+    late = 0.75 + 0.8 * (final - 0.8) + generator.normal(0, 0.0005, 60)
+    rungs = np.column_stack((early, late))
+    stopped = rungs[40:].copy()
+    stopped[10:, 1] = np.nan  # these got no farther than the first rung
+    expected, variances = foresee(rungs[:40], final[:40], stopped)
+    assert np.abs(expected - final[40:]).max() < 0.01
+    assert (variances[10:] > variances[:10].max()).all()  # the first rung says less
+    expected, variances = foresee(rungs[:40], final[:40], np.full((2, 2), np.nan))
+    assert np.isnan(expected).all()  # running trials, which reached no rung
+    assert np.isnan(foresee(rungs[:2], final[:2], stopped)[0]).all()  # too few to tell
+
+
+def test_stopped_trials_teach_and_are_no_part_of_the_front(problem: SyntheticProblem, known: KnownCosts) -> None:
+    study = make_study(known)
+    for number in range(14):
+        trial = propose(problem, study)
+        qualities = problem.evaluate(trial.params, number)
+        reached = 1 if number % 3 else 3
+        passed = [{"rung": rung, "quality": qualities[rung]} for rung in range(min(reached, 2))]
+        trial.set_user_attr(RUNGS, passed)
+        if reached == 3:
+            tell(problem, study, trial, qualities[-1])
+        else:
+            study.tell(trial, state=TrialState.PRUNED)
+    history = History.of(study, create_trial(state=TrialState.WAITING), known)
+    assert history.observed_rungs.shape == (5, 2)
+    assert history.believed_rungs.shape == (9, 2)
+    assert np.isfinite(history.believed_rungs[:, 0]).all()
+    assert np.isnan(history.believed_rungs[:, 1]).all()
+    told = propose(problem, study).params
+    forgetful = make_study(known)
+    for trial in study.trials[:-1]:
+        attributes = {} if trial.state == TrialState.PRUNED else trial.user_attrs
+        forgetful.add_trial(
+            create_trial(
+                state=trial.state,
+                params=trial.params,
+                distributions=trial.distributions,
+                values=trial.values,
+                user_attrs=attributes,
+                system_attrs=trial.system_attrs,
+            )
+        )
+    assert propose(problem, forgetful).params != told
+
+
+def test_means_at_observed_points_are_those_of_the_model() -> None:
+    generator = np.random.default_rng(1)
+    x, believed = generator.standard_normal((20, 3)), generator.standard_normal((4, 3))
+    y = x[:, 0] + 0.1 * generator.standard_normal(20)
+    noise = generator.uniform(0, 0.5, 20)
+    process = GaussianProcess(x, y, fit_scales(x, y, np.zeros(3), noise), believed, noise)
+    assert process.observed_means == pytest.approx(process.mean(np.concatenate((x, believed))), abs=1e-8)
+    # A noisy observation is followed less.
+    exact = GaussianProcess(x, y, fit_scales(x, y, np.zeros(3)), None, np.where(np.arange(20) == 3, 100.0, 0.0))
+    assert abs(exact.observed_means[3] - y[3]) > 1e-3

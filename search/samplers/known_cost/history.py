@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.samplers.known_cost.known import KnownCosts
 
+RUNGS = "rungs"  # attribute of a trial with early stopping: for each rung that it has passed, `rung` and `quality`
 ORPHANED = "orphaned"  # see `search.ledger`: another trial repeats it
 
 
@@ -24,6 +25,8 @@ class History:
             and again.
         believed: rows [m, columns] of trials whose quality is not known (yet): those that run, and those that were
             stopped before their full training.
+        observed_rungs, believed_rungs: [n, rungs] and [m, rungs], qualities at the rungs of early stopping; NaN at
+            those that a trial did not reach.
         rejected: rows [k, columns] of trials that broke a limit, by a cost that was measured.
         correction: [costs], by which a cost must be multiplied so that the median of the measured ones is met.
     """
@@ -31,6 +34,8 @@ class History:
     observed: np.ndarray
     qualities: np.ndarray
     believed: np.ndarray
+    observed_rungs: np.ndarray
+    believed_rungs: np.ndarray
     rejected: np.ndarray
     correction: np.ndarray
 
@@ -58,35 +63,45 @@ class History:
             known: its costs.
         """
         observed, qualities, failed, believed, rejected = [], [], [], [], []
+        observed_rungs: list[list[float]] = []
+        believed_rungs: list[list[float]] = []
         ratios: list[list[float]] = [[] for _ in known.names]
         for trial in study.get_trials(deepcopy=False):
             if trial.number == but.number or trial.state == TrialState.WAITING or ORPHANED in trial.user_attrs:
                 continue
-            row = known.layout.row(trial.params)
+            row = known.row(trial.params)
             if row is None:  # of another space, or being asked for right now
                 continue
             if trial.state.is_finished() and trial.constraints:
                 _compare(trial, known, known.costs(row[None])[0], ratios)
+            reached = _rung_qualities(trial)
             if trial.state == TrialState.COMPLETE:
                 observed.append(row)
+                observed_rungs.append(reached)
                 qualities.append(trial.values[known.quality_index])
             elif trial.state == TrialState.FAIL:
                 failed.append(row)
             elif trial.state == TrialState.RUNNING or all(value <= 0 for value in trial.constraints.values()):
                 believed.append(row)
+                believed_rungs.append(reached)
             else:
                 rejected.append(row)
         if qualities:
             observed += failed
+            observed_rungs += [[] for _ in failed]
             qualities += [min(qualities)] * len(failed)
         else:
             believed += failed
+            believed_rungs += [[] for _ in failed]
+        most = max(map(len, (*observed_rungs, *believed_rungs)), default=0)
         correction = [float(np.median(ratio)) if ratio else 1.0 for ratio in ratios]
         width = len(known.layout)
         return cls(
             np.array(observed).reshape(-1, width),
             np.array(qualities, dtype=float),
             np.array(believed).reshape(-1, width),
+            _padded(observed_rungs, most),
+            _padded(believed_rungs, most),
             np.array(rejected).reshape(-1, width),
             np.array(correction),
         )
@@ -95,6 +110,17 @@ class History:
 def key(row: np.ndarray) -> bytes:
     """The same for rows of one configuration, whose positions in ranges may differ in the last digits."""
     return np.round(row, 9).tobytes()
+
+
+def _rung_qualities(trial: FrozenTrial) -> list[float]:
+    """Quality at each rung up to the last one passed; NaN at one that was left out."""
+    passed = {int(found["rung"]): float(found["quality"]) for found in trial.user_attrs.get(RUNGS) or ()}
+    return [passed.get(rung, np.nan) for rung in range(max(passed, default=-1) + 1)]
+
+
+def _padded(rows: list[list[float]], width: int) -> np.ndarray:
+    """Rows of different lengths as [n, width], NaN at the end."""
+    return np.array([[*row, *[np.nan] * (width - len(row))] for row in rows], dtype=float).reshape(len(rows), width)
 
 
 def _compare(trial: FrozenTrial, known: KnownCosts, costs: np.ndarray, ratios: list[list[float]]) -> None:

@@ -68,9 +68,10 @@ class KnownCosts:
         self._limits = dict(limits or {})
         self._reference = dict(reference or {})
         self._known: dict[bytes, np.ndarray] = {}
+        self._rows: dict[tuple[tuple[str, Any], ...], np.ndarray | None] = {}
         self._pools: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._features: dict[int, Features] = {}
-        self._fitted: dict[tuple[bytes, bytes], Scales] = {}
+        self._fitted: dict[tuple[bytes, ...], Scales] = {}
         self.recipe = np.array([name.startswith(RECIPE) for name in self.layout.names], dtype=bool)
         self.distributions = self.layout.distributions()
 
@@ -89,6 +90,13 @@ class KnownCosts:
     def objective_costs(self) -> list[int]:
         """Which of the costs are objectives."""
         return [index for index, name in enumerate(self.names) if name in self._objectives]
+
+    def row(self, params: Mapping[str, Any]) -> np.ndarray | None:
+        """`Layout.row`, remembered: every proposal reads all trials of the study."""
+        key = tuple(params.items())
+        if key not in self._rows:
+            self._rows[key] = self.layout.row(params)
+        return self._rows[key]
 
     def costs(self, rows: np.ndarray) -> np.ndarray:
         """Costs [n, costs] of rows [n, columns]."""
@@ -155,13 +163,13 @@ class KnownCosts:
             self._features[seed] = Features(self.layout, *self.pool(seed))
         return self._features[seed]
 
-    def fitted(self, x: np.ndarray, y: np.ndarray, remoteness: np.ndarray) -> Scales:
+    def fitted(self, x: np.ndarray, y: np.ndarray, remoteness: np.ndarray, further_noise: np.ndarray) -> Scales:
         """`fit_scales`, remembering the last answers."""
-        key = (x.tobytes(), y.tobytes())
+        key = (x.tobytes(), y.tobytes(), further_noise.tobytes())
         if key not in self._fitted:
             if len(self._fitted) >= REMEMBERED:
                 self._fitted.pop(next(iter(self._fitted)))
-            self._fitted[key] = fit_scales(x, y, remoteness)
+            self._fitted[key] = fit_scales(x, y, remoteness, further_noise)
         return self._fitted[key]
 
     def worst_costs(self, seed: int) -> list[float]:

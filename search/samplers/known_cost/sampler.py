@@ -18,6 +18,7 @@ from search.samplers.known_cost.gaussian_process import GaussianProcess, Scales
 from search.samplers.known_cost.history import History, key
 from search.samplers.known_cost.known import KnownCosts
 from search.samplers.known_cost.prior import JUDGED, ShiftedProcess, agrees
+from search.samplers.known_cost.rungs import foresee
 from space.dimensions import contains
 
 STARTUP = 12  # trials before the model is asked: measured, fewer leave it sure of too little, more are spent
@@ -33,7 +34,8 @@ class KnownCostSampler(BaseSampler):
 
     A Gaussian process predicts quality. The front is that of its predictions at the configurations tried, not of
     the measured qualities, so that one lucky training does not hold it. Running trials count as observed at their
-    prediction. Everything follows from the study in storage and the seeds.
+    prediction; of those that stopped at a rung, its quality says something (`foresee`). Everything follows from the
+    study in storage and the seeds.
 
     Args:
         known: the space and its costs.
@@ -95,18 +97,26 @@ class KnownCostSampler(BaseSampler):
     def _best(self, history: History, pool: tuple[np.ndarray, np.ndarray], given: Mapping[str, Any]) -> np.ndarray:
         known = self._known
         features = known.features(self._study_seed)
-        x = features(history.observed, known.costs(history.observed))
         middle, spread = history.qualities.mean(), max(float(history.qualities.std()), 1e-6)
-        y = (history.qualities - middle) / spread
-        believed = features(history.believed, known.costs(history.believed))
-        process = self._process(x, y, believed, features)
+        # A stopped trial counts as an observation of the quality that its rung lets expect, as noisy as that is.
+        expected, variances = foresee(history.observed_rungs, history.qualities, history.believed_rungs)
+        stopped = np.isfinite(expected)
+        observed = np.concatenate((history.observed, history.believed[stopped]))
+        x = features(observed, known.costs(observed))
+        y = (np.concatenate((history.qualities, expected[stopped])) - middle) / spread
+        noise = np.concatenate((np.zeros(len(history.qualities)), variances[stopped] / spread**2))
+        running = history.believed[~stopped]
+        believed = features(running, known.costs(running))
+        process = self._process(x, y, noise, believed, features)
         if process is None:
             return self._next_of(pool, history)
 
-        tried = history.tried()
+        # It is no part of the front, though: it may never be trained to its end.
+        tried = np.concatenate((history.observed, running))
         tried_costs = known.costs(tried)
         kept = known.excess(tried_costs, history.correction) <= 0
-        tried_means = process.mean(np.concatenate((x, believed)))
+        means = process.observed_means
+        tried_means = np.concatenate((means[: len(history.observed)], means[len(observed) :]))
         worst = tried_means.min() if known.worst_quality is None else (known.worst_quality - middle) / spread
         objectives = known.objective_costs
         worst_costs = known.worst_costs(self._study_seed)
@@ -137,7 +147,7 @@ class KnownCostSampler(BaseSampler):
         return rows[int(np.argmax(gains))]
 
     def _process(
-        self, x: np.ndarray, y: np.ndarray, believed: np.ndarray, features: Features
+        self, x: np.ndarray, y: np.ndarray, noise: np.ndarray, believed: np.ndarray, features: Features
     ) -> GaussianProcess | ShiftedProcess | None:
         """The model of quality, on top of what older studies expect unless the trials contradict it.
 
@@ -146,14 +156,16 @@ class KnownCostSampler(BaseSampler):
         known, scales = self._known, None
         shift = known.prior.model(known.layout, features, known.costs).fitted(x, y) if known.prior else None
         if shift is not None:
-            shifted = self._scales(x, y - shift(x), features.remoteness)
+            rest = y - shift(x)
+            shifted = self._scales(x, rest, features.remoteness, noise)
             if len(y) >= JUDGED:
-                scales = self._scales(x, y, features.remoteness)
-            if scales is None or agrees(x, y, scales, shift, shifted):
-                return ShiftedProcess(GaussianProcess(x, y - shift(x), shifted, believed), shift)
+                scales = self._scales(x, y, features.remoteness, noise)
+            if scales is None or agrees(x, y, noise, scales, shift, shifted):
+                process = GaussianProcess(x, rest, shifted, believed, noise)
+                return ShiftedProcess(process, shift, np.concatenate((x, believed)))
         if len(y) + len(believed) < STARTUP:
             return None
-        return GaussianProcess(x, y, scales or self._scales(x, y, features.remoteness), believed)
+        return GaussianProcess(x, y, scales or self._scales(x, y, features.remoteness, noise), believed, noise)
 
     def _scales(self, x: np.ndarray, y: np.ndarray, remoteness: np.ndarray) -> Scales:
         """The kernel's scales, fitted anew at every trial at first, then ever more rarely."""
@@ -161,7 +173,7 @@ class KnownCostSampler(BaseSampler):
         step = 1 if count < 64 else 4 if count < 256 else 16
         count -= count % step
         chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_FITTED)).round().astype(int))
-        return self._known.fitted(x[chosen], y[chosen], remoteness)
+        return self._known.fitted(x[chosen], y[chosen], remoteness, noise[chosen])
 
     def _variants(self, parents: np.ndarray) -> np.ndarray:
         layout, generator = self._known.layout, self._generator

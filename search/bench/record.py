@@ -1,0 +1,326 @@
+"""Record real trials for the tabulated benchmark.
+
+    python -m search.bench.record FOLDER --data DIR [--trials 330]
+    python -m search.bench.record FOLDER --pack recorded.json
+
+trains the configurations of `recorded.yaml` one after the other and writes each to `FOLDER/trials.jsonl` as soon as it
+has ended; a stopped recording goes on with the same command. DIR holds `train.*` and `validation.*` of SST-2; without
+it they come from the hub. Everything follows from the study file and the number of the trial: on the same kind of
+machine, with the same versions and one thread, a second recording gives the same qualities (seconds differ).
+
+Of fifteen trials nine are random feasible configurations, three are variants of a trial of the front so far, and two
+are proposed by the known-cost sampler, so that the region that a search ends in is covered, whoever searches. The
+fifteenth repeats a random one with another seed, and trains it also on shares of the data: that tells the noise and
+whether steps or data are the better low fidelity.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+
+from objectives.latency import LatencyModel, load_profile
+from objectives.pareto import non_dominated
+from runners.batches import Encoded
+from runners.distill import Distillation, DivergedError
+from runners.evaluate import open_session, run_model, run_student
+from runners.initialization import start_from_embeddings, start_from_layers
+from runners.plan import ONLY, FidelitySpec, TrialPlan
+from runners.prepared import Prepared, prepare
+from runners.record import library_versions
+from runners.task import load_task
+from runners.task.spec import FolderData
+from runners.teacher.origin import Origin, mean_statistics
+from search.bench.recording import KeptVocabulary, RecordedTrial, Recording, Setting
+from search.bench.table import write_recording
+from search.samplers import PerTrialSampler, seeds
+from search.samplers.known_cost import KnownCosts
+from search.samplers.known_cost.layout import Layout
+from search.study_file import StudyFile, load_study_file
+from space.families import Student, build_student, deployed_bytes, export_model
+from space.joint import JointSpace
+
+logger = logging.getLogger("shoebox.search.bench")
+
+STUDY = Path(__file__).with_name("recorded.yaml")
+TRAIN_EXAMPLES = 8192
+RUNGS = (1 / 9, 1 / 3, 1.0)
+SUBSETS = {"1/9": 1 / 9, "1/3": 1 / 3}
+BOTH = 5  # of so many trials one is judged as a torch student too, for comparison with the exported file
+PERIOD = 15  # the last trial of so many repeats the one in their middle
+
+
+class Recorder:
+    """Trains the trials of a recording.
+
+    Args:
+        folder: of the recording; holds a sample of the data, `setting.json` and `trials.jsonl`.
+        data: folder with `train.*` and `validation.*`, or None for the hub.
+        examples: of the train split.
+    """
+
+    def __init__(self, folder: Path, data: str | None, examples: int = TRAIN_EXAMPLES) -> None:
+        self.folder = folder
+        self.file = _with_sample(load_study_file(STUDY, {"data": data}), folder / "data", examples)
+        self.space = JointSpace(self.file.space)
+        self.layout = Layout(self.space)
+        self.prepared = prepare(self.plan)
+        self.setting = self._setting()
+        taught = self.prepared.tasks[ONLY]
+        self._origin = Origin.of([taught.teacher])
+        self._encoder = self._origin.encoder()
+        self._statistics = mean_statistics([taught.statistics()])
+        self._latency = LatencyModel(load_profile(self.file.device.profile))
+        limits = {"deployed_bytes": float(self.file.limits.deployed_bytes)}
+        self._known = KnownCosts(self.space, self.costs, self.file.objectives, limits)
+        self._validation: dict[int, Encoded] = {}
+        self._trials_path = folder / "trials.jsonl"
+        self.trials = _read_lines(self._trials_path)
+        (folder / "setting.json").write_text(self.setting.model_dump_json())
+
+    @property
+    def plan(self) -> TrialPlan:
+        """Of the trials."""
+        return self.file.plan()
+
+    def _setting(self) -> Setting:
+        vocabulary = self.prepared.vocabulary
+        kept = []
+        for keep in self.file.space.vocabulary_keep.values:  # type: ignore[attr-defined]
+            entries = vocabulary.size(keep)
+            kept.append(
+                KeptVocabulary(
+                    keep=keep,
+                    entries=entries,
+                    file_bytes=vocabulary.file_bytes(entries),
+                    lengths=self.prepared.text_lengths(entries),
+                )
+            )
+        taught = self.prepared.tasks[ONLY]
+        fidelity = self.file.fidelity
+        study = load_study_file(STUDY).model_dump(mode="json")
+        return Setting(
+            study=study,
+            shape=self.prepared.shape,
+            vocabulary=tuple(kept),
+            train_examples=len(taught.task.train),
+            validation_examples=len(taught.task.validation),
+            rungs=RUNGS,
+            steps=round(math.ceil(len(taught.task.train) / fidelity.batch_size) * fidelity.epochs),
+            teacher_quality=taught.teacher.validation_quality,
+            versions=library_versions(),
+        )
+
+    def costs(self, params: Any) -> dict[str, float]:
+        """Bytes and predicted latencies of a configuration."""
+        config = self.space.config_from(params)
+        entries = self.prepared.vocabulary.size(config.vocabulary_keep)
+        lengths = self.prepared.text_lengths(entries)
+        found = [self._latency.predict(config, self.prepared.shape, entries, tokens).milliseconds for tokens in lengths]
+        size = deployed_bytes(config, self.prepared.shape, self.prepared.vocabulary)
+        return {"deployed_bytes": float(size), "latency_ms": found[0], "long_latency_ms": found[1]}
+
+    def record(self, trials: int) -> None:
+        """Go on until there are so many trials."""
+        for number in range(len(self.trials), trials):
+            trial = self._trial(number)
+            self.trials.append(trial)
+            with self._trials_path.open("a", encoding="utf-8") as file:
+                file.write(trial.model_dump_json() + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            told = [number, trial.origin, *(f"{quality:.3f}" for quality in trial.rungs)]
+            logger.info("%s", " ".join(map(str, [*told, f"{trial.rung_seconds[-1]:.1f} s"])))
+
+    def _trial(self, number: int) -> RecordedTrial:
+        repeats, subsets = None, {}
+        if number % PERIOD == PERIOD - 1:
+            repeats = number - PERIOD // 2 - 1
+            origin, params = "repeat", self.trials[repeats].params
+        else:
+            origin, params = self._choose(number)
+        seed = seeds(self.file.search.seed, number)[1]
+        found = self.train(params, seed, both=number % BOTH == 0)
+        if repeats is not None:
+            for name, share in SUBSETS.items():
+                count = round(share * self.setting.train_examples)
+                subsets[name] = self.train(params, seed, count, rungs=(1.0,))["rungs"][-1]
+        costs = self.costs(params)
+        if costs["deployed_bytes"] != found["deployed_bytes"]:
+            raise AssertionError(f"trial {number} takes {found['deployed_bytes']} bytes, not {costs['deployed_bytes']}")
+        rounded = {name: round(costs[name], 4) for name in ("latency_ms", "long_latency_ms")}
+        known = {"number": number, "origin": origin, "repeats": repeats, "seed": seed, "params": params}
+        return RecordedTrial.model_validate({**known, **found, **rounded, "subsets": subsets})
+
+    def _choose(self, number: int) -> tuple[str, dict[str, Any]]:
+        """How trial `number` finds its configuration, and which."""
+        generator = np.random.default_rng([self.file.search.seed, number])
+        turn = number % 5
+        done = [trial for trial in self.trials if trial.repeats is None]
+        if turn < 3 or len(done) < PERIOD:
+            while True:
+                params = self.layout.params(self.layout.draw(generator, 1)[0])
+                if self._feasible(params):
+                    return "random", _rounded(params)
+        if turn == 4:
+            return "known-cost", _rounded(self._proposed())
+        values = [[trial.quality, trial.latency_ms] for trial in done]
+        front = [done[index] for index in non_dominated(values, ["maximize", "minimize"])]
+        everything = np.ones(len(self.layout), dtype=bool)
+        while True:
+            row = self.layout.row(front[int(generator.integers(len(front)))].params)
+            assert row is not None
+            params = _rounded(self.layout.params(self.layout.vary(row[None], generator, 0.2, everything)[0]))
+            if self._feasible(params) and all(params != trial.params for trial in done):
+                return "variant", params
+
+    def _feasible(self, params: Any) -> bool:
+        return self.costs(params)["deployed_bytes"] <= self.file.limits.deployed_bytes
+
+    def _proposed(self) -> dict[str, Any]:
+        sampler = PerTrialSampler("known-cost", self.file.search.seed, self._known)
+        study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+        distributions = self._known.distributions
+        for trial in self.trials:
+            given = {name: distributions[name] for name in trial.params}
+            values = [trial.quality, trial.latency_ms]
+            study.add_trial(optuna.trial.create_trial(params=trial.params, distributions=given, values=values))
+        asked = study.ask()
+        self.space.suggest(asked)
+        return dict(asked.params)
+
+    def train(
+        self,
+        params: Any,
+        seed: int,
+        examples: int | None = None,
+        rungs: Sequence[float] = RUNGS,
+        both: bool = False,
+    ) -> dict[str, Any]:
+        """Train one configuration on so many examples, by default all; judge the torch student too if `both`.
+
+        Returns:
+            Fields `rungs`, `rung_seconds`, `deployed_bytes` and `torch_quality` of a `RecordedTrial`; 0.0 is the
+            quality of a training that diverged.
+        """
+        config, recipe = self.space.from_params(params)
+        prepared = self.prepared.ranked_by(config.vocabulary_score)
+        entries = prepared.vocabulary.size(config.vocabulary_keep)
+        fidelity = FidelitySpec(**{**self.file.fidelity.model_dump(), "train_examples": examples})
+        torch.manual_seed(seed)
+        student = build_student(config, prepared.shape, entries)
+        self._initialise(student, config.vocabulary_keep, recipe.initialization)
+        courses = [prepared.course(ONLY, entries, recipe)]
+        tokens = prepared.vocabulary.tokens(entries)
+        begun = time.process_time()
+        distillation = Distillation(student, courses, recipe, fidelity, tokens, seed, torch.device("cpu"))
+        qualities: list[float] = []
+        seconds: list[float] = []
+        spent = time.process_time() - begun
+        for share in rungs:
+            begun = time.process_time()
+            try:
+                distillation.run(max(1, round(share * distillation.steps)))
+            except DivergedError:
+                break
+            spent += time.process_time() - begun
+            seconds.append(round(spent, 2))
+            if share < 1:
+                qualities.append(self._quality(partial(run_student, student), prepared, entries))
+        whole = len(seconds) == len(rungs)
+        torch_quality = self._quality(partial(run_student, student), prepared, entries) if both and whole else None
+        model = export_model(config, prepared.shape, entries, student).SerializeToString()
+        if whole:
+            qualities.append(self._quality(partial(run_model, open_session(model)), prepared, entries))
+        qualities += [0.0] * (len(rungs) - len(qualities))
+        seconds += [round(spent, 2)] * (len(rungs) - len(seconds))
+        return {
+            "rungs": tuple(round(quality, 5) for quality in qualities),
+            "rung_seconds": tuple(seconds),
+            "deployed_bytes": len(model) + prepared.vocabulary.file_bytes(entries),
+            "torch_quality": None if torch_quality is None else round(torch_quality, 5),
+        }
+
+    def _initialise(self, student: Student, keep: float, how: str) -> None:
+        start_from_embeddings(student, self._origin, self.prepared.vocabulary, keep)
+        if how == "layers":
+            start_from_layers(student, self._origin, self._encoder, self._statistics, self.prepared.vocabulary, keep)
+
+    def _quality(self, answer: Callable[[Encoded], np.ndarray], prepared: Prepared, entries: int) -> float:
+        taught = prepared.tasks[ONLY]
+        if entries not in self._validation:
+            self._validation[entries] = prepared.encode(ONLY, entries, taught.task.validation)
+        logits = answer(self._validation[entries])
+        return taught.task.quality(taught.task.validation, logits)
+
+
+def _with_sample(file: StudyFile, folder: Path, examples: int) -> StudyFile:
+    """The study with a seeded sample of its train split, which is written to a folder first."""
+    assert file.task is not None
+    names = file.task.labels
+    assert isinstance(names, tuple)
+    if not (folder / "validation.jsonl").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        task = load_task(file.task)
+        count = len(task.train)
+        rows = np.sort(np.random.default_rng(file.search.seed).permutation(count)[: min(examples, count)])
+        for name, split in (("train", task.train.take(rows)), ("validation", task.validation)):
+            pairs = zip(split.texts, split.labels.tolist(), strict=True)
+            lines = [json.dumps({"sentence": text, "label": int(label)}) for text, label in pairs]
+            part = folder / f"{name}.part"
+            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            part.rename(folder / f"{name}.jsonl")
+    data = FolderData(path=str(folder.absolute()))
+    return file.model_copy(update={"task": file.task.model_copy(update={"data": data})})
+
+
+def _rounded(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters with as many digits as the table keeps."""
+    return {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in params.items()}
+
+
+def _read_lines(path: Path) -> list[RecordedTrial]:
+    """Trials recorded so far; a last line that was cut off is forgotten."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    return [RecordedTrial.model_validate_json(line) for line in whole.splitlines()]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m search.bench.record", description="Record real trials.")
+    parser.add_argument("folder", type=Path, help="folder of the recording; one that exists is gone on with")
+    parser.add_argument("--data", help="folder with train.* and validation.* of SST-2 (default: the hub)")
+    parser.add_argument("--trials", type=int, default=330, help="of the whole recording")
+    parser.add_argument("--pack", type=Path, help="write what was recorded so far to this file, and train nothing")
+    given = parser.parse_args(arguments)
+    if given.pack is not None:
+        setting = Setting.model_validate_json((given.folder / "setting.json").read_text(encoding="utf-8"))
+        trials = tuple(_read_lines(given.folder / "trials.jsonl"))
+        write_recording(Recording(setting=setting, trials=trials), given.pack)
+        return
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    torch.set_num_threads(1)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    Recorder(given.folder, given.data).record(given.trials)
+
+
+if __name__ == "__main__":
+    main()
