@@ -38,7 +38,7 @@ from typing import Any
 
 from runners.plan import TrialPlan
 from space.config import Recipe, StudentConfig
-from space.families import parse_config
+from space.families import get_family, parse_config
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,8 @@ def _pretraining(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
 
 def _layers(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     if setup.recipe.initialization not in ("layers", "pretrained"):
+        return None
+    if "layers" not in get_family(setup.config.family).initializations:
         return None
     return changed(setup, initialization="teacher"), "the teacher's embeddings under random layers"
 
