@@ -22,6 +22,7 @@ What the papers leave open, or what a search over students cannot afford, and ho
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -35,6 +36,8 @@ from runners.distill.pool import Batch
 from runners.optimizer import warm_up_then_decay
 from space.config import Recipe
 from space.families import Student
+
+logger = logging.getLogger("shoebox.runners.distill")
 
 WARMUP = 0.06
 UNFREEZING = 0.5
@@ -172,6 +175,9 @@ class StagewiseSchedule(JointSchedule):
         assert self._stage is not None
         if done in self._stage.checks():
             score = self._judge()
+            logger.info(
+                "Stage %s: %.4f on the texts held out, at step %d of %d", self._stage.name, score, done, self._steps
+            )
             if score < float(self._best.score):
                 self._best.keep(self._learning, score)
         if done == self._stage.last:

@@ -29,7 +29,7 @@ from space.families.transformer.pieces import (
     unpack,
     vector,
 )
-from space.graph import Attribute, Item, Node, Part, Tensor
+from space.graph import MICROSOFT, Attribute, Item, Node, Part, Tensor
 from space.operators import OperatorCall, Program, Section, input_values
 from space.quantization import block_count, packed_width
 from space.shape import TaskShape
@@ -102,16 +102,16 @@ def _embedding(ends: _Ends, segments: int) -> Part:
     width = ends.embedding_width
 
     def items() -> Iterator[Item]:
-        embedded = "word"
+        yield Tensor("embedding.scale", (width,))
+        yield Tensor("embedding.shift", (width,))
+        norm = "embedding.scale embedding.shift"
         if segments == 2:
             yield Tensor("segment.weight", (2, width))
             yield node("Gather", "segment.weight token_type_ids", "segment")
-            yield node("Add", "word segment", "summed")
-            embedded = "summed"
-        yield Tensor("embedding.scale", (width,))
-        yield Tensor("embedding.shift", (width,))
-        inputs = f"{embedded} embedding.scale embedding.shift"
-        yield node("LayerNormalization", inputs, "embedded", axis=-1, epsilon=LAYER_NORM_EPSILON)
+            inputs = f"word segment {norm}"
+            yield node("SkipLayerNormalization", inputs, "embedded", MICROSOFT, epsilon=LAYER_NORM_EPSILON)
+        else:
+            yield node("LayerNormalization", f"word {norm}", "embedded", axis=-1, epsilon=LAYER_NORM_EPSILON)
         yield node("Transpose", "embedded", "r0", perm=(1, 0, 2))
         yield vector("inner_axes", 1, 2)
         yield node("Unsqueeze", "attention_mask inner_axes", "mask_ids")
@@ -168,8 +168,14 @@ def _projection(ends: _Ends, inputs: int, depth: int) -> Part:
 
     def items() -> Iterator[Item]:
         yield node("Transpose", f"r{depth}", "states", perm=(1, 0, 2))
-        yield from linear("projection", "states", "projected", inputs, ends.width, ends.projection_bits, ends.storage)
-        yield node("Gelu", "projected", "x0")
+        shape = (inputs, ends.width, ends.projection_bits)
+        *product, last = linear("projection", "states", "projected", *shape, ends.storage)
+        yield from product
+        if isinstance(last, Node) and last.operator == "Add":  # of the bias: one operator with what follows
+            yield node("BiasGelu", " ".join(last.inputs), "x0", MICROSOFT)
+        else:
+            yield last
+            yield node("Gelu", "projected", "x0")
 
     return Part.of(items())
 
