@@ -13,7 +13,8 @@ What the papers leave open, or what a search over students cannot afford, and ho
   falls once; the moments of AdamW start anew, since another loss has other gradients.
 - "Best by validation": the validation split already chooses among students, and its figures are reported. So a stage is
   judged on `HELD_OUT` of the train split, drawn by the seed, which students trained in stages do not learn from; and by
-  the stage's own loss.
+  the stage's own loss. Where it starts counts too, so that a stage that only does harm is undone: with few labels the
+  last one soon learns them by heart.
 - A loss whose weight is 0 has no stage. The first stage takes the recipe's `hidden_weight`, `state_weight` and
   `relation_weight`, and so the teacher's layers that those compare; the papers take one layer in its middle.
 - Transfer text has no labels: the last stage does not draw from it.
@@ -42,7 +43,7 @@ logger = logging.getLogger("shoebox.runners.distill")
 WARMUP = 0.06
 UNFREEZING = 0.5
 HELD_OUT = 0.05
-CHECKS = 4  # how often a stage is judged, the last time at its end
+CHECKS = 4  # how often a stage is judged after its start, the last time at its end
 _STAGES = {
     "representation": ("hidden_weight", "state_weight", "relation_weight"),
     "logits": ("logit_weight",),
@@ -160,7 +161,7 @@ class StagewiseSchedule(JointSchedule):
                 objective.recipe = stage.recipe
         if step == stage.first:
             self._optimizer.state.clear()
-            self._best.keep(self._learning, math.inf)
+            self._best.keep(self._learning, self._judge(step))
         for block, join in zip(self._blocks, stage.joins(len(self._blocks)), strict=True):
             for value in block:
                 value.requires_grad_(step >= join)
@@ -174,10 +175,7 @@ class StagewiseSchedule(JointSchedule):
     def end(self, done: int) -> None:
         assert self._stage is not None
         if done in self._stage.checks():
-            score = self._judge()
-            logger.info(
-                "Stage %s: %.4f on the texts held out, at step %d of %d", self._stage.name, score, done, self._steps
-            )
+            score = self._judge(done)
             if score < float(self._best.score):
                 self._best.keep(self._learning, score)
         if done == self._stage.last:
@@ -187,16 +185,19 @@ class StagewiseSchedule(JointSchedule):
                 value.requires_grad_(True)
 
     @torch.no_grad()
-    def _judge(self) -> float:
+    def _judge(self, done: int) -> float:
         """The mean over courses of the present loss on the texts held out, with tokens pruned as in the file."""
+        assert self._stage is not None
         self._student.set_pruning(1.0)
         means = []
         for course, pool in enumerate(self._pool.pools):
             batches = list(pool.held_out_batches(self._device))
             sizes = [len(batch.logits) for batch in batches]
             found = [float(self._loss(course, batch)) for batch in batches]
-            means.append(sum(map(float.__mul__, found, map(float, sizes))) / sum(sizes))
-        return sum(means) / len(means)
+            means.append(sum(loss * size for loss, size in zip(found, sizes, strict=True)) / sum(sizes))
+        score = sum(means) / len(means)
+        logger.info("Stage %s: loss %.4f on texts held out, step %d of %d", self._stage.name, score, done, self._steps)
+        return score
 
     def modules(self) -> dict[str, nn.Module]:
         return {"best": self._best}

@@ -249,16 +249,21 @@ def test_stages_have_one_loss_each() -> None:
 
 
 def test_a_stage_ends_with_the_best_that_it_came_to(monkeypatch) -> None:
-    """Judged four times, best at the second: what was learned later is not kept."""
-    scores = iter([3.0, 1.0, 2.0, 4.0])
-    monkeypatch.setattr("runners.distill.schedules.StagewiseSchedule._judge", lambda self: next(scores))
+    """Judged at its start and four times, best at the second of these: what was learned later is not kept."""
+    scores = iter([5.0, 3.0, 1.0, 2.0, 4.0])
+    monkeypatch.setattr("runners.distill.schedules.StagewiseSchedule._judge", lambda self, done: next(scores))
     changes = {"label_weight": 0.0, "logit_weight": 0.0, "schedule": "stagewise"}
     whole, half = training(5.0, **changes), training(5.0, **changes)
     second = sorted(stages_of(whole._recipe, whole.steps)[0].checks())[1]
     whole.run()
-    scores = iter([3.0, 1.0])
+    scores = iter([5.0, 3.0, 1.0])
     half.run(second)
     assert same(whole, half)
+    scores = iter([0.5, 3.0, 1.0, 2.0, 4.0])
+    harmed, start = training(5.0, **changes), training(5.0, **changes)
+    harmed.run()
+    start.run(0)
+    assert same(harmed, start)
 
 
 def test_texts_held_out_are_in_no_batch_and_keep_the_number_of_steps() -> None:
