@@ -100,15 +100,10 @@ class Stage(NamedTuple):
 
 
 def stages_of(recipe: Recipe, steps: int) -> list[Stage]:
-    """The stages of a recipe; those with a step at least.
-
-    Raises:
-        ValueError: no loss has a weight.
-    """
+    """The stages of a recipe; those with a step at least; where no loss has a weight, one that learns nothing."""
     weights = [name for names in _STAGES.values() for name in names]
     wanted = {name: own for name, own in _STAGES.items() if any(getattr(recipe, weight) > 0 for weight in own)}
-    if not wanted:
-        raise ValueError("no loss has a weight above 0")
+    wanted = wanted or {"labels": _STAGES["labels"]}
     found = []
     for place, (name, own) in enumerate(wanted.items()):
         others = {weight: 0.0 for weight in weights if weight not in own}
