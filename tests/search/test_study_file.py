@@ -70,8 +70,11 @@ def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
         ("pretraining: {sources: {text: a}}", "pretraining.sources say where the text is: hub"),
         ("pretraining: {sources: {path: a.txt}, epochs: 0}", "pretraining.epochs should be above 0.0, found 0."),
         ("space: {recipe: {initialization: pretrained}}", "space.recipe.initialization names pretrained, but"),
-        ("space: {recipe: {schedule: [joint, staged]}}", "space.recipe schedule cannot be 'staged': should be 'joint'"),
-        ("space: {birnn: {cell: [lstm, rnn]}}", "space.birnn cell cannot be 'rnn': should be 'lstm' or 'gru'"),
+        (
+            "space: {recipe: {schedule: [joint, staged]}}",
+            "space.recipe schedule cannot be 'staged': input should be 'joint'",
+        ),
+        ("space: {birnn: {cell: [lstm, rnn]}}", "space.birnn cell cannot be 'rnn': input should be 'lstm' or 'gru'"),
     ],
 )
 def test_wrong_values_name_the_file_the_key_and_what_is_right(toy_file: Path, wrong: str, message: str) -> None:
