@@ -62,8 +62,8 @@ def test_recurrent_weights_that_do_not_fit_the_cache_are_read_again_at_every_ste
 
     assert milliseconds(tokens=16) < milliseconds() < milliseconds(tokens=64)
     assert milliseconds(cell="gru") < milliseconds() < milliseconds(depth=2)
-    # Of 128, a direction takes 256 kB; of 512, sixteen times as much, which no second-level cache here holds.
-    assert milliseconds(hidden=512) > 20 * milliseconds(hidden=128)
+    # Of 512, a direction takes 4 MB, which no second-level cache here holds; products alone grow 12 times.
+    assert milliseconds(hidden=512) > 15 * milliseconds(hidden=128)
 
 
 def test_sections_add_up_to_what_the_whole_was_fitted_as(model: LatencyModel) -> None:
