@@ -91,7 +91,9 @@ class Recipe(BaseModel):
             embeddings.
         schedule: in which order the losses are learned: `joint` all at once, `stagewise` one after another, in stages
             that unfreeze the student from its top down (XtremeDistil, Mukherjee & Awadallah 2020, arXiv 2004.05686; see
-            `runners.distill.stages`), in as many steps altogether.
+            `runners.distill.schedules`), in as many steps altogether. On little text and without transfer text it does
+            not pay: on 5,000 sentences of WikiAnn (en), a recurrent student of 1.15 MB has, after 12 epochs, entity F1
+            0.577 with `joint` and 0.565 with stages on states and logits (one seed; the teacher has 0.700).
         transfer_share: share of the examples that is drawn from the study's transfer text.
         task_exponent: of several tasks, a task with n texts gets batches in proportion to n to this power: 1 as many as
             it has texts for, 0 the same for all. 0.5 keeps large tasks from drowning small ones.

@@ -21,7 +21,10 @@ class RecurrentLayer(BaseModel):
     """One bidirectional recurrent layer.
 
     Attributes:
-        hidden_width: of the hidden state of each direction; the layer answers twice as much.
+        hidden_width: of the hidden state of each direction; the layer answers twice as much. Every step reads the
+            recurrent weights of a direction again, which take 4 bytes each then: where they do not fit the second-level
+            cache, time jumps. On the emulated A76 (512 kB), at 11 tokens, an LSTM of 160 (410 kB) takes 0.76 ms, one of
+            192 (590 kB) 2.39 ms, a GRU of 192 (442 kB) 0.85 ms.
         input_bits: bits of the weights on what enters the layer.
         recurrent_bits: bits of the weights on the hidden state.
     """
