@@ -34,7 +34,7 @@ from runners.task import Examples
 from runners.teacher.origin import Origin, mean_statistics
 from space.config import Recipe, StudentConfig
 from space.errors import InputError
-from space.families import Student, architecture_key, build_student, deployed_bytes, export_model
+from space.families import Student, architecture_key, build_student, deployed_bytes, export_model, get_family
 
 __all__ = [
     "InfeasibleTrial",
@@ -286,7 +286,7 @@ def _initialise(student: Student, prepared: Prepared, config: StudentConfig, rec
     taught, vocabulary, keep = prepared.tasks.values(), prepared.vocabulary, config.vocabulary_keep
     origin = Origin.of([each.teacher for each in taught])
     start_from_embeddings(student, origin, vocabulary, keep)
-    if recipe.initialization == "layers":
+    if recipe.initialization == "layers" and "layers" in get_family(config.family).initializations:
         statistics = mean_statistics([each.statistics() for each in taught])
         start_from_layers(student, origin, origin.encoder(), statistics, vocabulary, keep)
 

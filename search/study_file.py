@@ -183,6 +183,9 @@ class StudyFile(TaskSections):
             if starts:
                 raise ValueError("space.recipe.initialization names pretrained, but there is no section pretraining")
             return
+        for family in self.space.families:  # type: ignore[attr-defined]
+            if starts and "pretrained" not in get_family(family).initializations:
+                raise ValueError(f"space.recipe.initialization names pretrained, which students of {family} cannot be")
         if not starts:
             raise ValueError("pretraining is never used: add pretrained to space.recipe.initialization")
         for name, plan in self.task_plans.items():

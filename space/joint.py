@@ -48,6 +48,7 @@ class RecipeDimensions(BaseModel):
     state_weight: Dimension = Choices(values=(0.0,))
     relation_weight: Dimension = Choices(values=(0.0,))
     initialization: Dimension = Choices(values=("random", "teacher"))
+    schedule: Dimension = Choices(values=("joint",))
     transfer_share: Dimension = Choices(values=(0.0,))
     task_exponent: Dimension = Choices(values=(0.5,))
     quantization: Dimension = Choices(values=("aware",))

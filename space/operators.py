@@ -276,6 +276,18 @@ def _top_k(inputs: list[Value], attributes: Attributes) -> list[Value]:
     return [Value(tuple(dims)), Value(tuple(dims))]
 
 
+def _constant_of_shape(inputs: list[Value], attributes: Attributes) -> list[Value]:
+    if inputs[0].numbers is None:
+        raise NotImplementedError("a ConstantOfShape of unknown shape")
+    return [Value(inputs[0].numbers, 0.0)]
+
+
+def _recurrent(inputs: list[Value], attributes: Attributes) -> list[Value]:
+    """The states of all steps [sequence, directions, batch, hidden]; those of the last one are not asked for."""
+    (sequence, batch, _), (directions, _, hidden) = inputs[0].dims, inputs[2].dims
+    return [Value((sequence, directions, batch, hidden))]
+
+
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(
         ("Equal", "Less", "Greater", "Or", "And", "Where", "Pow", "Mod", "BitShift", "BitwiseAnd"), _elementwise()
@@ -314,4 +326,6 @@ _RULES: dict[str, Rule] = {
     "GatherND": _gather_nd,
     "GatherBlockQuantized": _gather_quantized,
     "TopK": _top_k,
+    "ConstantOfShape": _constant_of_shape,
+    **dict.fromkeys(("LSTM", "GRU"), _recurrent),
 }

@@ -28,6 +28,7 @@ THRESHOLDS = (0.7, 1.0, 1.4)
 _SPREAD = 0.2
 _CODE_BYTES = {"MatMulNBits": 12288, "MatMul": 6144, "FusedMatMul": 6144, "Gemm": 6144}
 _OTHER_CODE_BYTES = 3072
+RECURRENT = ("LSTM", "GRU")
 _LIVE_ACTIVATIONS = 2  # largest inputs and outputs of one call, times this, is the memory that activations use
 
 
@@ -92,6 +93,9 @@ def traffic_of(call: OperatorCall, machine: Machine) -> Traffic:
     elif call.operator == "Gemm":
         weights = prod(call.inputs[1]) * 4.0
         inputs -= weights
+    elif call.operator in RECURRENT:
+        weights = (prod(call.inputs[1]) + prod(call.inputs[2])) * 4.0
+        inputs, group = prod(call.inputs[0]) * 4.0, "recurrent"
     elif kind == "View":
         inputs = outputs = 0.0
     elif kind.startswith("Product") or kind in ("Softmax", "Transpose"):
@@ -100,6 +104,14 @@ def traffic_of(call: OperatorCall, machine: Machine) -> Traffic:
     lines, share = activations / LINE_BYTES, activations / machine.capacity
     fixed = {f"lines.{group}": lines, "weights": weights / LINE_BYTES, "calls": 1.0}
     fixed |= {f"large.{t}": lines * ramp(share, t, 0.3) for t in (0.25, 0.5, 1.0, 2.0)}
+    if call.operator in RECURRENT:
+        # Every step reads the weights of its direction on the states again, all of them: where they do not fit, no
+        # line of them is left from the step before.
+        directions, rows, hidden = call.inputs[2]
+        again = rows * hidden * 4.0
+        reads = again / LINE_BYTES * directions * call.inputs[0][0]
+        fixed["recurrent"] = reads
+        fixed |= {f"recurrent.{t}": reads * ramp(again / machine.capacity, t) for t in (0.75, 1.0, 1.4, 2.0)}
     if group in ("Product", "Softmax"):
         fixed |= {f"large {group}.{t}": lines * ramp(share, t, 0.3) for t in (0.25, 0.5, 1.0)}
     if weights:

@@ -149,6 +149,22 @@ def _top_k(call: OperatorCall) -> tuple[str, Work]:
     return "TopK", {"elements": tokens, "comparisons": tokens * max(1, kept.bit_length()), "kept": kept}
 
 
+def _recurrent(call: OperatorCall) -> tuple[str, Work]:
+    """What comes in is multiplied at once, what comes back one row at a time; kernels of LSTM and GRU differ."""
+    (sequence, batch, inputs), (directions, rows, _) = call.inputs[:2]
+    steps, hidden = directions * sequence, call.inputs[2][-1]
+    return call.operator, {
+        "inputs.products": steps * batch * rows * inputs,
+        "states.products": steps * batch * rows * hidden,
+        "states": steps * batch * hidden,
+        "steps": steps,
+    }
+
+
+def _bias_gelu(call: OperatorCall) -> tuple[str, Work]:
+    return "Gelu", {"elements": prod(call.outputs[0])}  # next to the error function, an addition is nothing
+
+
 def _passes_on(call: OperatorCall) -> tuple[str, Work]:
     return "View", {}
 
@@ -165,6 +181,8 @@ _MEASURES: dict[str, Callable[[OperatorCall], tuple[str, Work]]] = {
     **dict.fromkeys(("Softmax", "LayerNormalization", "SkipLayerNormalization"), _row_wise),
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _binary),
+    **dict.fromkeys(("LSTM", "GRU"), _recurrent),
+    "BiasGelu": _bias_gelu,
     "Transpose": _transpose,
     "Split": _split,
     "GatherBlockQuantized": _gather_quantized,

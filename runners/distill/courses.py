@@ -48,7 +48,7 @@ class CoursePool:
     Args:
         courses: at least one.
         exponent: 1 divides batches by size, 0 evenly.
-        batch_size, sample, tokens, seed: as of `LessonPool`.
+        batch_size, sample, tokens, seed, held_out: as of `LessonPool`.
     """
 
     def __init__(
@@ -59,12 +59,14 @@ class CoursePool:
         sample: int | None,
         tokens: Sequence[str] | None,
         seed: int,
+        held_out: float = 0.0,
     ) -> None:
         self._seed = seed
         self.pools = [
-            LessonPool(course.sources, course.shares, batch_size, sample, tokens, course.regression, seed)
+            LessonPool(course.sources, course.shares, batch_size, sample, tokens, course.regression, seed, held_out)
             for course in courses
         ]
+        self.whole_batches = sum(pool.whole_batches for pool in self.pools)
         self.batches_per_epoch = sum(pool.batches_per_epoch for pool in self.pools)
         weights = np.array([pool.examples_per_epoch for pool in self.pools], float) ** exponent
         self.counts = _divided(self.batches_per_epoch, weights)

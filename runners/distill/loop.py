@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,9 @@ from runners.distill.courses import Course, CoursePool
 from runners.distill.fit import fit_projections
 from runners.distill.losses import CrossDistillation
 from runners.distill.pool import Batch
+from runners.distill.schedules import HELD_OUT, JointSchedule, StagewiseSchedule
 from runners.distill.words import WordDistillation
-from runners.optimizer import parameter_groups, warm_up_then_decay
+from runners.optimizer import parameter_groups
 from runners.plan import FidelitySpec
 from runners.precision import autocast, student_precision
 from runners.progress import ProgressLines
@@ -27,7 +28,6 @@ from space.families import Student
 
 logger = logging.getLogger("shoebox.runners.distill")
 
-WARMUP = 0.06
 WEIGHT_DECAY = 0.01
 # Token pruning is soft for this share of the steps and hard from then on, so that attention has learned what matters
 # before anything is thrown away.
@@ -58,6 +58,8 @@ class Distillation:
 
     Of several tasks each has losses of its own: its teacher's task layer behind its own projection, and projections of
     its own onto its teacher's states of words, since fine-tuning has taken each teacher's states another way.
+
+    With `schedule: stagewise` losses come one after another (`runners.distill.schedules`), in as many steps.
 
     A teacher that learns too stays in evaluation mode, since dropout would make a training that goes on differ from one
     that was not stopped.
@@ -93,15 +95,9 @@ class Distillation:
         self.student, self._recipe, self._device = student, recipe, device
         words = [course.sources[0].words for course in courses if recipe.learns_words]
         taught = [states for states in words if states is not None]
-        self._pool = CoursePool(
-            courses,
-            recipe.task_exponent,
-            fidelity.batch_size,
-            fidelity.train_examples,
-            tokens if taught else None,
-            seed,
-        )
-        self.steps = max(1, round(self._pool.batches_per_epoch * fidelity.epochs))
+        self._fidelity, self._seed = fidelity, seed
+        self._pool = self._make_pool(courses, tokens if taught else None)
+        self.steps = max(1, round(self._pool.whole_batches * fidelity.epochs))
         self.done = 0
         student.set_rounding(recipe.quantization == "aware")
         student.use_clipping(recipe.clipping)
@@ -116,6 +112,33 @@ class Distillation:
                 fit_projections(student, pool, objective, self._words[index] if taught else None, device)
         self._optimizer = self._make_optimizer()
         self._losses = np.zeros(self.steps)
+        self._schedule = self._make_schedule(courses)
+
+    def _make_pool(self, courses: Sequence[Course], tokens: Sequence[str] | None) -> CoursePool:
+        size, sample = self._fidelity.batch_size, self._fidelity.train_examples
+        held_out = HELD_OUT if self._recipe.schedule == "stagewise" else 0.0
+        return CoursePool(courses, self._recipe.task_exponent, size, sample, tokens, self._seed, held_out)
+
+    def _make_schedule(self, courses: Sequence[Course]) -> JointSchedule:
+        if self._recipe.schedule == "joint":
+            return JointSchedule(self._pool, self._recipe, self.steps)
+        labelled = self._pool
+        if any(len(course.sources) > 1 for course in courses):
+            labelled = self._make_pool(
+                [replace(course, sources=course.sources[:1], shares=()) for course in courses], None
+            )
+        return StagewiseSchedule(
+            self._pool,
+            self._recipe,
+            self.steps,
+            labelled,
+            self.student,
+            self._objectives,
+            self._words,
+            self._optimizer,
+            self._loss,
+            self._device,
+        )
 
     def _make_optimizer(self) -> torch.optim.AdamW:
         # The head is written at the end, from the projection and the task layer.
@@ -155,13 +178,13 @@ class Distillation:
         progress = ProgressLines(logger, "Distilling", self.steps, before=self.done)
         self.student.to(self._device).train()
         while self.done < end:
-            factor = warm_up_then_decay(self.done, self.steps, WARMUP)
+            factor = self._schedule.begin(self.done)
             for group in self._optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
             self.student.set_pruning(min(1.0, self.done / (PRUNING_PHASE * self.steps)))
             if self._searches_clipping and self.done % CLIPPING_PERIOD == 0:
                 self.student.search_clipping()
-            loss = self._loss(*self._pool.batch(self.done, self._device))
+            loss = self._loss(*self._schedule.batch(self.done, self._device))
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -172,6 +195,7 @@ class Distillation:
                 raise DivergedError(f"the loss became {value} at step {self.done} of {self.steps}")
             self._losses[self.done] = value
             self.done += 1
+            self._schedule.end(self.done)
             progress.update(self.done)
         self.student.set_pruning(1.0)
         first = 0
@@ -197,16 +221,18 @@ class Distillation:
                 hidden = self._encoders[course](batch.taught)[1]
         answers = batch.answers(pooled).float()
         loss: Tensor = self._objectives[course](answers, hidden, batch.logits, batch.labels)
-        if batch.words is None:
+        recipe = self._schedule.recipe
+        if batch.words is None or not recipe.learns_words:
             return loss
-        wants_relations = self._recipe.relation_weight > 0
+        wants_relations = recipe.relation_weight > 0
         found, relations = self._words[course](states, batch.words, pool.texts_of, pool.word_states, wants_relations)
-        loss = loss + self._recipe.state_weight * found
-        return loss if relations is None else loss + self._recipe.relation_weight * relations
+        loss = loss + recipe.state_weight * found
+        return loss if relations is None else loss + recipe.relation_weight * relations
 
     def _modules(self) -> dict[str, nn.Module]:
         learnt = {"objectives": nn.ModuleList(self._objectives), "words": nn.ModuleList(self._words)}
-        return {"student": self.student, **learnt, "encoders": nn.ModuleList(self._encoders)}
+        encoders = nn.ModuleList(self._encoders)
+        return {"student": self.student, **learnt, "encoders": encoders, **self._schedule.modules()}
 
     def save(self, path: Path) -> None:
         """Write all that `restore` needs to a safetensors file."""

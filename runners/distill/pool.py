@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from runners.distill.words import NO_WORD, word_rows
 from runners.lessons import Lessons
 from runners.word_places import WordPlaces
 
-_ORDER, _SAMPLE, _STREAM = 0, 1, 2  # what a random generator is for
+_ORDER, _SAMPLE, _STREAM, _HELD_OUT = 0, 1, 2, 4  # what a random generator is for
+MOST_HELD_OUT = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,10 @@ class LessonPool:
     that its share of the epoch is as asked; over the epochs all its texts get their turn. Which texts make up a
     batch depends on `seed` and the number of the batch alone, so that a training can be continued anywhere.
 
+    Attributes:
+        batches_per_epoch, examples_per_epoch: without what is held out.
+        whole_batches: of an epoch if nothing were held out.
+
     Args:
         sources: the task's own lessons first.
         shares: of all texts of an epoch, those of each further source; each in [0, 1), their sum below 1.
@@ -65,6 +70,8 @@ class LessonPool:
         tokens: vocabulary of the student; needed where word states are wanted.
         regression: labels are real values.
         seed: of all choices.
+        held_out: share of the texts of the first source that are in no batch but those of `held_out_batches`; one text
+            at least and `MOST_HELD_OUT` at most, none for 0.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class LessonPool:
         tokens: Sequence[str] | None,
         regression: bool,
         seed: int,
+        held_out: float = 0.0,
     ) -> None:
         if len(shares) != len(sources) - 1 or not all(0 <= share < 1 for share in shares) or sum(shares) >= 1:
             raise ValueError(f"{len(sources)} sources need {len(sources) - 1} shares with a sum below 1, not {shares}")
@@ -93,6 +101,13 @@ class LessonPool:
         if sample is not None and sample < len(self._first):
             self._first = np.sort(self._generator(_SAMPLE).choice(self._first, sample, replace=False))
         own = 1 - sum(shares)
+        whole = len(self._first) + sum(round(len(self._first) * share / own) for share in shares)
+        self.whole_batches = math.ceil(whole / batch_size)
+        self._held_out = np.empty(0, np.int64)
+        if held_out > 0 and len(self._first) > 1:
+            count = min(MOST_HELD_OUT, max(1, round(held_out * len(self._first))))
+            self._held_out = np.sort(self._generator(_HELD_OUT).choice(self._first, count, replace=False))
+            self._first = np.setdiff1d(self._first, self._held_out)
         self._counts = [round(len(self._first) * share / own) for share in shares]
         self._labels = np.concatenate(
             [
@@ -134,7 +149,15 @@ class LessonPool:
         epoch, place = divmod(number, self.batches_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._shuffle(epoch)
-        rows = self._order[place]
+        return self._collate(self._order[place], device)
+
+    def held_out_batches(self, device: torch.device) -> Iterator[Batch]:
+        """The texts held out, or, where there is too little text to hold any out, those that are learned from."""
+        rows = self._held_out if len(self._held_out) else self._first
+        for start in range(0, len(rows), self.batch_size):
+            yield self._collate(rows[start : start + self.batch_size], device)
+
+    def _collate(self, rows: npt.NDArray[np.int64], device: torch.device) -> Batch:
         picked = None if self._labelled is None else self._labelled.pick(rows)
         answers = rows if picked is None else picked.words
         source = np.searchsorted(self._offsets, rows, side="right") - 1 if picked is None else np.zeros_like(answers)

@@ -21,6 +21,8 @@ What is fair is not always what changes least:
   (`pre-training`), random layers under the teacher's embeddings (`layer-initialization`), and nothing from
   the teacher (`initialization`). A pre-trained encoder has the shape of its student: rows that change the shape
   (`vocabulary-pruning-equal-bytes`, `layer-sharing`) pre-train an encoder of their own, which takes long.
+- Stage-wise training (`stage-wise-training`) gives way to all losses at once in as many steps; the texts that stages
+  are judged on are then learned from.
 - Without transfer text (`transfer-data`), an epoch has fewer examples. The student makes more epochs instead, so that
   it takes as many steps on as many examples: else the row would measure the length of training. The text takes no part
   in the choice of vocabulary entries either. Of several tasks, all lose their text; how the steps are divided among
@@ -38,7 +40,7 @@ from typing import Any
 
 from runners.plan import TrialPlan
 from space.config import Recipe, StudentConfig
-from space.families import parse_config
+from space.families import get_family, parse_config
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,8 @@ def _pretraining(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
 def _layers(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     if setup.recipe.initialization not in ("layers", "pretrained"):
         return None
+    if "layers" not in get_family(setup.config.family).initializations:
+        return None
     return changed(setup, initialization="teacher"), "the teacher's embeddings under random layers"
 
 
@@ -180,6 +184,12 @@ def _initialization(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     if setup.recipe.initialization == "random":
         return None
     return changed(setup, initialization="random"), "random weights"
+
+
+def _stages(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
+    if setup.recipe.schedule == "joint":
+        return None
+    return changed(setup, schedule="joint"), "all losses at once, as many steps"
 
 
 def _transfer(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
@@ -258,6 +268,7 @@ ROWS: dict[str, Row] = {
     "pre-training": Row("pre-training", _pretraining),
     "layer-initialization": Row("initialisation of layers", _layers),
     "initialization": Row("initialisation from the teacher", _initialization),
+    "stage-wise-training": Row("stage-wise training", _stages),
     "transfer-data": Row("transfer data", _transfer),
     "quantization-aware-training": Row("quantisation-aware training", _quantization),
     "clipping": Row("clipping of weights", _clipping),

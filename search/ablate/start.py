@@ -14,7 +14,7 @@ from search.study_file import StudyFile, load_study_file
 from search.validation import explain, parse_yaml
 from space.config import Recipe
 from space.errors import InputError
-from space.families import AnyStudentConfig
+from space.families import AnyStudentConfig, get_family
 
 
 class _SetupFile(BaseModel):
@@ -70,6 +70,8 @@ def _misfit(setup: Setup) -> str | None:
         return "recipe.transfer_share is above 0, but there is no section transfer"
     if recipe.initialization == "pretrained" and plan.pretraining is None:
         return "recipe.initialization is pretrained, but there is no section pretraining"
+    if recipe.initialization == "pretrained" and "pretrained" not in get_family(setup.config.family).initializations:
+        return f"recipe.initialization is pretrained, which students of {setup.config.family} cannot be"
     if not any(task.task.per_token for task in tasks):
         return None
     if prunes_tokens(setup.config):

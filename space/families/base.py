@@ -111,6 +111,18 @@ class Student(torch.nn.Module):
         logits: torch.Tensor = self.head(self.encode(input_ids, attention_mask, token_type_ids))
         return logits
 
+    def blocks(self) -> list[list[torch.nn.Parameter]]:
+        """All parameters but the head's in blocks, from the one below the head to the embeddings.
+
+        Training that unfreezes a student step by step goes from the first block to the last. As it stands: the members
+        of each `ModuleList`, last one first, then everything else together.
+        """
+        lists = [child for child in self.children() if isinstance(child, torch.nn.ModuleList)]
+        found = [list(member.parameters()) for child in reversed(lists) for member in reversed(child)]
+        apart = {id(value) for block in found for value in block}
+        apart |= {id(value) for value in self.head.parameters()}
+        return [*found, [value for value in self.parameters() if id(value) not in apart]]
+
     def set_pruning(self, progress: float) -> None:
         """Move token pruning between none (0) and the configured keep-ratios (1), which alone need be hard.
 
@@ -185,6 +197,8 @@ class Family(ABC):
         config: the family's `StudentConfig`.
         dimensions: pydantic model of the family's section of `space:`.
         larger_is_smaller: dimensions whose larger values make a smaller file.
+        initializations: those of `space.config.Recipe.initialization` that its students can take. One that cannot take
+            `layers` takes of them what it has a place for: the embeddings.
         graph_version: counted up with every change of `graph`, so that measurements of earlier graphs are not
             taken for those of present ones.
     """
@@ -193,6 +207,7 @@ class Family(ABC):
     config: ClassVar[type[StudentConfig]]
     dimensions: ClassVar[type[BaseModel]]
     larger_is_smaller: ClassVar[frozenset[str]] = frozenset()
+    initializations: ClassVar[frozenset[str]] = frozenset({"random", "teacher"})
     graph_version: ClassVar[int] = 1
 
     @abstractmethod

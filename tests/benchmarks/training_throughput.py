@@ -40,8 +40,9 @@ from torch import Tensor, nn
 
 from runners.batches import Encoded, encode, shuffled_batches
 from runners.distill import Distillation
-from runners.distill.loop import WARMUP, WEIGHT_DECAY
+from runners.distill.loop import WEIGHT_DECAY
 from runners.distill.losses import CrossDistillation
+from runners.distill.schedules import WARMUP
 from runners.lessons import Lessons
 from runners.plan import FidelitySpec
 from runners.precision import autocast

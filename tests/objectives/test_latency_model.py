@@ -7,8 +7,8 @@ from objectives.latency import known_profiles, load_profile
 from objectives.latency.estimate import LatencyModel, add_up, estimate
 from objectives.latency.traffic import Machine, memory_features
 from objectives.latency.work import work_of
-from space import JointSpace, SpaceSpec, TaskShape
-from space.families import get_family
+from space import JointSpace, SpaceSpec, StudentConfig, TaskShape
+from space.families import FAMILIES, get_family, parse_config
 from space.families.transformer import Layer, TransformerConfig
 from space.operators import OperatorCall
 
@@ -32,6 +32,13 @@ def _config(**changes) -> TransformerConfig:
     return TransformerConfig.model_validate(fields | changes)
 
 
+def _recurrent(hidden: int = 128, cell: str = "lstm", depth: int = 1) -> StudentConfig:
+    layer = {"hidden_width": hidden, "input_bits": 4, "recurrent_bits": 4}
+    fields = {"embedding_width": 64, "embedding_bits": 4, "block_size": 32, "accuracy_level": 4, "vocabulary_keep": 0.2}
+    own = {"family": "birnn", "cell": cell, "width": 128, "projection_bits": 4, "layers": [layer] * depth}
+    return parse_config({**fields, **own})
+
+
 @pytest.fixture(scope="module", params=known_profiles())
 def model(request: pytest.FixtureRequest) -> LatencyModel:
     return LatencyModel(load_profile(request.param))
@@ -49,6 +56,16 @@ def test_more_work_takes_longer(model: LatencyModel) -> None:
     assert milliseconds(width=128) < base < milliseconds(width=256)
 
 
+def test_recurrent_weights_that_do_not_fit_the_cache_are_read_again_at_every_step(model: LatencyModel) -> None:
+    def milliseconds(tokens: int = 32, **changes) -> float:
+        return model.predict(_recurrent(**changes), SHAPE, VOCABULARY, tokens).milliseconds
+
+    assert milliseconds(tokens=16) < milliseconds() < milliseconds(tokens=64)
+    assert milliseconds(cell="gru") < milliseconds() < milliseconds(depth=2)
+    # Of 512, a direction takes 4 MB, which no second-level cache here holds; products alone grow 12 times.
+    assert milliseconds(hidden=512) > 15 * milliseconds(hidden=128)
+
+
 def test_sections_add_up_to_what_the_whole_was_fitted_as(model: LatencyModel) -> None:
     """The fast path, section by section, equals costs times the features that the fit used."""
     machine = Machine.of(model.profile)
@@ -61,9 +78,11 @@ def test_sections_add_up_to_what_the_whole_was_fitted_as(model: LatencyModel) ->
         (_config(depth=5, layer={"token_keep": 0.5, "ffn_bits": 2}), SHAPE),
         (_config(width=256, heads=8), SHAPE),
         (_config(), tagging),
+        (_recurrent(), tagging),
+        (_recurrent(hidden=256, cell="gru", depth=2), several),
     ):
         for tokens in (5, 64):
-            sections = get_family("transformer").sections(config, shape, VOCABULARY, tokens)
+            sections = get_family(config.family).sections(config, shape, VOCABULARY, tokens)
             calls = [call for section in sections for call in section.calls]
             found = model.predict(config, shape, VOCABULARY, tokens)
             assert found.uncosted_calls == 0
@@ -92,7 +111,7 @@ def test_an_operator_without_a_record_costs_something_and_is_reported() -> None:
 
 def test_every_student_of_the_default_space_is_costed(model: LatencyModel) -> None:
     generator = np.random.default_rng(0)
-    space = JointSpace(SpaceSpec())
+    space = JointSpace(SpaceSpec(families=list(FAMILIES)))
     for _ in range(100):
         config, _ = space.draw(generator)
         assert model.predict(config, SHAPE, VOCABULARY, 48).uncosted_calls == 0

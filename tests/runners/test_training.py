@@ -15,11 +15,12 @@ from runners.distill import Course, Distillation
 from runners.distill.fit import Regression
 from runners.distill.losses import NO_LABEL
 from runners.distill.pool import LessonPool
+from runners.distill.schedules import stages_of
 from runners.lessons import Lessons, WordStates
 from runners.plan import FidelitySpec
-from space import Recipe
+from space import Recipe, StudentConfig
 from space.errors import InputError
-from space.families import build_student
+from space.families import build_student, parse_config
 from space.families.transformer.config import Layer, TransformerConfig
 from space.shape import TaskShape
 
@@ -115,10 +116,26 @@ def test_shares_that_leave_nothing_for_the_task_are_refused() -> None:
         pool([lessons(10, 0), lessons(10, 1)], [1.0])
 
 
-def training(epochs: float = 3.0, width: int = 32, bits: int = 4, **changes) -> Distillation:
+RECURRENT = {
+    "family": "birnn",
+    "vocabulary_keep": 1.0,
+    "embedding_width": 16,
+    "embedding_bits": 8,
+    "block_size": 16,
+    "accuracy_level": 4,
+    "cell": "lstm",
+    "width": 32,
+    "projection_bits": 8,
+    "layers": [{"hidden_width": 16, "input_bits": 4, "recurrent_bits": 8}],
+}
+
+
+def training(
+    epochs: float = 3.0, width: int = 32, bits: int = 4, family: str = "transformer", **changes
+) -> Distillation:
     torch.manual_seed(7)
     layer = Layer(ffn_width=32, token_keep=0.5, attention_bits=bits, ffn_bits=bits)
-    config = TransformerConfig(
+    config: StudentConfig = TransformerConfig(
         vocabulary_keep=1.0,
         embedding_width=16,
         embedding_bits=8,
@@ -129,6 +146,8 @@ def training(epochs: float = 3.0, width: int = 32, bits: int = 4, **changes) -> 
         activation="gelu",
         layers=(layer, layer.model_copy(update={"token_keep": 1.0})),
     )
+    if family == "birnn":
+        config = parse_config(RECURRENT)
     fields = {
         "learning_rate": 1e-3,
         "label_weight": 0.5,
@@ -178,6 +197,86 @@ def test_resumed_training_gives_the_same_weights_bit_for_bit(tmp_path, stop: int
     assert resumed.run() == log
     assert same(whole, resumed)
     assert [path.name for path in tmp_path.iterdir()] == ["half.safetensors"]
+
+
+@pytest.mark.parametrize("family", ["transformer", "birnn"])
+@pytest.mark.parametrize("stop", [3, 12, 17])  # in the first stage, after it (11 of 33 steps), before a stage is judged
+def test_training_in_stages_resumes_bit_for_bit(tmp_path, stop: int, family: str) -> None:
+    whole, stopped, resumed = (training(5.0, family=family, schedule="stagewise") for _ in range(3))
+    log = whole.run()
+    stopped.run(stop)
+    stopped.save(tmp_path / "half.safetensors")
+    resumed.restore(tmp_path / "half.safetensors")
+    assert resumed.run() == log
+    assert same(whole, resumed)
+    joint = training(5.0, family=family)
+    assert joint.steps == whole.steps
+    with pytest.raises(InputError, match="another student or recipe"):
+        joint.restore(tmp_path / "half.safetensors")
+
+
+def test_stages_unfreeze_a_student_from_its_top_down() -> None:
+    """Snapshots of what has changed since the start, in a first stage of 20 steps whose blocks join at 4, 7 and 10."""
+    found = training(8.75, family="birnn", schedule="stagewise", label_weight=0.0, logit_weight=1.0)
+    first = stages_of(found._recipe, found.steps)[0]
+    joins = first.joins(3)
+    start = [[value.clone() for value in block] for block in found.student.blocks()]
+    changed = []
+    for step in (joins[0], joins[1], joins[2], joins[2] + 1):
+        found.run(step)
+        now = found.student.blocks()
+        changed.append([any(map(lambda a, b: not a.equal(b), *pair)) for pair in zip(start, now, strict=True)])
+    assert changed == [[False] * 3, [True, False, False], [True, True, False], [True] * 3]
+    found.run()
+    assert all(value.requires_grad for value in found.student.parameters())
+
+
+def test_stages_have_one_loss_each() -> None:
+    recipe = training(schedule="stagewise")._recipe
+    stages = stages_of(recipe, 100)
+    assert [(stage.name, stage.first, stage.last) for stage in stages] == [
+        ("representation", 0, 33),
+        ("logits", 33, 67),
+        ("labels", 67, 100),
+    ]
+    weights = ("hidden_weight", "state_weight", "relation_weight", "logit_weight", "label_weight")
+    kept = [[name for name in weights if getattr(stage.recipe, name) > 0] for stage in stages]
+    assert kept == [list(weights[:3]), ["logit_weight"], ["label_weight"]]
+    few = recipe.model_copy(update={"logit_weight": 0.0, "label_weight": 0.0})
+    assert [(stage.first, stage.last) for stage in stages_of(few, 7)] == [(0, 7)]
+    nothing = stages_of(few.model_copy(update=dict.fromkeys(weights, 0.0)), 7)
+    assert [(stage.name, stage.first, stage.last) for stage in nothing] == [("labels", 0, 7)]
+
+
+def test_a_stage_ends_with_the_best_that_it_came_to(monkeypatch) -> None:
+    """Judged at its start and four times, best at the second of these: what was learned later is not kept."""
+    scores = iter([5.0, 3.0, 1.0, 2.0, 4.0])
+    monkeypatch.setattr("runners.distill.schedules.StagewiseSchedule._judge", lambda self, done: next(scores))
+    changes = {"label_weight": 0.0, "logit_weight": 0.0, "schedule": "stagewise"}
+    whole, half = training(5.0, **changes), training(5.0, **changes)
+    second = sorted(stages_of(whole._recipe, whole.steps)[0].checks())[1]
+    whole.run()
+    scores = iter([5.0, 3.0, 1.0])
+    half.run(second)
+    assert same(whole, half)
+    scores = iter([0.5, 3.0, 1.0, 2.0, 4.0])
+    harmed, start = training(5.0, **changes), training(5.0, **changes)
+    harmed.run()
+    start.run(0)
+    assert same(harmed, start)
+
+
+def test_texts_held_out_are_in_no_batch_and_keep_the_number_of_steps() -> None:
+    whole = pool([lessons(40, 0), lessons(60, 1)], [0.3])
+    held = LessonPool(whole._sources, [0.3], 8, None, TOKENS, regression=False, seed=3, held_out=0.1)
+    assert held.whole_batches == whole.batches_per_epoch
+    hidden = {tuple(row) for batch in held.held_out_batches(CPU) for row in batch.hidden.tolist()}
+    assert len(hidden) == 4
+    shown = {
+        tuple(row) for number in range(3 * held.batches_per_epoch) for row in held.batch(number, CPU).hidden.tolist()
+    }
+    assert not hidden & shown
+    assert len(shown) > 36
 
 
 @pytest.mark.parametrize("clipping", ["searched", "learned"])

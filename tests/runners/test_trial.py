@@ -182,6 +182,28 @@ def test_whole_knowledge_of_the_teacher_trains_a_student(prepared_plan, tmp_path
     assert np.isfinite(record.metrics["final_loss"])
 
 
+def test_recurrent_student_trains_in_stages(prepared_plan, tmp_path):
+    """It has no layers to take from the teacher, and so takes the embeddings; the file answers what torch answers."""
+    plan, prepared = prepared_plan
+    known = {"state_weight": 1.0, "initialization": "layers", "schedule": "stagewise", "learning_rate": 2e-3}
+    shape = {"cell": "gru", "width": 32, "hidden_width": 32, "projection_bits": 4, "input_bits": 4, "recurrent_bits": 4}
+    spec = SpaceSpec(families=["birnn"], accuracy_level=0, birnn=shape, recipe=known)
+    config, recipe = JointSpace(spec).draw(np.random.default_rng(0))
+    record = run_trial(plan, prepared, 0, config, recipe, 0, tmp_path / "bundle")
+    assert record.recipe.schedule == "stagewise"
+    assert record.latency.uncosted_calls == 0
+    assert np.isfinite(record.metrics["final_loss"])
+    bundle = load_bundle(tmp_path / "bundle")
+    encoded = prepared.encode(
+        ONLY, prepared.vocabulary.size(config.vocabulary_keep), prepared.tasks[ONLY].task.validation
+    )
+    with torch.no_grad():
+        expected = bundle.student()(**collate(encoded, np.arange(len(encoded)), torch.device("cpu"))).numpy()
+    np.testing.assert_allclose(
+        run_model(open_session(tmp_path / "bundle" / "model.onnx"), encoded), expected, atol=1e-3
+    )
+
+
 @pytest.mark.parametrize("rate", [0.0, 1e-3])
 def test_teachers_encoder_learns_only_with_a_rate_and_goes_on_where_it_stopped(prepared_plan, tmp_path, rate):
     _, prepared = prepared_plan

@@ -34,6 +34,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "encoder-updates": {"teacher_update": "encoder"},
     "pre-training": {"initialization": "pretrained"},
     "clipping": {"clipping": "searched"},
+    "stage-wise-training": {"schedule": "stagewise"},
 }
 
 
@@ -45,6 +46,7 @@ METHODS: dict[str, dict[str, Any]] = {
         ("encoder-updates", {"teacher_update"}),
         ("pre-training", {"initialization"}),
         ("clipping", {"clipping"}),
+        ("stage-wise-training", {"schedule"}),
         ("vocabulary-pruning", {"vocabulary_keep"}),
         ("vocabulary-pruning-equal-bytes", {"vocabulary_keep", "embedding_width"}),
         ("sequence-pruning", {"layers"}),

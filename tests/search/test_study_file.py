@@ -61,7 +61,7 @@ def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
         ("space: {recipe: {temprature: 2}}", "space.recipe.temprature is not a key of section 'space.recipe'. Did"),
         ("space: {embedding_width: {low: 3, hgih: 5}}", "space.embedding_width.hgih is not a key of"),
         ("space: {embedding_width: {low: 64, high: 32}}", "space.embedding_width has low 64 above high 32."),
-        ("space: {families: [lstm]}", "space.families: There is no student family 'lstm'. Known: transformer."),
+        ("space: {families: [lstm]}", "space.families: There is no student family 'lstm'. Known: transformer, birnn."),
         ("name: a/b", "name should be of letters, digits, dots, dashes and underscores"),
         ("name: 3", "name should be text, found 3."),
         ("device: {tokens: 65, latency: estimated}", "device.tokens 65 is above task.max_length 64"),
@@ -70,6 +70,11 @@ def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
         ("pretraining: {sources: {text: a}}", "pretraining.sources say where the text is: hub"),
         ("pretraining: {sources: {path: a.txt}, epochs: 0}", "pretraining.epochs should be above 0.0, found 0."),
         ("space: {recipe: {initialization: pretrained}}", "space.recipe.initialization names pretrained, but"),
+        (
+            "space: {recipe: {schedule: [joint, staged]}}",
+            "space.recipe schedule cannot be 'staged': input should be 'joint'",
+        ),
+        ("space: {birnn: {cell: [lstm, rnn]}}", "space.birnn cell cannot be 'rnn': input should be 'lstm' or 'gru'"),
     ],
 )
 def test_wrong_values_name_the_file_the_key_and_what_is_right(toy_file: Path, wrong: str, message: str) -> None:

@@ -33,6 +33,19 @@ WIDE = SpaceSpec(
     },
     vocabulary_score=get_args(VocabularyScore)[::-1],
 )
+BIRNN = SpaceSpec(
+    families=["birnn"],
+    vocabulary_keep={"low": 0.01, "high": 1.0},
+    embedding_width={"low": 16, "high": 256, "step": 16},
+    block_size=[16, 32, 64, 128],
+    accuracy_level=[0, 4],
+    birnn={
+        "depth": [1, 2],
+        "hidden_width": {"low": 16, "high": 256, "step": 16},
+        "pooling": ["mean", "max"],
+        "unpacking": get_args(Unpacking)[::-1],
+    },
+)
 # Few layers gone through so often that their numbers have two digits.
 REPEATED = SpaceSpec(
     vocabulary_keep=0.05,
@@ -64,8 +77,8 @@ def random_shape(generator: np.random.Generator) -> TaskShape:
     )
 
 
-@pytest.mark.parametrize("spec", [SpaceSpec(), WIDE], ids=["default", "wide"])
-def test_predicted_bytes_equal_file_bytes_for_200_random_configurations(spec, vocabulary):
+@pytest.mark.parametrize("spec", [SpaceSpec(), WIDE, BIRNN], ids=["default", "wide", "birnn"])
+def test_predicted_bytes_equal_file_bytes_for_300_random_configurations(spec, vocabulary):
     generator = np.random.default_rng(1)
     space = JointSpace(spec)
     for _ in range(100):
@@ -87,8 +100,8 @@ def test_predicted_bytes_equal_file_bytes_where_every_token_has_logits(vocabular
     generator = np.random.default_rng(6)
     dimensions = WIDE.transformer.model_dump() | {"token_keep": 1.0}
     space = JointSpace(WIDE.model_copy(update={"transformer": type(WIDE.transformer)(**dimensions)}))
-    for _ in range(20):
-        config, _ = space.draw(generator)
+    for number in range(30):
+        config, _ = (space if number < 20 else JointSpace(BIRNN)).draw(generator)
         shape = random_shape(generator).model_copy(update={"per_token": True})
         assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary), config.summary()
 
@@ -121,9 +134,8 @@ def test_scores_of_the_vocabulary_change_its_file_alone(vocabulary):
 
 def test_predicted_bytes_equal_file_bytes_of_several_tasks(vocabulary):
     generator = np.random.default_rng(7)
-    space = JointSpace(WIDE)
-    for count in (2, 3, 3, 12):
-        config, _ = space.draw(generator)
+    for number, count in enumerate((2, 3, 3, 12, 2, 12)):
+        config, _ = JointSpace(WIDE if number < 4 else BIRNN).draw(generator)
         shape = TaskShape.joint({f"task{number}": random_shape(generator) for number in range(count)})
         assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary), config.summary()
 
@@ -149,7 +161,7 @@ def test_counting_bytes_takes_about_a_millisecond(vocabulary):
 
 def test_no_configuration_is_smaller_than_the_smallest(vocabulary):
     shape = TaskShape(outputs=3, segments=1, max_length=32)
-    for spec in (SpaceSpec(), WIDE):
+    for spec in (SpaceSpec(), WIDE, BIRNN, SpaceSpec(families=["transformer", "birnn"])):
         space, generator = JointSpace(spec), np.random.default_rng(4)
         smallest = space.smallest_bytes(shape, vocabulary)
         sizes = [deployed_bytes(space.draw(generator)[0], shape, vocabulary) for _ in range(300)]

@@ -9,12 +9,13 @@ from pydantic import ValidationError
 
 from space import InputError, JointSpace, Recipe, SpaceSpec, parse_config
 from space.dimensions import Choices, Range, contains, draw_from
+from space.families import FAMILIES
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_configurations_round_trip_through_params_and_json(seed):
-    space = JointSpace(SpaceSpec())
+    space = JointSpace(SpaceSpec(families=list(FAMILIES)))
     config, recipe = space.draw(np.random.default_rng(seed))
     assert space.from_params(space.to_params(config, recipe)) == (config, recipe)
     assert parse_config(config.model_dump(mode="json")) == config
@@ -23,7 +24,7 @@ def test_configurations_round_trip_through_params_and_json(seed):
 
 
 def test_optuna_params_are_the_flat_params():
-    space = JointSpace(SpaceSpec())
+    space = JointSpace(SpaceSpec(families=list(FAMILIES)))  # names of one family's parameters are no other's
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(20):
         trial = study.ask()

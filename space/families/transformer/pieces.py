@@ -56,7 +56,7 @@ def linear(
     if storage.unpacks(bits):
         product = f"{target}.p" if again else f"{name}.p"
         if not again:
-            yield from _unpack(name, bits, inputs, blocks * storage.block_size)
+            yield from unpack(name, bits, inputs, blocks * storage.block_size)
         yield node("FusedMatMul", f"{source} {name}.w", product, MICROSOFT, transB=1)
         yield node("Add", f"{product} {name}.bias", target)
         return
@@ -79,8 +79,16 @@ def linear_constants() -> Iterator[Item]:
     yield Tensor("unpack.lowest", (), TensorProto.UINT8, (3,))
 
 
-def _unpack(name: str, bits: int, inputs: int, filled: int) -> Iterator[Item]:
-    """`<name>.w` [outputs, inputs] by standard operators on weights alone.
+def four_bit_constants() -> Iterator[Item]:
+    """What all maps of 4 bits share that are unpacked when the file is loaded, beside `linear_constants`."""
+    yield scalar("unpack.middle4", 8.0)
+    yield Tensor("unpack.shifts4", (2,), TensorProto.UINT8, (0, 4))
+    yield Tensor("unpack.lowest4", (), TensorProto.UINT8, (15,))
+
+
+def unpack(name: str, bits: int, inputs: int, filled: int) -> Iterator[Item]:
+    """`<name>.w` [outputs, inputs] by standard operators on weights alone; needs `linear_constants`, and of 4 bits
+    `four_bit_constants`.
 
     ONNX Runtime folds these when it loads the file; its own operators for packed weights it would not.
     """
@@ -90,10 +98,11 @@ def _unpack(name: str, bits: int, inputs: int, filled: int) -> Iterator[Item]:
         source = steps[-1].outputs[0] if steps else f"{name}.q"
         steps.append(node(operator, f"{source} {operand}", f"{name}.{len(steps)}", "", **attributes))
 
-    if bits == 2:
+    if bits < 8:
+        of_bits = "4" if bits == 4 else ""
         then("Unsqueeze", "unpack.axis")
-        then("BitShift", "unpack.shifts", direction="RIGHT")
-        then("BitwiseAnd", "unpack.lowest")
+        then("BitShift", f"unpack.shifts{of_bits}", direction="RIGHT")
+        then("BitwiseAnd", f"unpack.lowest{of_bits}")
         then("Reshape", "unpack.blocks")
     then("Cast", to=TensorProto.FLOAT)
     then("Sub", f"unpack.middle{bits}")
