@@ -109,7 +109,8 @@ class StudyFile(TaskSections):
     def _misfit(self, plan: TaskPlan, drawn: bool) -> str | None:
         """What keeps the other sections from serving a task; None if nothing does."""
         for name in self.space.families:  # type: ignore[attr-defined]
-            if problem := get_family(name).misfit(getattr(self.space, name), plan.task.per_token):
+            starts = ends(self.space.recipe.initialization)  # type: ignore[attr-defined]
+            if problem := get_family(name).misfit(getattr(self.space, name), plan.task.per_token, starts):
                 return problem
         if plan.task.per_token and "encoder" in ends(self.space.recipe.teacher_update):  # type: ignore[attr-defined]
             return "space.recipe.teacher_update: encoder is for tasks that judge whole texts, not words"
