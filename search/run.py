@@ -20,6 +20,7 @@ from search.arm_check import check_front_on_arm
 from search.ledger import Ledger, Proposal
 from search.lock import only_one
 from search.progress import Display, Monitor, NoDisplay
+from search.propose import enqueue_cells
 from search.samplers import study_sampler
 from search.storage import create_study, default_url, find_study, masked, open_storage
 from search.study import OVERRIDES, SOURCE, STUDY_FILE, TIMED_ON, Study, directions, half_made, read_file, study_folder
@@ -125,6 +126,11 @@ def run_study(
             foreseen = {"quality", "deployed_bytes", *predict(space.draw(np.random.default_rng(0))[0])}
             if unknown := {*file.objectives, *file.limits.given()} - foreseen:
                 logger.warning("known-cost cannot foresee %s here and leaves it out.", ", ".join(sorted(unknown)))
+        if file.search.propose is not None:
+            with _all_cores():
+                enqueue_cells(
+                    existing, file.search.propose, file.limits, file.search.seed, plan, prepared, space, predict
+                )
         known = (space, prepared.shape, prepared.vocabulary, file.objectives, file.limits.given(), predict)
         existing.sampler = study_sampler(file.search.sampler, file.search.seed, *known)
 

@@ -13,6 +13,7 @@ from runners.cores import usable_cores
 from runners.latency import DeviceSpec
 from runners.plan import FidelitySpec, TaskPlan, TaskSections, TrialPlan
 from search.ledger import Objective
+from search.propose import ProposeSpec
 from search.samplers import SamplerName
 from search.validation import closest, explain, parse_yaml
 from space.dimensions import ends
@@ -32,6 +33,7 @@ class SearchSpec(BaseModel):
         seed: of the search: proposals and trainings follow from it.
         workers: trials at a time, at most; the machine's cores are divided among them. By default one per
             core, but no more than 4.
+        propose: cells of the family `conv` to try first (`search.propose.ProposeSpec`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +42,7 @@ class SearchSpec(BaseModel):
     trials: int = Field(default=30, ge=1)
     seed: int = Field(default=0, ge=0)
     workers: int | None = Field(default=None, ge=1)
+    propose: ProposeSpec | None = None
 
     def worker_count(self) -> int:
         """`workers`, or what this machine suggests."""
@@ -104,6 +107,10 @@ class StudyFile(TaskSections):
         if self.task and self.space.recipe.task_exponent != RecipeDimensions().task_exponent:  # type: ignore[attr-defined]
             raise ValueError("space.recipe.task_exponent is about several tasks, but there is only one: leave it out")
         self._check_pretraining()
+        if self.search.propose is not None:
+            classifies = self.task is not None and self.task.kind == "classification"
+            if problem := self.search.propose.misfit(self.space.families, self.space.conv, classifies):  # type: ignore[attr-defined]
+                raise ValueError(problem)
         return self
 
     def _misfit(self, plan: TaskPlan, drawn: bool) -> str | None:

@@ -229,31 +229,35 @@ def _edge(block: _Block, operation: Operation, state: str, name: str, make: Call
     window = window_of(operation)
     if window is None:
         return state
-    taken = "relu" if is_convolution(operation) else "low" if operation == "max_pool3" else "zeroed"
-    mask = ("mask", "low", "lowest") if taken == "low" else ("mask", "nothing")
-    padded = make(_pad, (taken == "relu",), f"{state}.{taken}", (state, "pads", *mask), f"{state}.{taken}")
+    taken, beyond = state, "nothing"
+    if is_convolution(operation):
+        taken = make(_activate, (), "", (state,), f"{state}.relu")
+    taken = make(_mask, (), "", (taken, "mask"), f"{taken}.kept")
+    if operation == "max_pool3":
+        taken, beyond = make(_add, (), "", (taken, "low"), f"{state}.low"), "lowest"
+    padded = make(_pad, (), "", (taken, "pads", beyond), f"{taken}.padded")
     places = f"window{window.taps}{window.dilation}"
     seen = make(_look, (), "", (padded, places), f"{padded}{window.taps}{window.dilation}")
     if not is_convolution(operation):
         operator = "ReduceMax" if operation == "max_pool3" else "ReduceMean"
         return make(_pool, (operator,), "", (seen,), f"{state}.{operation}")
-    kind = _separable if block.separable else _standard
+    kind = _separable
+    if not block.separable:
+        kind, seen = _standard, make(_flatten, (window.taps * block.width,), seen, (seen,), f"{seen}.flat")
     return make(kind, (block.width, block.bits, block.storage, window.taps), name, (seen,), name)
 
 
-def _pad(active: bool, name: str, state: str, pads: str, mask: str, *low_and_value: str) -> Iterator[Item]:
-    """A state with rows of `value` at both ends; padding becomes 0, plus `low` if given."""
-    *low, value, target = low_and_value
-    source = state
-    if active:
-        yield node("Relu", state, f"{name}.active")
-        source = f"{name}.active"
-    yield node("Mul", f"{source} {mask}", f"{name}.kept")
-    kept = f"{name}.kept"
-    if low:
-        yield node("Add", f"{kept} {low[0]}", f"{name}.lowered")
-        kept = f"{name}.lowered"
-    yield node("Pad", f"{kept} {pads} {value}", target)
+def _activate(name: str, state: str, target: str) -> Iterator[Item]:
+    yield node("Relu", state, target)
+
+
+def _mask(name: str, state: str, mask: str, target: str) -> Iterator[Item]:
+    yield node("Mul", f"{state} {mask}", target)
+
+
+def _pad(name: str, state: str, pads: str, beyond: str, target: str) -> Iterator[Item]:
+    """Rows of `beyond` at both ends."""
+    yield node("Pad", f"{state} {pads} {beyond}", target)
 
 
 def _look(name: str, padded: str, window: str, target: str) -> Iterator[Item]:
@@ -265,6 +269,11 @@ def _pool(operator: str, name: str, seen: str, target: str) -> Iterator[Item]:
     yield node(operator, f"{seen} channel_axis", target, keepdims=0)
 
 
+def _flatten(columns: int, name: str, seen: str, target: str) -> Iterator[Item]:
+    yield vector(f"{name}.shape", 0, 0, columns)
+    yield node("Reshape", f"{seen} {name}.shape", target)
+
+
 def _separable(width: int, bits: int, storage: Storage, taps: int, name: str, seen: str, target: str) -> Iterator[Item]:
     yield from _bytes(f"{name}.taps", taps, width)
     yield node("Mul", f"{seen} {name}.taps", f"{name}.weighted")
@@ -274,9 +283,7 @@ def _separable(width: int, bits: int, storage: Storage, taps: int, name: str, se
 
 
 def _standard(width: int, bits: int, storage: Storage, taps: int, name: str, seen: str, target: str) -> Iterator[Item]:
-    yield vector(f"{name}.flat", 0, 0, taps * width)
-    yield node("Reshape", f"{seen} {name}.flat", f"{name}.deep")
-    yield from linear(f"{name}.mix", f"{name}.deep", f"{name}.mixed", taps * width, width, bits, storage)
+    yield from linear(f"{name}.mix", seen, f"{name}.mixed", taps * width, width, bits, storage)
     yield from _norm(f"{name}.norm", width, f"{name}.mixed", target)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -162,13 +164,11 @@ class Cell(nn.Module):
         """From the outputs of the two cells before, [batch, sequence, width], to this one's."""
         states = {"cell-2": before, "cell-1": last}
         nodes = []
-        for number, (edges, operations) in enumerate(zip(self.nodes, self.edges, strict=True), start=1):
+        for number, (edges, made) in enumerate(zip(self.nodes, self.edges, strict=True), start=1):
             if not edges:
                 continue
-            arrived = [
-                operation(states[edge.input], mask)
-                for edge, operation in zip(edges, operations, strict=True)  # type: ignore[arg-type]
-            ]
+            operations = cast("nn.ModuleList", made)
+            arrived = [operation(states[edge.input], mask) for edge, operation in zip(edges, operations, strict=True)]
             states[f"node{number}"] = arrived[0] if len(arrived) == 1 else arrived[0] + arrived[1]
             nodes.append(states[f"node{number}"])
         total = nodes[0]
@@ -181,7 +181,7 @@ class Cell(nn.Module):
         """The weights as the file stores them."""
         found = norm_tensors(self.norm, f"{name}.norm")
         for number, operations in enumerate(self.edges, start=1):
-            for side, operation in zip("ab", operations, strict=False):  # type: ignore[call-overload]
+            for side, operation in zip("ab", cast("nn.ModuleList", operations), strict=False):
                 if isinstance(operation, ReluConvNorm):
                     found.update(operation.tensors(f"{name}.{number}{side}"))
         return found

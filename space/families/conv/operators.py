@@ -18,10 +18,10 @@ from space.shape import TaskShape
 def sections(config: ConvConfig, shape: TaskShape, vocabulary_size: int, tokens: int) -> list[Section]:
     """Words, rest of the embedding, then each piece of the cells, then head."""
     stage = graph.EmbeddingStage.of(config, shape)
-    values = dict(_entry(stage._replace(positions=1), tokens))
+    values = dict(_entry(stage, tokens))
     found = [
         _words(stage.embedding_width, stage.bits, stage.storage.block_size, vocabulary_size, tokens),
-        _embedding(stage._replace(positions=1), tokens),
+        _embedding(stage, tokens),
     ]
     for piece in graph.pieces(config):
         section, values[piece.yields] = _piece(
