@@ -168,10 +168,10 @@ def propose_cells(
     return Proposals(students, recipe, report)
 
 
-def _draw(space: JointSpace, generator: np.random.Generator, **given: Any) -> tuple[ConvConfig, Recipe]:
-    """A student of the family; parameters given by name with `_` for `.` are not drawn."""
+def _draw(space: JointSpace, generator: np.random.Generator, depth: int | None = None) -> tuple[ConvConfig, Recipe]:
+    """A student of the family, of the depth given."""
     draw = draw_from(generator)
-    fixed = {"family": "conv", **{name.replace("_", ".", 1): value for name, value in given.items()}}
+    fixed: dict[str, Any] = {"family": "conv"} if depth is None else {"family": "conv", "conv.depth": depth}
 
     def choose(name: str, dimension: Choices | Range) -> Any:
         return fixed.get(name, draw(name, dimension))
@@ -196,7 +196,7 @@ def _base(
     nodes = (Node(left=edge, right=edge),) * NODES
     found: tuple[int, ConvConfig, Recipe] | None = None
     for _ in range(_DRAWS):
-        config, recipe = _draw(space, generator, conv_depth=deepest)
+        config, recipe = _draw(space, generator, depth=deepest)
         full = _with_cell(config, deepest, nodes)
         total = size(full)
         if broken(constraint_values(limits, {"deployed_bytes": total, **predict(full)})):
@@ -243,7 +243,7 @@ def _without_cells(
 ) -> ConvConfig:
     """The largest of some draws that is no larger than the derived student, or the limit; else the smallest."""
     most = limits.deployed_bytes if target is None else target
-    drawn = [_draw(space, generator, conv_depth=0)[0] for _ in range(_DRAWS)]
+    drawn = [_draw(space, generator, depth=0)[0] for _ in range(_DRAWS)]
     sized = sorted(((size(config), index) for index, config in enumerate(drawn)), key=lambda one: one[0])
     fitting = [index for total, index in sized if total <= most]
     return drawn[fitting[-1] if fitting else sized[0][1]]

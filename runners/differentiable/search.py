@@ -214,6 +214,8 @@ def _train(
         for group in optimizer.param_groups:
             if "peak" in group:
                 group["lr"] = group["peak"] * factor
+        for parameter in architecture:
+            parameter.requires_grad_(step >= spec.warm_up * steps)
         # The paper's temperature, with this search as long as the paper's.
         temperature = max(math.exp(-0.02 * _PAPER_EPOCHS * step / steps), _COLDEST)
         batch = pool.batch(step, device)

@@ -19,6 +19,8 @@ class DifferentiableSpec(BaseModel):
         batch_size: examples per step; each step trains one sampled architecture.
         knowledge_weight: g.
         efficiency_weight: b.
+        warm_up: share of the steps in which the architecture stays even and only weights learn: operations without
+            weights are of use from the first step on, convolutions only once they have learned something.
         learning_rate: of the weights.
         architecture_learning_rate: of the logits of operations and depths.
     """
@@ -31,5 +33,6 @@ class DifferentiableSpec(BaseModel):
     batch_size: int = Field(default=32, ge=1, le=4096)
     knowledge_weight: float = Field(default=0.8, ge=0, le=1)
     efficiency_weight: float = Field(default=0.5, ge=0)
+    warm_up: float = Field(default=0.0, ge=0, lt=1)
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     architecture_learning_rate: float = Field(default=1e-2, gt=0, le=1)

@@ -36,9 +36,17 @@ CELL = cell_of(
 
 def config(depth: int = 2, nodes: tuple[Node, ...] = CELL) -> ConvConfig:
     return ConvConfig(
-        vocabulary_keep=1.0, embedding_width=16, embedding_bits=8, block_size=16, accuracy_level=0, width=32, bits=8,
-        depth=depth, nodes=nodes, pooling="attentive",
-    )  # fmt: skip
+        vocabulary_keep=1.0,
+        embedding_width=16,
+        embedding_bits=8,
+        block_size=16,
+        accuracy_level=0,
+        width=32,
+        conv_bits=8,
+        depth=depth,
+        nodes=nodes,
+        pooling="attentive",
+    )
 
 
 def test_a_sampled_architecture_is_the_student_of_that_cell():

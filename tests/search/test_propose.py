@@ -16,7 +16,7 @@ from search.propose import PROPOSAL, PROPOSED, enqueue_cells
 from search.study_file import load_study_file
 from space import InputError, JointSpace, deployed_bytes
 
-CONV = {"depth": [0, 1, 2], "width": [16, 32], "bits": 4, "pooling": "mean"}
+CONV = {"depth": [0, 1, 2], "width": [16, 32], "conv_bits": 4, "pooling": "mean"}
 SPACE: dict[str, Any] = {
     "families": ["conv"],
     "vocabulary_keep": {"low": 0.3, "high": 1.0},

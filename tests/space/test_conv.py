@@ -46,7 +46,7 @@ def cell(*edges: tuple[str, str], depth: int = 2, **fields: Any) -> ConvConfig:
     made = [{"input": source, "operation": operation} for source, operation in edges]
     nodes = [{"left": made[i], "right": made[i + 1]} for i in range(0, len(made), 2)]
     shared = {"vocabulary_keep": 0.05, "embedding_width": 32, "embedding_bits": 4, "block_size": 32}
-    config = {"accuracy_level": 0, "width": 64, "bits": 4, "depth": depth, "nodes": nodes, **fields}
+    config = {"accuracy_level": 0, "width": 64, "conv_bits": 4, "depth": depth, "nodes": nodes, **fields}
     return ConvConfig(**{**shared, **config})
 
 
@@ -67,7 +67,7 @@ def test_predicted_bytes_equal_file_bytes_for_100_random_configurations(vocabula
 def test_onnx_and_torch_logits_agree_batched_and_one_by_one(bits, convolution, per_token, vocabulary):
     seed = 100 * bits + 10 * per_token + (convolution == "standard")
     generator = np.random.default_rng(seed)
-    config, _ = space(depth={"low": 1, "high": 4}, bits=bits, convolution=convolution).draw(generator)
+    config, _ = space(depth={"low": 1, "high": 4}, conv_bits=bits, convolution=convolution).draw(generator)
     shape = TaskShape(outputs=3, segments=1 + seed % 2, max_length=40, per_token=per_token)
     size = vocabulary.size(config.vocabulary_keep)
     torch.manual_seed(seed)
@@ -182,7 +182,7 @@ def test_architecture_keys_tell_cells_and_bits_apart():
     others = [
         cell(*[("cell-1", "conv3")] * 5, ("cell-2", "conv3")),
         cell(*[("cell-1", "conv3")] * 5, ("cell-1", "conv5")),
-        cell(*[("cell-1", "conv3")] * 6, bits=8),
+        cell(*[("cell-1", "conv3")] * 6, conv_bits=8),
         cell(*[("cell-1", "conv3")] * 6, convolution="standard"),
         cell(*[("cell-1", "conv3")] * 6, depth=3),
     ]

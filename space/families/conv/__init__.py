@@ -16,6 +16,7 @@ from space.families.conv.config import (
     Node,
     cell_parameters,
     inputs_of,
+    parameter_of,
 )
 from space.families.conv.graph import describe
 from space.families.conv.module import ConvStudent
@@ -36,7 +37,7 @@ class ConvFamily(Family):
     initializations = ("random", "teacher")
 
     def choose(self, dimensions: ConvDimensions, choose: Chooser) -> dict[str, Any]:
-        fields = {name: choose(f"conv.{name}", getattr(dimensions, name)) for name in ("depth", *SHARED)}
+        fields = {name: choose(parameter_of(name), getattr(dimensions, name)) for name in ("depth", *SHARED)}
         nodes = []
         for number in range(1, NODES + 1 if fields["depth"] else 1):
             inputs = Choices(values=inputs_of(number))
@@ -51,7 +52,7 @@ class ConvFamily(Family):
         return {**fields, "nodes": tuple(nodes)}
 
     def parameters(self, config: ConvConfig) -> dict[str, Any]:
-        flat = {f"conv.{name}": getattr(config, name) for name in ("depth", *SHARED)}
+        flat = {parameter_of(name): getattr(config, name) for name in ("depth", *SHARED)}
         return {**flat, **dict(cell_parameters(config.nodes))}
 
     def graph(self, config: ConvConfig, shape: TaskShape, vocabulary_size: int) -> list[Part]:

@@ -31,7 +31,7 @@ CELL_INPUTS: tuple[Input, ...] = ("cell-2", "cell-1")
 NODES = 3
 SIDES = ("left", "right")
 MAX_DEPTH = 8
-SHARED = ("width", "bits", "convolution", "pooling", "unpacking")
+SHARED = ("width", "conv_bits", "convolution", "pooling", "unpacking")
 
 
 class Window(NamedTuple):
@@ -107,7 +107,7 @@ class ConvConfig(StudentConfig):
     Attributes:
         width: of the hidden states.
         depth: number of cells; 0 is the baseline without cells, a bag of embeddings.
-        bits: of the weights of convolutions, but for the taps of separable ones, which have 8.
+        conv_bits: of the weights of convolutions, but for the taps of separable ones, which have 8.
         convolution: `separable` is one weight for each tap and channel, then a linear map of the channels; `standard` a
             linear map of all taps.
         pooling: from the last states to that of a text: their `mean`, or a mean weighted by a learned query.
@@ -118,7 +118,7 @@ class ConvConfig(StudentConfig):
     family: Literal["conv"] = "conv"
     width: int = Field(ge=16, le=1024, multiple_of=16)
     depth: int = Field(ge=0, le=MAX_DEPTH)
-    bits: Bits
+    conv_bits: Bits
     convolution: Convolution = "separable"
     pooling: Pooling = "mean"
     unpacking: Unpacking = "run"
@@ -164,7 +164,7 @@ class ConvConfig(StudentConfig):
         )
         cells = f"{self.depth} cells x {self.width}: {' | '.join(nodes)}" if self.depth else f"no cell, {self.width}"
         return (
-            f"{cells}, {self.convolution}, {self.pooling}, bits {self.embedding_bits}:{self.bits}, "
+            f"{cells}, {self.convolution}, {self.pooling}, bits {self.embedding_bits}:{self.conv_bits}, "
             f"embedding {self.embedding_width}, vocabulary {self.vocabulary_keep:.3g}"
         )
 
@@ -183,6 +183,11 @@ def live_edges(nodes: tuple[Node, ...]) -> tuple[tuple[Edge, ...], ...]:
     return tuple(found)
 
 
+def parameter_of(name: str) -> str:
+    """Name of the parameter of a shared dimension; other families have a `depth` and a `width` of their own."""
+    return name if name.startswith("conv") else f"conv.{name}"
+
+
 def cell_parameters(nodes: tuple[Node, ...]) -> Iterator[tuple[str, str]]:
     """Names and values of the parameters of a cell, as in `cell.node2.left_operation`."""
     for number, node in enumerate(nodes, start=1):
@@ -199,7 +204,7 @@ class ConvDimensions(BaseModel):
 
     depth: Dimension = Range(low=1, high=4)
     width: Dimension = Choices(values=(64, 96, 128, 192))
-    bits: Dimension = Choices(values=(2, 4, 8))
+    conv_bits: Dimension = Choices(values=(2, 4, 8))
     convolution: Dimension = Choices(values=("separable",))
     pooling: Dimension = Choices(values=("mean", "attentive"))
     unpacking: Dimension = Choices(values=("run",))

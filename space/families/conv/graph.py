@@ -82,7 +82,7 @@ class EmbeddingStage(NamedTuple):
     @classmethod
     def of(cls, config: ConvConfig, shape: TaskShape) -> EmbeddingStage:
         used = used_operations(config)
-        bits = {config.embedding_bits, *(config.bits for operation in used if is_convolution(operation))}
+        bits = {config.embedding_bits, *(config.conv_bits for operation in used if is_convolution(operation))}
         storage = storage_of(config)
         return cls(
             config.embedding_width,
@@ -196,7 +196,7 @@ class _Block(NamedTuple):
 def pieces(config: ConvConfig) -> list[Piece]:
     """The cells that are computed, from `x0` to `last_state`; what is needed twice is made once."""
     found: dict[tuple[Any, ...], Piece] = {}
-    block = _Block(config.width, config.bits, config.convolution == "separable", storage_of(config))
+    block = _Block(config.width, config.conv_bits, config.convolution == "separable", storage_of(config))
 
     def make(*fields: Any) -> str:
         piece = Piece(*fields)

@@ -103,7 +103,7 @@ def make_operation(operation: Operation, config: ConvConfig) -> nn.Module:
         return Keep() if operation == "identity" else Nothing()
     if is_convolution(operation):
         separable = config.convolution == "separable"
-        return ReluConvNorm(window, config.width, config.bits, config.block_size, separable)
+        return ReluConvNorm(window, config.width, config.conv_bits, config.block_size, separable)
     return Pool(window, operation == "max_pool3")
 
 
