@@ -22,6 +22,7 @@ from search.assignment import Proposal
 from search.ledger import Ledger
 from search.lock import only_one
 from search.progress import Display, Monitor, NoDisplay
+from search.propose import enqueue_cells
 from search.samplers import study_sampler
 from search.states import RECORD, State
 from search.storage import create_study, default_url, find_study, masked, open_storage
@@ -173,6 +174,11 @@ def run_study(
             foreseen = {"quality", "deployed_bytes", *predict(space.draw(np.random.default_rng(0))[0])}
             if unknown := {*file.objectives, *file.limits.given()} - foreseen:
                 logger.warning("known-cost cannot foresee %s here and leaves it out.", ", ".join(sorted(unknown)))
+        if file.search.propose is not None:
+            with _all_cores():
+                enqueue_cells(
+                    existing, file.search.propose, file.limits, file.search.seed, plan, prepared, space, predict
+                )
         known = (space, prepared.shape, prepared.vocabulary, file.objectives, file.limits.given(), predict)
         existing.sampler = study_sampler(file.search.sampler, file.search.seed, *known, known_qualities(existing))
 

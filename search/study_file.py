@@ -13,6 +13,7 @@ from runners.cores import usable_cores
 from runners.latency import DeviceSpec
 from runners.plan import FidelitySpec, TaskPlan, TaskSections, TrialPlan
 from search.halving import EarlyStoppingSpec
+from search.propose import ProposeSpec
 from search.retention import Keep
 from search.samplers import SamplerName
 from search.states import Objective
@@ -56,6 +57,7 @@ class SearchSpec(BaseModel):
             GPU of its host if there is one, together with the others there.
         bundles: URL of a folder for the bundles of studies (s3://bucket/folder; any protocol of fsspec), for hosts that
             share no `SHOEBOX_HOME`. By default they are in `SHOEBOX_HOME`.
+        propose: cells of the family `conv` to try first (`search.propose.ProposeSpec`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +73,7 @@ class SearchSpec(BaseModel):
     workers: int | None = Field(default=None, ge=1)
     cpus_per_trial: float = Field(default=1.0, gt=0, le=1024)
     gpus_per_trial: float = Field(default=0.0, ge=0, le=64)
+    propose: ProposeSpec | None = None
     bundles: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9+.-]*://[^/]*/?.*[^/]$")
 
     @field_validator("cpus_per_trial", "gpus_per_trial")
@@ -160,12 +163,17 @@ class StudyFile(TaskSections):
         if self.task and self.space.recipe.task_exponent != RecipeDimensions().task_exponent:  # type: ignore[attr-defined]
             raise ValueError("space.recipe.task_exponent is about several tasks, but there is only one: leave it out")
         self._check_pretraining()
+        if self.search.propose is not None:
+            classifies = self.task is not None and self.task.kind == "classification"
+            if problem := self.search.propose.misfit(self.space.families, self.space.conv, classifies):  # type: ignore[attr-defined]
+                raise ValueError(problem)
         return self
 
     def _misfit(self, plan: TaskPlan, drawn: bool) -> str | None:
         """What keeps the other sections from serving a task; None if nothing does."""
         for name in self.space.families:  # type: ignore[attr-defined]
-            if problem := get_family(name).misfit(getattr(self.space, name), plan.task.per_token):
+            starts = ends(self.space.recipe.initialization)  # type: ignore[attr-defined]
+            if problem := get_family(name).misfit(getattr(self.space, name), plan.task.per_token, starts):
                 return problem
         if plan.task.per_token and "encoder" in ends(self.space.recipe.teacher_update):  # type: ignore[attr-defined]
             return "space.recipe.teacher_update: encoder is for tasks that judge whole texts, not words"

@@ -193,7 +193,10 @@ class JointSpace:
 
     def _named(self, family: str) -> list[tuple[str, Choices]]:
         """The family's dimensions whose values are names."""
-        dimensions = ((field, d) for field, d in getattr(self.spec, family) if isinstance(d, Choices))
+        fields = get_family(family).config.model_fields
+        dimensions = (
+            (field, d) for field, d in getattr(self.spec, family) if field in fields and isinstance(d, Choices)
+        )
         return [(field, d) for field, d in dimensions if isinstance(d.values[0], str)]
 
     def _build(self, choose: Chooser) -> tuple[StudentConfig, Recipe]:

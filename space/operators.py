@@ -237,6 +237,11 @@ def _slice(inputs: list[Value], attributes: Attributes) -> list[Value]:
     return [Value(tuple(dims), data.fill)]
 
 
+def _pad(inputs: list[Value], attributes: Attributes) -> list[Value]:
+    dims, pads = inputs[0].dims, inputs[1].numbers or ()
+    return [Value(tuple(d + a + b for d, a, b in zip(dims, pads[: len(dims)], pads[len(dims) :], strict=True)))]
+
+
 def _concat(inputs: list[Value], attributes: Attributes) -> list[Value]:
     dims = list(inputs[0].dims)
     axis = attributes["axis"] % len(dims)
@@ -316,6 +321,7 @@ _RULES: dict[str, Rule] = {
     "Transpose": _transpose,
     "Split": _split,
     "Slice": _slice,
+    "Pad": _pad,
     "Concat": _concat,
     "MatMul": _matmul,
     "FusedMatMul": _matmul,

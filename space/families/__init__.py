@@ -14,12 +14,13 @@ from space.config import StudentConfig
 from space.errors import InputError
 from space.families.base import INPUTS, Family, Student
 from space.families.birnn import BirnnFamily
+from space.families.conv import ConvFamily
 from space.families.transformer import TransformerFamily
 from space.graph import build_model, encoded_size
 from space.shape import TaskShape
 from space.vocabulary import Vocabulary
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (TransformerFamily(), BirnnFamily())}
+FAMILIES: dict[str, Family] = {family.name: family for family in (TransformerFamily(), BirnnFamily(), ConvFamily())}
 
 
 def get_family(name: str) -> Family:

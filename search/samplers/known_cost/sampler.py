@@ -167,7 +167,7 @@ class KnownCostSampler(BaseSampler):
             return None
         return GaussianProcess(x, y, scales or self._scales(x, y, features.remoteness, noise), believed, noise)
 
-    def _scales(self, x: np.ndarray, y: np.ndarray, remoteness: np.ndarray) -> Scales:
+    def _scales(self, x: np.ndarray, y: np.ndarray, remoteness: np.ndarray, noise: np.ndarray) -> Scales:
         """The kernel's scales, fitted anew at every trial at first, then ever more rarely."""
         count = len(y)
         step = 1 if count < 64 else 4 if count < 256 else 16

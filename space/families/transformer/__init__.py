@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from space.config import StudentConfig
@@ -45,13 +45,15 @@ class TransformerFamily(Family):
             flat.update({f"layer{i}.{name}": getattr(layer, name) for name in PER_LAYER})
         return flat
 
-    def misfit(self, dimensions: TransformerDimensions, per_token: bool) -> str | None:
+    def misfit(
+        self, dimensions: TransformerDimensions, per_token: bool, initializations: Sequence[Any] = ()
+    ) -> str | None:
         if per_token and any(keep != 1 for keep in ends(dimensions.token_keep)):
             return (
                 "space.transformer.token_keep should be 1.0: every token gets logits, and one that is pruned would "
                 "have none"
             )
-        return None
+        return super().misfit(dimensions, per_token, initializations)
 
     def graph(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> list[Part]:
         return describe(config, shape, vocabulary_size)
