@@ -22,16 +22,8 @@ from space.families import AnyStudentConfig, Student, export_model
 from space.shape import TaskShape
 
 MODEL, VOCABULARY, CHECKPOINT = "model.onnx", "vocab.txt", "student.safetensors"
-_NOT_WRITABLE = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EEXIST,
-}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_WRITABLE = _FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 CONFIG, METRICS, CARD = "config.json", "metrics.json", "README.md"
 LabelNames = tuple[str, ...] | None
 
@@ -104,7 +96,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = error.errno in _FULL
         reason = "the disk is full" if full else error.strerror or error
         raise OutputError(f"Folder {target} cannot be written: {reason}.") from error
     finally:

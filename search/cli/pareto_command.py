@@ -215,7 +215,7 @@ def _print_scatter(found: Selection, picked: Selection, front: Selection, consol
     x_name, y_name = (costs or ["deployed_bytes"])[0], "quality"
     names = [study.name for study in found.studies]
     on_front, answer = ({int(index) for index in part.indices} for part in (front, picked))
-    if len(answer) in (len(found), len(on_front)):  # all trials, or the front itself
+    if answer == on_front or len(answer) == len(found):  # nothing was chosen among them
         answer = set()
     places = zip(found.indices, found.values(x_name), found.values(y_name), strict=True)
     dots = [

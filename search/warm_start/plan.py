@@ -272,10 +272,13 @@ def withdraw(study: optuna.Study) -> int:
     Returns:
         How many were taken.
     """
-    against = [name for name, (count, order) in agreement(study).items() if count >= JUDGED and order <= 0]
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    queued = [trial for trial in waiting if FROM in trial.user_attrs]
+    found = agreement(study) if queued else {}
+    against = [name for name, (shared, order) in found.items() if shared >= JUDGED and order <= 0]
     count = 0
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) if against else ():
-        if trial.user_attrs.get(FROM, {}).get("study") in against:
+    for trial in queued:
+        if trial.user_attrs[FROM]["study"] in against:
             study._storage.set_trial_user_attr(trial._trial_id, ORPHANED, True)
             study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
             count += 1

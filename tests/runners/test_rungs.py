@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,28 @@ from runners.trial import prepare, run_in_rungs, run_trial
 from space import InputError, JointSpace, SpaceSpec
 
 SAME = ("model.onnx", "vocab.txt", "student.safetensors", "config.json")
+
+
+def test_a_disk_that_takes_no_more_is_told_from_other_errors(tmp_path: Path) -> None:
+    """In a process whose files may not grow, as on a full disk; nothing is left of what was written."""
+    program = """
+import errno, resource, signal, sys
+import subprocess
+import sys
+from pathlib import Path
+import torch
+from runners.tensors import save_tensors
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    save_tensors({"a": torch.zeros(1000)}, Path(sys.argv[1]))
+except OSError as error:
+    print(errno.errorcode[error.errno])
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "student.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.stdout == "EFBIG\n", done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_steps_of_rungs() -> None:
