@@ -162,6 +162,7 @@ class StudyFile(TaskSections):
                 raise ValueError(problem if self.task else f"tasks.{name}: {problem}")
         if self.task and self.space.recipe.task_exponent != RecipeDimensions().task_exponent:  # type: ignore[attr-defined]
             raise ValueError("space.recipe.task_exponent is about several tasks, but there is only one: leave it out")
+        self._check_initialization()
         self._check_pretraining()
         if self.search.propose is not None:
             classifies = self.task is not None and self.task.kind == "classification"
@@ -172,8 +173,7 @@ class StudyFile(TaskSections):
     def _misfit(self, plan: TaskPlan, drawn: bool) -> str | None:
         """What keeps the other sections from serving a task; None if nothing does."""
         for name in self.space.families:  # type: ignore[attr-defined]
-            starts = ends(self.space.recipe.initialization)  # type: ignore[attr-defined]
-            if problem := get_family(name).misfit(getattr(self.space, name), plan.task.per_token, starts):
+            if problem := get_family(name).misfit(getattr(self.space, name), plan.task.per_token):
                 return problem
         if plan.task.per_token and "encoder" in ends(self.space.recipe.teacher_update):  # type: ignore[attr-defined]
             return "space.recipe.teacher_update: encoder is for tasks that judge whole texts, not words"
@@ -184,6 +184,17 @@ class StudyFile(TaskSections):
         if not drawn:
             return "transfer is never read: give space.recipe.transfer_share choices above 0"
         return plan.transfer.misfit(len(plan.task.text_columns))
+
+    def _check_initialization(self) -> None:
+        """A start that only some families can take becomes `teacher` in the others; one that none can is a mistake."""
+        families = self.space.families  # type: ignore[attr-defined]
+        possible = {start for family in families for start in get_family(family).initializations}
+        for start in ends(self.space.recipe.initialization):  # type: ignore[attr-defined]
+            if start not in possible:
+                raise ValueError(
+                    f"space.recipe.initialization cannot be {start}: students of {', '.join(families)} start from "
+                    f"{' or '.join(sorted(possible))}"
+                )
 
     def _check_pretraining(self) -> None:
         starts = "pretrained" in ends(self.space.recipe.initialization)  # type: ignore[attr-defined]

@@ -61,7 +61,7 @@ def baseline(
     file = load_study_file(study, overrides) if of_file else load_study(study, storage).file
     console = output_console(stderr=True)
     with messages_on(console):
-        found = run_study(
+        trained = run_study(
             baseline_study(name, file, seeds), resume=resume, storage=storage, display=display_for(console)
         )
-    print_front(found)
+    print_front(trained)

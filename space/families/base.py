@@ -196,7 +196,6 @@ class Family(ABC):
         name: as written in a study file.
         config: the family's `StudentConfig`.
         dimensions: pydantic model of the family's section of `space:`.
-        initializations: values of `Recipe.initialization` that its students can take.
         larger_is_smaller: dimensions whose larger values make a smaller file.
         initializations: those of `space.config.Recipe.initialization` that its students can take. One that cannot take
             `layers` takes of them what it has a place for: the embeddings.
@@ -207,7 +206,6 @@ class Family(ABC):
     name: ClassVar[str]
     config: ClassVar[type[StudentConfig]]
     dimensions: ClassVar[type[BaseModel]]
-    initializations: ClassVar[tuple[str, ...]] = ("random", "teacher", "layers", "pretrained")
     larger_is_smaller: ClassVar[frozenset[str]] = frozenset()
     initializations: ClassVar[frozenset[str]] = frozenset({"random", "teacher"})
     graph_version: ClassVar[int] = 1
@@ -220,20 +218,13 @@ class Family(ABC):
     def parameters(self, config: Any) -> dict[str, Any]:
         """The parameters that `choose` would have been asked for, with their values."""
 
-    def misfit(self, dimensions: Any, per_token: bool, initializations: Sequence[Any] = ()) -> str | None:
-        """What keeps the family from serving a kind of task with a section `recipe:`; None if nothing does.
+    def misfit(self, dimensions: Any, per_token: bool) -> str | None:
+        """What keeps the family from serving a kind of task; None if nothing does.
 
         Args:
             dimensions: the family's section of `space:`.
             per_token: whether the task wants logits of each token.
-            initializations: that the recipe may choose.
         """
-        wrong = [str(value) for value in initializations if value not in self.initializations]
-        if wrong:
-            return (
-                f"space.recipe.initialization cannot be {', '.join(wrong)} for the family {self.name}: its students "
-                f"start from {' or '.join(self.initializations)}"
-            )
         return None
 
     @abstractmethod

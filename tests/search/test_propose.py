@@ -81,7 +81,10 @@ def test_derived_random_and_no_cells_enter_the_study_once(tmp_path: Path, model:
         ({"space": {**SPACE, "families": ["transformer"]}}, "add conv to space.families"),
         ({"space": {**SPACE, "conv": {**CONV, "depth": [1, 2]}}}, "no_cell needs 0 among space.conv.depth"),
         ({"space": {**SPACE, "conv": {**CONV, "depth": 0}}}, "needs a depth above 0"),
-        ({"space": {**SPACE, "recipe": {"initialization": "layers"}}}, "initialization cannot be layers for the famil"),
+        (
+            {"space": {**SPACE, "recipe": {"initialization": "layers"}}},
+            "initialization cannot be layers: students of conv",
+        ),
         ({"search": {"propose": {"differentiable": {"epoch": 3}}}}, "epoch"),
     ],
 )

@@ -16,7 +16,7 @@ from test_parity import random_inputs, session
 
 from space import InputError, JointSpace, SpaceSpec, TaskShape, architecture_key, deployed_bytes, parse_config
 from space.config import Bits, Clipping
-from space.families import build_student, export_model, get_family
+from space.families import build_student, export_model
 from space.families.conv import ConvConfig
 from space.families.conv.config import OPERATIONS, Convolution, Pooling, Unpacking
 
@@ -212,9 +212,3 @@ def test_nodes_read_only_what_stands_before_them():
         cell(("node2", "conv3"), *[("cell-1", "conv3")] * 5)
     with pytest.raises(ValidationError, match="without cells"):
         cell(*[("cell-1", "conv3")] * 6, depth=0)
-
-
-def test_initialisations_that_it_cannot_take_are_named():
-    problem = get_family("conv").misfit(space().spec.conv, False, ("teacher", "layers"))
-    assert "initialization cannot be layers for the family conv" in problem
-    assert get_family("conv").misfit(space().spec.conv, False, ("teacher", "random")) is None

@@ -34,7 +34,6 @@ class ConvFamily(Family):
     name = "conv"
     config = ConvConfig
     dimensions = ConvDimensions
-    initializations = ("random", "teacher")
 
     def choose(self, dimensions: ConvDimensions, choose: Chooser) -> dict[str, Any]:
         fields = {name: choose(parameter_of(name), getattr(dimensions, name)) for name in ("depth", *SHARED)}

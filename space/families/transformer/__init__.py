@@ -45,15 +45,13 @@ class TransformerFamily(Family):
             flat.update({f"layer{i}.{name}": getattr(layer, name) for name in PER_LAYER})
         return flat
 
-    def misfit(
-        self, dimensions: TransformerDimensions, per_token: bool, initializations: Sequence[Any] = ()
-    ) -> str | None:
+    def misfit(self, dimensions: TransformerDimensions, per_token: bool) -> str | None:
         if per_token and any(keep != 1 for keep in ends(dimensions.token_keep)):
             return (
                 "space.transformer.token_keep should be 1.0: every token gets logits, and one that is pruned would "
                 "have none"
             )
-        return super().misfit(dimensions, per_token, initializations)
+        return None
 
     def graph(self, config: TransformerConfig, shape: TaskShape, vocabulary_size: int) -> list[Part]:
         return describe(config, shape, vocabulary_size)
