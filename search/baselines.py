@@ -24,8 +24,9 @@ class Baseline(BaseModel):
 
     Attributes:
         description: one line for people.
-        space: section `space:`, every dimension one value.
+        space: section `space:`, every dimension one value but for those that a differentiable search chooses.
         transfer_share: share of the examples from transfer text, where the study has any.
+        differentiable: the cells that `space` leaves open come from a differentiable search.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +34,7 @@ class Baseline(BaseModel):
     description: str
     space: dict[str, Any]
     transfer_share: float = Field(default=0.0, ge=0, lt=1)
+    differentiable: bool = False
 
 
 def baselines() -> dict[str, Baseline]:
@@ -62,7 +64,9 @@ def baseline_study(name: str, file: StudyFile, seeds: int = 1) -> StudyFile:
         for each in tells:
             each["transfer"] = None
     data |= {"name": f"{file.name}-{name}", "description": baseline.description, "space": space}
-    data["search"] |= {"sampler": "random", "trials": seeds}
+    propose = {"differentiable": {"cells": seeds}} if baseline.differentiable else None
+    data["search"] |= {"sampler": "random", "trials": seeds, "repeats": seeds, "propose": propose}
+    data["search"] |= {"hours": None, "training_hours": None, "early_stopping": None}
     try:
         return StudyFile.model_validate(data)
     except ValidationError as error:

@@ -16,10 +16,7 @@ def dashboard(
     ),
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
 ) -> None:
-    """Open optuna-dashboard on the storage: all studies, also one that is being searched. Ctrl-C ends it.
-
-    shoebox dashboard --port 8080
-    """
+    """Open optuna-dashboard on the storage: all studies, also one that is being searched. Ctrl-C ends it."""
     from search.storage import default_url, masked, open_storage, storage_exists
     from space.errors import InputError
 

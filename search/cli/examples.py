@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "shoebox search sst2 --data DIR --trials 30 --workers 2",
         "shoebox search my-study.yaml --resume",
         "shoebox search sst2 --name sst2-a76 --device cortex-a76 --sampler known-cost",
+        "shoebox search mrpc --data DIR --warm-start stsb",
     ),
     "submit": ("shoebox submit sst2 --address http://head:8265",),
     "pareto": (
@@ -33,6 +34,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         'shoebox predict sst2-2mb/ "a gripping, funny film"',
         'shoebox predict mrpc-2mb/ "He left." --pair "He went away."',
         "shoebox predict sst2-2mb/ < lines.txt",
+        "shoebox predict sst2-2mb/ --input reviews.csv --text review --output answers.jsonl",
     ),
     "studies": ("shoebox studies", "shoebox studies --json"),
     "doctor": ("shoebox doctor", "shoebox doctor sst2", "shoebox doctor my-study.yaml --json"),
@@ -40,7 +42,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "bench-samplers": ("shoebox bench-samplers --seeds 3 --trials 50",),
     "baseline": ("shoebox baseline list", "shoebox baseline tinybert sst2 --seeds 3"),
     "report": ("shoebox report sst2 -o sst2.html", "shoebox report sst2 --format md -o sst2.md"),
-    "dashboard": ("shoebox dashboard",),
+    "dashboard": ("shoebox dashboard", "shoebox dashboard --port 8081"),
     "quantize": ("shoebox quantize sst2-2mb/ --bits 4 -o sst2-4bit/",),
 }
 

@@ -42,10 +42,6 @@ def predict(
     On standard input, the texts of a pair stand on one line with a tab between. A bundle that tags words prints a line
     for each word, or entity, and an empty line after each text. A file is answered in JSON lines: each row as it was,
     with the answer under `prediction`. Files may be of any size.
-
-        shoebox predict sst2-2mb/ "a gripping, funny film"
-
-        shoebox predict sst2-2mb/ --input reviews.csv --text review --output answers.jsonl
     """
     if text is not None and (input is not None or columns is not None or input_format is not None):
         raise typer.BadParameter("give a text or --input, not both; --text and --input-format describe the input")

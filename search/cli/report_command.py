@@ -33,10 +33,6 @@ def report(
 
     It shows the front with the card of each student, how the search went, what the students are made of, where bytes
     and milliseconds go, which parameters matter, what failed and why, and where it all comes from.
-
-        shoebox report sst2 -o sst2.html
-
-        shoebox report sst2 --format md
     """
     kind = format or _kind_of(output)
     target = output or Path(f"{study}.{kind}")
