@@ -17,7 +17,7 @@ def export_bundle(record: TrialRecord, output: Path, keep: str = "all") -> Path:
     Args:
         record: of the trial.
         output: folder to make; it must not exist.
-        keep: which bundles the study keeps (`search.study_file.SearchSpec`).
+        keep: which bundles the study keeps (`search.search_spec.SearchSpec`).
 
     Returns:
         The folder.

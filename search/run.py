@@ -1,10 +1,9 @@
-"""Run a search: Ray Tune carries out the trials that the ledger hands out."""
+"""Run a search: from a study file to a study whose budget is spent."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,20 +12,22 @@ import numpy as np
 import optuna
 import torch
 
-from runners.bundle_store import names, remove_others
+from runners.bundle_store import remove_others
 from runners.cores import usable_cores
 from runners.latency import LatencyMeter
 from runners.task import load_task
 from search.arm_check import check_front_on_arm
 from search.assignment import Proposal
+from search.execution import on_cluster, run_trials
 from search.ledger import Ledger
 from search.lock import only_one
-from search.progress import Display, Monitor, NoDisplay
+from search.progress import Display, NoDisplay
 from search.propose import enqueue_cells
-from search.samplers import study_sampler
-from search.states import RECORD, State
+from search.resuming import check_no_bundles, check_unchanged, find_whole
+from search.samplers import fitting_sampler, study_sampler
+from search.states import RECORD
 from search.storage import create_study, default_url, find_study, masked, open_storage
-from search.study import OVERRIDES, SOURCE, STUDY_FILE, TIMED_ON, Study, directions, half_made, read_file, study_folder
+from search.study import OVERRIDES, SOURCE, STUDY_FILE, TIMED_ON, Study, directions, half_made, study_folder
 from search.study_file import StudyFile, load_study_file
 from search.warm_start import (
     AUTO,
@@ -38,7 +39,6 @@ from search.warm_start import (
     older_studies,
     plan_warm_start,
     tell_agreement,
-    withdraw,
 )
 from search.worker import load_pipeline
 from space.errors import InputError
@@ -46,16 +46,11 @@ from space.families import deployed_bytes
 from space.joint import JointSpace
 
 if TYPE_CHECKING:
-    from search.cluster.connection import Cluster
-    from search.local_ray import Session
+    pass
 
 logger = logging.getLogger("shoebox.search.run")
 
 PIPELINE = "runners.trial"
-# What may change when a study is resumed: how long it is, what is kept of it, and where it runs.
-_LENGTH = ("trials", "hours", "training_hours", "repeats")
-_PLACE = ("workers", "cpus_per_trial", "gpus_per_trial", "keep_bundles")
-_MAY_CHANGE = {"description", *(f"search.{name}" for name in (*_LENGTH, *_PLACE))}
 
 
 def run_study(
@@ -99,7 +94,7 @@ def run_study(
     source = "" if isinstance(study, StudyFile) else str(study)
     file = study if isinstance(study, StudyFile) else load_study_file(study, given)
     opened = open_storage(url)
-    existing = _find_whole(opened, file.name)
+    existing = find_whole(opened, file.name)
     if existing is not None and not resume:
         raise InputError(
             f"There is a study {file.name!r} in {masked(url)} already.",
@@ -116,12 +111,12 @@ def run_study(
     if existing is not None:
         given = {**existing.user_attrs.get(OVERRIDES, {}), **given}
         file = study if isinstance(study, StudyFile) else load_study_file(study, given)
-        _check_unchanged(existing, file)
-    with _only_driver(file.name), _on_cluster(address, file, url) as cluster:
+        check_unchanged(existing, file)
+    with _only_driver(file.name), on_cluster(address, file, url) as cluster:
         plan = file.plan()
         # What can be wrong is said before anything slow begins: an unknown device, data that does not fit.
         if existing is None:
-            _check_no_bundles(file)
+            check_no_bundles(file)
         olds = older_studies(warm_start, file.name, opened, url) if warm_start and existing is None else []
         meter = LatencyMeter(file.device)
         if existing is not None and existing.user_attrs.get(TIMED_ON, meter.identity) != meter.identity:
@@ -170,17 +165,15 @@ def run_study(
             for key, value in attributes.items():
                 existing.set_user_attr(key, value)
         enqueue_missing(existing)
-        if file.search.sampler == "known-cost":
-            foreseen = {"quality", "deployed_bytes", *predict(space.draw(np.random.default_rng(0))[0])}
-            if unknown := {*file.objectives, *file.limits.given()} - foreseen:
-                logger.warning("known-cost cannot foresee %s here and leaves it out.", ", ".join(sorted(unknown)))
+        foreseen = {"quality", "deployed_bytes", *predict(space.draw(np.random.default_rng(0))[0])}
+        sampler = fitting_sampler(file.search.sampler, foreseen, file.objectives, file.limits.given())
         if file.search.propose is not None:
             with _all_cores():
                 enqueue_cells(
                     existing, file.search.propose, file.limits, file.search.seed, plan, prepared, space, predict
                 )
         known = (space, prepared.shape, prepared.vocabulary, file.objectives, file.limits.given(), predict)
-        existing.sampler = study_sampler(file.search.sampler, file.search.seed, *known, known_qualities(existing))
+        existing.sampler = study_sampler(sampler, file.search.seed, *known, known_qualities(existing))
 
         def propose(trial: optuna.Trial) -> Proposal:
             config, recipe = space.suggest(trial)
@@ -207,106 +200,11 @@ def run_study(
         if repeated:
             logger.info("Trials that had not ended and are run again: %d.", repeated)
         if not ledger.exhausted:
-            _run(file, ledger, url, pipeline, plan, display or NoDisplay(), cluster)
+            run_trials(file, ledger, url, pipeline, plan, display or NoDisplay(), cluster)
             tell_agreement(existing)
         ledger.close()
         check_front_on_arm(existing, url, tasks, file.device)
     return Study(existing, url)
-
-
-def _run(
-    file: StudyFile, ledger: Ledger, url: str, pipeline: str, plan: Any, display: Display, cluster: Cluster | None
-) -> None:
-    """Run Ray Tune on a ledger until its budget is spent."""
-    monitor = Monitor(ledger, list(file.objectives), file.limits, file.metric, display)
-    display.start(file.name)
-    try:
-        with _ray(file, cluster) as session:
-            from search.searcher import StudySearcher
-            from search.worker import TrialWorker, WorkerSettings
-
-            def on_change(number: int | None, state: State | None) -> None:
-                if state == "finished" and (withdrawn := withdraw(ledger.study)):
-                    ledger.counts.waiting -= withdrawn
-                    ledger.counts.orphaned += withdrawn
-                monitor(number, state)
-
-            searcher = StudySearcher(ledger, url, min(session.workers, file.search.trials), on_change)
-            settings = WorkerSettings(pipeline, plan, url, session.threads, tuple(sys.path), file.bundles)
-            _tune(TrialWorker, settings, searcher, session.folder, file.search.resources)
-            if searcher.failure is None and ledger.exhausted:
-                ledger.close(monitor)
-    except BaseException:
-        # Ray and its workers are gone by now: settle what they finished, queue the rest for a resume.
-        ledger.recover()
-        raise
-    finally:
-        display.stop()
-    if searcher.failure is not None:
-        ledger.recover()
-        raise searcher.failure
-    if not ledger.exhausted:
-        raise RuntimeError("Ray Tune stopped before the budget of the study was spent")
-
-
-@contextlib.contextmanager
-def _on_cluster(address: str | None, file: StudyFile, url: str) -> Iterator[Cluster | None]:
-    """The cluster at an address, connected and checked before anything slow begins; None without an address."""
-    if address is None:
-        yield None
-        return
-    from search.cluster.connection import connected
-
-    with connected(address, file, url) as cluster:
-        yield cluster
-
-
-@contextlib.contextmanager
-def _ray(file: StudyFile, cluster: Cluster | None) -> Iterator[Session]:
-    """A Ray of this machine's own, unless a cluster is connected."""
-    if cluster is not None:
-        try:
-            yield cluster.session
-        except BaseException:
-            cluster.stop()  # what comes next takes the workers for gone
-            raise
-        return
-    # Ray takes more than a second to import: only a search pays for it.
-    from search.local_ray import local_ray
-
-    # By the clock, one trial's training would disturb another one's timing.
-    most = 1 if file.device.latency == "native" else file.search.worker_count()
-    workers = min(most, file.search.trials)
-    with local_ray(workers, max(1, usable_cores() // workers), file.search.cpus_per_trial) as session:
-        if file.search.gpus_per_trial > 0:
-            from search.cluster.nodes import alive_nodes, trials_at_once
-
-            trials_at_once(alive_nodes(), file.search.cpus_per_trial, file.search.gpus_per_trial)
-        yield session
-
-
-def _tune(worker: type, settings: Any, searcher: Any, folder: Path, resources: dict[str, float]) -> None:
-    from ray import tune
-
-    from search.scheduler import RungScheduler
-
-    tune.Tuner(
-        tune.with_resources(tune.with_parameters(worker, settings=settings), resources),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=RungScheduler(searcher),
-            num_samples=-1,  # the searcher says when it is over
-            reuse_actors=True,
-            trial_name_creator=lambda trial: trial.trial_id,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name="search",
-            storage_path=str(folder),
-            verbose=0,
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-        ),
-    ).fit()
 
 
 @contextlib.contextmanager
@@ -326,44 +224,3 @@ def _all_cores() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _find_whole(storage: Any, name: str) -> optuna.Study | None:
-    """The study of that name; one that a search was killed in making counts as none."""
-    found = find_study(storage, name)
-    return None if found is None or half_made(found) else found
-
-
-def _check_no_bundles(file: StudyFile) -> None:
-    """A new study must not write over the bundles of another one, in another storage or deleted."""
-    folder = study_folder(file.name) / "trials"
-    if (folder.is_dir() and any(folder.iterdir())) or (file.bundles and names(file.bundles)):
-        raise InputError(
-            f"{file.bundles or folder} holds bundles of another study named {file.name!r}.",
-            "Remove that folder, or start this study by --name NAME.",
-        )
-
-
-def _check_unchanged(existing: optuna.Study, file: StudyFile) -> None:
-    """Refuse to resume a study whose file says something else by now, budget and workers aside."""
-    before = existing.user_attrs.get(STUDY_FILE)
-    if before is None:
-        raise InputError(f"{existing.study_name!r} is an Optuna study that Shoebox did not make.")
-    # Through the model, so that a default which a newer Shoebox added is no difference.
-    before = read_file(existing.study_name, before).model_dump(mode="json")
-    changed = [path for path in _differences(before, file.model_dump(mode="json")) if path not in _MAY_CHANGE]
-    if changed:
-        raise InputError(
-            f"Study {existing.study_name!r} was started with other settings: {', '.join(sorted(changed))} "
-            "changed since.",
-            "Set them back to resume, or start another study by --name NAME.",
-        )
-
-
-def _differences(before: Any, after: Any, path: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        found = []
-        for key in {**before, **after}:
-            found += _differences(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
-        return found
-    return [] if before == after else [path]

@@ -37,4 +37,5 @@ def test_files_stay_small(file: Path) -> None:
 
 
 def test_studies_hold_no_code() -> None:
-    assert {file.suffix for file in (ROOT / "studies").iterdir() if file.name != "__pycache__"} == {".yaml"}
+    files = [path for path in (ROOT / "studies").rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
+    assert {file.suffix for file in files} == {".yaml"}

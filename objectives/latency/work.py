@@ -103,7 +103,8 @@ def _binary(call: OperatorCall) -> tuple[str, Work]:
     if elements <= 512:
         return "Small", {"elements": elements}
     spans, same = _spans(call.inputs, output)
-    return f"{call.operator}[{'same' if same else 'spread'}]", {"elements": elements, "spans": spans}
+    # What broadcasts goes through the same loops whatever it computes; sums were recorded.
+    return f"{call.operator}[same]" if same else "Add[spread]", {"elements": elements, "spans": spans}
 
 
 def _spans(inputs: tuple[Dims, ...], output: Dims) -> tuple[int, bool]:
@@ -111,10 +112,11 @@ def _spans(inputs: tuple[Dims, ...], output: Dims) -> tuple[int, bool]:
     if all(prod(dims) in (1, prod(output)) for dims in inputs):
         return 1, True
     smallest = min(inputs, key=prod)
-    length = 1
+    length, repeats = 1, None  # in a run, the smaller input either goes along or stays where it is
     for size, own in zip(reversed(output), reversed(smallest), strict=False):
-        if own != size:
+        if size > 1 and repeats not in (None, own != size):
             break
+        repeats = own != size if size > 1 else repeats
         length *= size
     return prod(output) // length, False
 

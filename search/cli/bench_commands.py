@@ -45,6 +45,8 @@ def bench_samplers(
     json: JsonOption = False,
 ) -> None:
     """Compare samplers on a problem whose trials take no time: hypervolume against trials and training cost."""
+    import optuna
+
     from search.bench import Contender, Problem, SyntheticProblem, compare
     from search.cli.tables import output_console
     from search.validation import closest
@@ -60,6 +62,7 @@ def bench_samplers(
             raise InputError(f"--objectives: there is no objective {objective!r}.", closest(objective, known))
     if "quality" not in wanted or len(set(wanted)) != len(wanted):
         raise InputError("--objectives should hold quality, and nothing twice.")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # studies in memory are of no interest
     console = output_console()
     searched: Problem
     if fit or problem is BenchProblem.recorded:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import typer
-
-from space.paths import home
 
 _ROOT = Path(__file__).resolve().parents[2]
 SAMPLERS = ("known-cost", "tpe", "nsga2", "gp", "random", "qmc")
@@ -51,7 +50,10 @@ def complete_device(incomplete: str) -> list[str]:
 
 def _stored(storage: str | None) -> Iterator[str]:
     with contextlib.suppress(Exception):  # at the tab key, no message helps
-        path = home() / "studies.db" if storage is None else Path(storage.removeprefix("sqlite:///"))
+        # As `search.storage.default_url` has it, but importing the packages takes seconds.
+        storage = storage or os.environ.get("SHOEBOX_STORAGE")
+        home = Path(os.environ.get("SHOEBOX_HOME") or "~/.shoebox").expanduser()
+        path = Path(storage.removeprefix("sqlite:///")) if storage else home / "studies.db"
         if not path.is_file():
             return
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=0.5)) as database:

@@ -7,8 +7,18 @@ worker; with several, the order in which results arrive matters).
 """
 
 from search.samplers.named import SAMPLERS, SamplerName
-from search.samplers.of_study import study_sampler
+from search.samplers.of_study import fitting_sampler, study_sampler
 from search.samplers.per_trial import PerTrialSampler
 from search.samplers.places import PLACE, RETRY_OF, place, seeds
 
-__all__ = ["PLACE", "RETRY_OF", "SAMPLERS", "PerTrialSampler", "SamplerName", "place", "seeds", "study_sampler"]
+__all__ = [
+    "PLACE",
+    "RETRY_OF",
+    "SAMPLERS",
+    "PerTrialSampler",
+    "SamplerName",
+    "fitting_sampler",
+    "place",
+    "seeds",
+    "study_sampler",
+]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from search.samplers.named import SamplerName
@@ -12,6 +13,29 @@ from space.families import deployed_bytes
 from space.joint import JointSpace
 from space.shape import TaskShape
 from space.vocabulary import Vocabulary
+
+logger = logging.getLogger("shoebox.search.samplers")
+
+
+def fitting_sampler(
+    name: SamplerName, foreseen: Collection[str], objectives: Sequence[str], limits: Collection[str]
+) -> SamplerName:
+    """The sampler of a study, or `tpe` in place of `known-cost` where an objective cannot be foreseen.
+
+    Args:
+        name: that the study names.
+        foreseen: costs that are known, exactly or by a prediction, before anything is trained.
+        objectives: of the study.
+        limits: names of the costs that are limited. One that cannot be foreseen has no influence on proposals.
+    """
+    if name != "known-cost":
+        return name
+    if unknown := sorted({*objectives} - {*foreseen}):
+        logger.warning("known-cost cannot foresee %s here: tpe proposes in its place.", ", ".join(unknown))
+        return "tpe"
+    if unknown := sorted({*limits} - {*foreseen}):
+        logger.warning("known-cost cannot foresee %s here and leaves it out.", ", ".join(unknown))
+    return name
 
 
 def study_sampler(

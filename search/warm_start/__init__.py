@@ -5,19 +5,17 @@ The good configurations of the most similar older studies are tried first, in an
 entered as if it were the new task's.
 """
 
+from search.warm_start.agreement import agreement, tell_agreement, withdraw
 from search.warm_start.fingerprint import FINGERPRINT, Fingerprint, fingerprint, similarity
 from search.warm_start.plan import (
     AUTO,
     WARM_START,
     OlderStudy,
     WarmStart,
-    agreement,
     enqueue_missing,
     known_qualities,
     older_studies,
     plan_warm_start,
-    tell_agreement,
-    withdraw,
 )
 
 __all__ = [

@@ -16,8 +16,10 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from search.local_ray import _is_running
+from search.states import BYTES
 from search.storage import default_url, open_storage
 from search.study import load_study
 
@@ -54,6 +56,13 @@ def wait_for_trained(count: int, seconds: float = 180) -> None:
             pass  # the study is not there yet
         time.sleep(0.1)
     raise AssertionError(f"fewer than {count} trials finished in {seconds} s")
+
+
+def wait_for_one_that_trains(seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not any(trial.state is TrialState.RUNNING and BYTES in trial.user_attrs for trial in frozen()):
+        assert time.monotonic() < until, f"no trial was handed out in {seconds} s"
+        time.sleep(0.02)
 
 
 @pytest.fixture(autouse=True)
@@ -140,9 +149,10 @@ def test_a_study_from_start_to_front(
 
 def test_killed_and_resumed(shoebox_command: list[str], toy_file: Path) -> None:
     command = [*shoebox_command, "search", str(toy_file), "--trials", "12"]
-    driver = start(command, SHOEBOX_TOY_SECONDS="0.3")
+    driver = start(command, SHOEBOX_TOY_SECONDS="6")  # so that no orphaned worker ends a trial first
     try:
-        wait_for_trained(3)
+        wait_for_trained(1)
+        wait_for_one_that_trains()
     finally:
         os.kill(driver.pid, signal.SIGKILL)
         driver.communicate()
@@ -155,7 +165,7 @@ def test_killed_and_resumed(shoebox_command: list[str], toy_file: Path) -> None:
     assert set(states()) <= {"finished", "infeasible", "orphaned"}
     assert {number: after.trial(number).record for number in finished} == finished
     # Those that a worker had are repeated with their parameters; one that was being asked for is asked for anew.
-    given_out = [trial for trial in frozen() if "orphaned" in trial.user_attrs and "deployed_bytes" in trial.user_attrs]
+    given_out = [trial for trial in frozen() if "orphaned" in trial.user_attrs and BYTES in trial.user_attrs]
     repeated = [trial.params for trial in after.trials("finished")]
     assert given_out
     assert all(trial.params in repeated for trial in given_out)

@@ -61,7 +61,10 @@ def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
         ("space: {recipe: {temprature: 2}}", "space.recipe.temprature is not a key of section 'space.recipe'. Did"),
         ("space: {embedding_width: {low: 3, hgih: 5}}", "space.embedding_width.hgih is not a key of"),
         ("space: {embedding_width: {low: 64, high: 32}}", "space.embedding_width has low 64 above high 32."),
-        ("space: {families: [lstm]}", "space.families: There is no student family 'lstm'. Known: transformer, birnn."),
+        (
+            "space: {families: [lstm]}",
+            "space.families: There is no student family 'lstm'. Known: transformer, birnn, conv.",
+        ),
         ("name: a/b", "name should be of letters, digits, dots, dashes and underscores"),
         ("name: 3", "name should be text, found 3."),
         ("device: {tokens: 65, latency: estimated}", "device.tokens 65 is above task.max_length 64"),

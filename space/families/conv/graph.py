@@ -14,13 +14,7 @@ from typing import Any, NamedTuple
 
 from onnx import TensorProto
 
-from space.families.conv.config import (
-    OPERATIONS,
-    ConvConfig,
-    Operation,
-    is_convolution,
-    window_of,
-)
+from space.families.conv.config import OPERATIONS, ConvConfig, Operation, is_convolution, window_of
 from space.families.transformer.graph import answers
 from space.families.transformer.pieces import Storage, linear, linear_constants, node, scalar, table, vector
 from space.graph import MICROSOFT, Item, Part, Tensor
