@@ -212,7 +212,7 @@ def test_the_line_to_resume_by_is_a_shells(
     def stopped(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("search.run._run", stopped)
+    monkeypatch.setattr("search.run.run_trials", stopped)
     file = toy_file.rename(toy_file.with_name("my study.yaml"))
     done = shoebox("search", str(file), "--name", "mine")
     assert done.returncode == 130
@@ -226,7 +226,7 @@ def test_a_study_half_made_counts_as_none(shoebox: Shoebox, toy_file: Path, monk
     optuna.create_study(study_name="toy", storage=open_storage(default_url()))
     check_refused(shoebox("pareto", "toy"), "There is no study 'toy'")
     check_refused(shoebox("search", str(toy_file), "--resume"), "There is no study 'toy'")
-    monkeypatch.setattr("search.run._run", lambda *_: None)
+    monkeypatch.setattr("search.run.run_trials", lambda *_: None)
     done = shoebox("search", str(toy_file))  # made anew; without trials there is no front to print
     check_refused(done, "has no finished trial")
     assert load_study("toy").objectives == ["quality", "latency_ms"]
@@ -245,7 +245,7 @@ def test_what_the_machine_refuses_is_one_sentence(
     def fail(*_: Any, **__: Any) -> None:
         raise error from (OSError("database or disk is full") if isinstance(error, StorageInternalError) else None)
 
-    monkeypatch.setattr("search.study.load_study", fail)
+    monkeypatch.setattr("search.query.selection.load_study", fail)
     check_refused(shoebox("pareto", "toy"), message)
 
 

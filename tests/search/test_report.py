@@ -290,7 +290,7 @@ def test_small_parts_of_a_report(report: Report) -> None:
 
 @pytest.mark.usefixtures("toy")
 def test_objectives_have_names_in_optunas_own_tools(toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.run._run", lambda *_: None)
+    monkeypatch.setattr("search.run.run_trials", lambda *_: None)
     run_study(toy_file)
     study = find_study(open_storage(load_study("toy").url), "toy")
     assert study is not None
