@@ -13,6 +13,7 @@ from space import InputError
 SHIPPED = [
     "banking77",
     "cola",
+    "everything",
     "mrpc",
     "multi-task",
     "quickstart",
