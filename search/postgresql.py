@@ -15,7 +15,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 from sqlalchemy.pool import NullPool
 
 from space.errors import InputError
@@ -39,7 +39,14 @@ _REPEATABLE = (
     "get_trial",
     "get_all_trials",
     "_get_trials",
+    "get_best_trial",
+    "get_n_trials",
     "get_trial_id_from_study_id_trial_number",
+    "get_trial_number_from_id",
+    "get_trial_param",
+    "get_trial_params",
+    "get_trial_system_attrs",
+    "get_trial_user_attrs",
     "set_trial_param",
     "set_trial_user_attr",
     "set_trial_system_attr",
@@ -144,4 +151,5 @@ def _cut_off(error: Exception) -> bool:
     """Whether a call failed because its connection broke."""
     cause = error if isinstance(error, DBAPIError) else error.__cause__
     broken = isinstance(cause, DBAPIError) and cause.connection_invalidated
-    return broken or isinstance(cause, (OperationalError, InterfaceError))
+    # The last: the connection broke in a transaction, which Optuna went on with before it ended it.
+    return broken or isinstance(cause, (OperationalError, InterfaceError, PendingRollbackError))

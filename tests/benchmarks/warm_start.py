@@ -30,7 +30,8 @@ from search.samplers import PerTrialSampler, SamplerName, seeds
 from search.samplers.known_cost import KnownCosts, OlderQualities, Prior
 from search.warm_start.adapt import flat_values
 from search.warm_start.candidates import OldTrial
-from search.warm_start.plan import WARM_START, WarmStart, choose_start, enqueue_missing, withdraw
+from search.warm_start.agreement import withdraw
+from search.warm_start.plan import WARM_START, WarmStart, choose_start, enqueue_missing
 from space.config import Recipe, StudentConfig
 from space.families.transformer import Layer, TransformerConfig
 from space.families.transformer.config import PER_LAYER
