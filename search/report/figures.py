@@ -13,7 +13,7 @@ from typing import Any
 
 from runners.record import TrialRecord
 from search.report.gather import Report
-from search.report.traits import Trait, bits_of_modules, traits_of
+from search.report.traits import Trait, bits_of_modules, kind_of, kinds_of, traits_of
 from search.states import Objective
 
 Figure = dict[str, Any]
@@ -21,6 +21,7 @@ COLOURS = ("#3f76b5", "#d98032", "#4c9a6a", "#b8524a", "#7d6bb1", "#8a8f98", "#b
 ACCENT, FAINT = COLOURS[0], "#9aa3ad"
 # Of bits on a scale of their logarithms: 2, 4 and 8 (and 16, 32, should a family have them).
 _BITS = [[0.0, "#e7c9a0"], [0.25, "#e7c9a0"], [0.5, "#8fb3d9"], [0.75, "#3f76b5"], [1.0, "#2b4f7d"]]
+_IN_THE_LEGEND: Figure = {"type": "scatter", "mode": "markers", "x": [None], "y": [None], "hoverinfo": "skip"}
 _MOST_POINTS = 2000  # beside the front: more make the page slow
 
 
@@ -31,6 +32,10 @@ def front(report: Report) -> Figure:
     others = [record for record in report.records if record.trial not in kept]
     others = others[:: max(1, math.ceil(len(others) / _MOST_POINTS))]
     ordered = sorted(report.front, key=lambda record: (_cost(record, cost), record.quality))
+    kinds = colours_of_kinds(report)
+
+    def colours(records: Sequence[TrialRecord], otherwise: str) -> str | list[str]:
+        return [kinds[kind_of(record)] for record in records] if kinds else otherwise
 
     def points(records: Sequence[TrialRecord], **more: Any) -> Figure:
         return {
@@ -47,14 +52,28 @@ def front(report: Report) -> Figure:
     mode = "lines+markers" if len(report.study.objectives) == 2 else "markers"
     return _figure(
         [
-            points(others, name="other trials", mode="markers", marker={"size": 6, "color": FAINT, "opacity": 0.55}),
-            points(ordered, name="front", mode=mode, line=stairs, marker={"size": 11, "color": ACCENT}),
+            points(
+                others,
+                name="other trials",
+                mode="markers",
+                marker={"size": 6, "color": colours(others, FAINT), "opacity": 0.55},
+            ),
+            points(
+                ordered, name="front", mode=mode, line=stairs, marker={"size": 11, "color": colours(ordered, ACCENT)}
+            ),
+            *({**_IN_THE_LEGEND, "name": name, "marker": {"color": colour}} for name, colour in kinds.items()),
         ],
         xaxis={"title": {"text": escape(report.study.file.label_of(cost))}, "rangemode": "tozero"},
         yaxis={"title": {"text": escape(report.study.file.label_of("quality"))}},
         hovermode="closest",
         height=460,
     )
+
+
+def colours_of_kinds(report: Report) -> dict[str, str]:
+    """A colour for each kind of student (family and method), most frequent first; empty where there is one kind."""
+    kinds = kinds_of(report.records)
+    return {kind: COLOURS[index % len(COLOURS)] for index, kind in enumerate(kinds)} if len(kinds) > 1 else {}
 
 
 def hypervolume(report: Report, *, over_cost: bool) -> Figure:

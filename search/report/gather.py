@@ -21,6 +21,7 @@ from runners.card import card
 from runners.record import TrialRecord, library_versions
 from search.report.importance import Importance, importances
 from search.report.shares import bytes_by_part, milliseconds_by_operator, without_small
+from search.report.traits import kinds_of
 from search.storage import find_study, masked, open_storage
 from search.study import Study, StudyTrial, directions, reference_point
 from space.errors import InputError
@@ -234,7 +235,10 @@ def _provenance(study: Study, frozen: Sequence[FrozenTrial], front: Sequence[Tri
     ends = [trial.datetime_complete for trial in frozen if trial.datetime_complete is not None]
     kept = ", ".join(f"{name} at most {limit:,}" for name, limit in file.limits.given().items())
     versions: dict[str, set[str]] = {}
-    for record in study.records():
+    records = study.records()
+    all_kinds, kinds = kinds_of(records), kinds_of(front)
+    shares = ", ".join(f"{kind} {kinds.get(kind, 0)} of {count}" for kind, count in all_kinds.items())
+    for record in records:
         for name, version in record.versions.items():
             versions.setdefault(name, set()).add(version)
     emulator = ", ".join(f"{name} {version}" for name, version in latency.versions.items())
@@ -247,6 +251,7 @@ def _provenance(study: Study, frozen: Sequence[FrozenTrial], front: Sequence[Tri
         ("objectives", ", ".join(study.objectives)),
         ("limits", kept),
         ("sampler and seed", f"{file.search.sampler}, {file.search.seed}"),
+        ("students on the front", shares if len(all_kinds) > 1 else ""),
         ("teacher", file.teacher.model),
         ("device", f"{latency.device}, {latency.backend}, {'calibrated' if latency.calibrated else 'uncalibrated'}"),
         ("latency tools", emulator),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from search.report.figures import COLOURS, cost_of
+from search.report.figures import COLOURS, colours_of_kinds, cost_of
 from search.report.gather import Report
+from search.report.traits import kind_of
 from space.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,13 +48,19 @@ def as_picture(report: Report) -> bytes:
 def _draw_front(axes: Axes, report: Report) -> None:
     cost = cost_of(report)
     everything = [record.costs().get(cost, float("nan")) for record in report.records]
-    axes.scatter(everything, [r.quality for r in report.records], s=12, color=COLOURS[5], alpha=0.5, label="trials")
+    kinds = colours_of_kinds(report)
+    colours: Any = [kinds[kind_of(record)] for record in report.records] if kinds else COLOURS[5]
+    label = None if kinds else "trials"
+    axes.scatter(everything, [r.quality for r in report.records], s=12, c=colours, alpha=0.5, label=label)
     ordered = sorted(report.front, key=lambda record: record.costs().get(cost, float("nan")))
     at = [record.costs().get(cost, float("nan")) for record in ordered]
     line = "steps-post" if len(report.study.objectives) == 2 else "default"
     style = "-" if len(report.study.objectives) == 2 else "none"
     quality = [record.quality for record in ordered]
     axes.plot(at, quality, linestyle=style, marker="o", drawstyle=line, color=COLOURS[0], label="front")
+    for name, colour in kinds.items():
+        of_it = [index for index, record in enumerate(ordered) if kind_of(record) == name]
+        axes.plot([at[i] for i in of_it], [quality[i] for i in of_it], "o", color=colour, label=name)
     axes.set(xlabel=report.study.file.label_of(cost), ylabel=report.study.file.label_of("quality"), title="Front")
     axes.legend(frameon=False, loc="lower right")
 

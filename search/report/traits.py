@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from runners.record import TrialRecord
 from space.config import StudentConfig
 
 if TYPE_CHECKING:
@@ -19,6 +21,16 @@ _LAYER = {
     "attention_bits": "attention bits",
     "ffn_bits": "ffn bits",
 }
+
+
+def kind_of(record: TrialRecord) -> str:
+    """Family and method of a student, as in `birnn, stagewise`."""
+    return record.config.family if record.recipe.schedule == "joint" else f"{record.config.family}, stagewise"
+
+
+def kinds_of(records: Iterable[TrialRecord]) -> dict[str, int]:
+    """How many records there are of each kind, most first."""
+    return dict(Counter(map(kind_of, records)).most_common())
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from search.bench.synthetic import CEILING, CHANCE, TOKENS, WORDS, SyntheticProb
 from search.samplers import PerTrialSampler, SamplerName, seeds
 from search.samplers.known_cost import KnownCosts, OlderQualities, Prior
 from search.warm_start.adapt import flat_values
-from search.warm_start.candidates import OldTrial
 from search.warm_start.agreement import withdraw
+from search.warm_start.candidates import OldTrial
 from search.warm_start.plan import WARM_START, WarmStart, choose_start, enqueue_missing
 from space.config import Recipe, StudentConfig
 from space.families.transformer import Layer, TransformerConfig
@@ -150,7 +150,7 @@ def run(
         if excess > 0:
             study.tell(trial, state=TrialState.PRUNED)
             continue
-        quality = task.evaluate(trial.params, seeds(seed, trial.number)[1])
+        quality = task.evaluate(trial.params, seeds(seed, trial.number)[1])[-1]
         study.tell(trial, [quality, costs["latency_ms"]])
         withdraw(study)
         trained.append(OldTrial(trial.number, flat_values(*drawn), quality))

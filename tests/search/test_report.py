@@ -271,6 +271,19 @@ def test_importances_find_what_matters() -> None:
     assert "same value" in _importance("quality", rows, [1.0] * 60).remark
 
 
+def test_kinds_of_students_have_colours(report: Report) -> None:
+    assert drawn.colours_of_kinds(report) == {}
+    first, *rest = report.records
+    staged = first.model_copy(update={"recipe": first.recipe.model_copy(update={"schedule": "stagewise"})})
+    mixed = dataclasses.replace(report, records=[staged, *rest], front=[staged])
+    kinds = drawn.colours_of_kinds(mixed)
+    assert list(kinds) == ["transformer", "transformer, stagewise"]
+    figure = drawn.front(mixed)
+    graph_objects.Figure(figure)
+    assert figure["data"][1]["marker"]["color"] == [kinds["transformer, stagewise"]]
+    assert [trace["name"] for trace in figure["data"][2:]] == list(kinds)
+
+
 def test_small_parts_of_a_report(report: Report) -> None:
     assert spread_evenly(report.front, 100) == report.front
     few = spread_evenly(report.records, 3)
