@@ -121,7 +121,7 @@ def _fill(
             spec.epochs,
         )
         train = encode(tokenizer, task.train, max_length)
-        validation = encode(tokenizer, task.validation, max_length)
+        validation = encode(tokenizer, task.taught_validation, max_length)
         fine_tune(teacher, train, task.train.labels, task.regression, spec, device)
 
     arrays: list[np.memmap[Any, Any]] = []
