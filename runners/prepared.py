@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tokenizers
 
 from runners.batches import Encoded, encode
@@ -18,6 +19,7 @@ from runners.task import Examples, Task, load_task
 from runners.teacher import TeacherOutputs, load_teacher, prepare_teacher
 from runners.teacher.model import find_model, load_tokenizer
 from runners.teacher.origin import sum_of_equals
+from runners.teacher.prototypes import domain_expertise, prepare_prototypes, with_mean_one
 from runners.teacher.statistics import LayerStatistics, prepare_statistics
 from runners.teacher.words import prepare_words, word_basis
 from runners.transfer import TransferOutputs, prepare_transfer
@@ -54,9 +56,26 @@ class TaughtTask:
             outputs=task.outputs, segments=task.segments, max_length=task.max_length, per_token=task.per_token
         )
 
+    @property
+    def examples(self) -> int:
+        """How many texts of the train split students learn from."""
+        learned = self.task.learned
+        return len(self.task.train) if learned is None else len(learned)
+
     def statistics(self) -> LayerStatistics:
         """Of the teacher on the train split."""
         return prepare_statistics(self.teacher, self.task, self.teacher_length)
+
+    def expertise(self) -> npt.NDArray[np.float32] | None:
+        """How much the teacher's answers to the texts of the train split count, float32 [n]; None without domains.
+
+        The mean is 1 over the texts that students learn from.
+        """
+        if self.task.domains is None:
+            return None
+        weights = prepare_prototypes(self.teacher.model, self.task, self.teacher_length)
+        labels = self.task.train.labels.astype(np.int64)
+        return with_mean_one(domain_expertise(weights, self.teacher.train_logits, labels), self.task.learned)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +133,9 @@ class Prepared:
         return self._lengths[size]
 
     def _task_lengths(self, name: str, size: int) -> tuple[int, int]:
-        examples = self.tasks[name].task.train
-        rows = range(0, len(examples), -(-len(examples) // _MEASURED_TEXTS))
-        encoded = self.encode(name, size, examples.take(rows))
+        task = self.tasks[name].task
+        rows = np.arange(len(task.train)) if task.learned is None else task.learned
+        encoded = self.encode(name, size, task.train.take(rows[:: -(-len(rows) // _MEASURED_TEXTS)]))
         median, long = np.quantile(encoded.lengths, [0.5, 0.95], method="higher")
         return int(median), int(long)
 
@@ -142,7 +161,9 @@ class Prepared:
             if transfer is not None:
                 further = prepare_words(transfer.folder, transfer.examples, teacher, basis, length)
         encoded = self.encoded_train(name, size)
-        sources = [Lessons(encoded, teacher.train_logits, teacher.train_hidden, task.train.labels, words)]
+        weights = taught.expertise() if recipe.example_weighting == "domain_expertise" else None
+        own = Lessons(encoded, teacher.train_logits, teacher.train_hidden, task.train.labels, words)
+        sources = [replace(own, weights=weights, chosen=task.learned)]
         if transfer is not None:
             sources.append(transfer.lessons(self.encoded_transfer(name, size), further))
         shares = [recipe.transfer_share] * (len(sources) - 1)

@@ -162,6 +162,13 @@ class StudyFile(TaskSections):
                 raise ValueError(problem if self.task else f"tasks.{name}: {problem}")
         if self.task and self.space.recipe.task_exponent != RecipeDimensions().task_exponent:  # type: ignore[attr-defined]
             raise ValueError("space.recipe.task_exponent is about several tasks, but there is only one: leave it out")
+        if "domain_expertise" in ends(self.space.recipe.example_weighting):  # type: ignore[attr-defined]
+            weighed = [plan.task for plan in self.task_plans.values() if plan.task.domain is not None]
+            if not weighed or any(task.kind != "classification" for task in weighed):
+                raise ValueError(
+                    "space.recipe.example_weighting: domain_expertise is for a classification with domains: name their "
+                    "column under task.domain"
+                )
         self._check_initialization()
         self._check_pretraining()
         if self.search.propose is not None:
@@ -177,6 +184,8 @@ class StudyFile(TaskSections):
                 return problem
         if plan.task.per_token and "encoder" in ends(self.space.recipe.teacher_update):  # type: ignore[attr-defined]
             return "space.recipe.teacher_update: encoder is for tasks that judge whole texts, not words"
+        if plan.teacher.kind == "meta" and (plan.task.domain is None or plan.task.kind != "classification"):
+            return "teacher.kind: meta is for a classification with domains: name their column under task.domain"
         if plan.transfer is None:
             return None
         if plan.task.per_token:

@@ -15,6 +15,7 @@ VocabularyScore = Literal["attention_sum", "attention_mean", "frequency"]
 Quantization = Literal["aware", "post_training"]
 Clipping = Literal["none", "auto", "searched", "learned"]
 Schedule = Literal["joint", "stagewise"]
+ExampleWeighting = Literal["none", "domain_expertise"]
 
 
 class StudentConfig(BaseModel):
@@ -94,6 +95,11 @@ class Recipe(BaseModel):
             `runners.distill.schedules`), in as many steps altogether. On little text and without transfer text it does
             not pay: on 5,000 sentences of WikiAnn (en), a recurrent student of 1.15 MB has, after 12 epochs, entity F1
             0.577 with `joint` and 0.565 with stages on states and logits (one seed; the teacher has 0.700).
+        example_weighting: how much the teacher's answers to a text of the train split count: `none` all alike,
+            `domain_expertise` by `(1 + w) / (exp((p_T(y) - 1)^2) + 1)`, with mean 1: more where the teacher gives the
+            label a high probability and where the text is like those of all domains (Meta-KD, Pan et al. 2021, arXiv
+            2012.01266). The loss on labels is not weighed: a label is right where the teacher is wrong. Transfer text
+            counts 1.
         transfer_share: share of the examples that is drawn from the study's transfer text.
         task_exponent: of several tasks, a task with n texts gets batches in proportion to n to this power: 1 as many as
             it has texts for, 0 the same for all. 0.5 keeps large tasks from drowning small ones.
@@ -121,6 +127,7 @@ class Recipe(BaseModel):
     relation_weight: float = Field(default=0.0, ge=0)
     initialization: Literal["random", "teacher", "layers", "pretrained"]
     schedule: Schedule = "joint"
+    example_weighting: ExampleWeighting = "none"
     transfer_share: float = Field(default=0.0, ge=0, lt=1)
     task_exponent: float = Field(default=0.5, ge=0, le=1)
     quantization: Quantization = "aware"

@@ -49,6 +49,7 @@ class RecipeDimensions(BaseModel):
     relation_weight: Dimension = Choices(values=(0.0,))
     initialization: Dimension = Choices(values=("random", "teacher"))
     schedule: Dimension = Choices(values=("joint",))
+    example_weighting: Dimension = Choices(values=("none",))
     transfer_share: Dimension = Choices(values=(0.0,))
     task_exponent: Dimension = Choices(values=(0.5,))
     quantization: Dimension = Choices(values=("aware",))
