@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "pre-training": {"initialization": "pretrained"},
     "clipping": {"clipping": "searched"},
     "stage-wise-training": {"schedule": "stagewise"},
+    "example-weighting": {"example_weighting": "domain_expertise"},
 }
 
 
@@ -47,6 +49,7 @@ METHODS: dict[str, dict[str, Any]] = {
         ("pre-training", {"initialization"}),
         ("clipping", {"clipping"}),
         ("stage-wise-training", {"schedule"}),
+        ("example-weighting", {"example_weighting"}),
         ("vocabulary-pruning", {"vocabulary_keep"}),
         ("vocabulary-pruning-equal-bytes", {"vocabulary_keep", "embedding_width"}),
         ("sequence-pruning", {"layers"}),
@@ -72,6 +75,25 @@ def test_a_row_changes_its_method_and_nothing_else(study: Path, row: str, fields
     assert differences(whole, found[0]) == fields
     again = ROWS[row].remove(found[0], FACTS)
     assert again is None  # what is removed cannot be removed again
+
+
+def test_a_meta_teacher_gives_way_to_a_fine_tuned_one(study: Path, tmp_path: Path, model: Path) -> None:
+    _, whole = start(study)
+    assert ROWS["meta-teacher"].remove(whole, FACTS) is None
+    plan = whole.plan
+    kind = plan.teacher.model_copy(update={"kind": "meta"})
+    meta = replace(whole, plan=plan.model_copy(update={"teacher": kind}))
+    found = ROWS["meta-teacher"].remove(meta, FACTS)
+    assert found is not None
+    assert found[0] == whole
+    _, several = start(write_several(tmp_path, model))
+    tasks = several.plan.tasks
+    assert tasks is not None
+    own = tasks["small"].teacher.model_copy(update={"kind": "meta"})
+    given = {**tasks, "small": tasks["small"].model_copy(update={"teacher": own})}
+    found = ROWS["meta-teacher"].remove(replace(several, plan=several.plan.model_copy(update={"tasks": given})), FACTS)
+    assert found is not None
+    assert {one.teacher.kind for one in found[0].plan.task_plans.values()} == {"finetuned"}
 
 
 def test_the_embedding_is_narrowed_no_more_than_needed(study: Path) -> None:
