@@ -24,7 +24,7 @@ from runners.teacher.statistics import LayerStatistics, prepare_statistics
 from runners.teacher.words import prepare_words, word_basis
 from runners.transfer import TransferOutputs, prepare_transfer
 from runners.wordpiece import encode_examples, wordpiece
-from space.config import Recipe, VocabularyScore
+from space.config import Recipe, TeacherKind, VocabularyScore
 from space.errors import InputError
 from space.shape import TaskShape
 from space.vocabulary import Vocabulary
@@ -41,12 +41,27 @@ class TaughtTask:
         teacher: its fine-tuned teacher's outputs.
         transfer: further text with the teacher's outputs, or None.
         teacher_length: longest input of the teacher in word pieces.
+        plan: that all this follows from.
     """
 
     task: Task
     teacher: TeacherOutputs
     transfer: TransferOutputs | None
     teacher_length: int
+    plan: TaskPlan
+
+    def taught_by(self, kind: TeacherKind) -> TaughtTask:
+        """The same task with a teacher of another kind, from the cache or fine-tuned now; itself where it has that one.
+
+        A task without domains keeps its teacher.
+
+        Raises:
+            InputError: the train split has one domain only; as of `prepare_teacher`.
+        """
+        if kind in ("study", self.plan.teacher.kind) or self.task.domains is None:
+            return self
+        plan = self.plan._replace(teacher=self.plan.teacher.model_copy(update={"kind": kind}))
+        return _teach(plan, self.task)
 
     @property
     def shape(self) -> TaskShape:
@@ -95,15 +110,28 @@ class Prepared:
     _lengths: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
     _encoded_transfer: dict[tuple[str, int], Encoded] = field(default_factory=dict, repr=False)
     _ranked: dict[str, Prepared] = field(default_factory=dict, repr=False)
+    _taught: dict[str, Prepared] = field(default_factory=dict, repr=False)
 
     def ranked_by(self, score: VocabularyScore) -> Prepared:
         """The same with the vocabulary ranked by that score; made once per score."""
         self._ranked.setdefault(self.vocabulary.score, self)
         if score not in self._ranked:
             # What was encoded belongs to a ranking.
-            fresh: dict[str, Any] = {"_encoded": {}, "_lengths": {}, "_encoded_transfer": {}}
+            fresh: dict[str, Any] = {"_encoded": {}, "_lengths": {}, "_encoded_transfer": {}, "_taught": {}}
             self._ranked[score] = replace(self, vocabulary=self.vocabulary.ranked_by(score), **fresh)
         return self._ranked[score]
+
+    def taught_by(self, kind: TeacherKind) -> Prepared:
+        """The same tasks with teachers of another kind (`TaughtTask.taught_by`); made once per kind.
+
+        Raises:
+            InputError: as there.
+        """
+        if kind not in self._taught:
+            tasks = {name: taught.taught_by(kind) for name, taught in self.tasks.items()}
+            same = all(tasks[name] is taught for name, taught in self.tasks.items())
+            self._taught[kind] = self if same else replace(self, tasks=tasks, _encoded_transfer={}, _ranked={})
+        return self._taught[kind]
 
     def tokenizer(self, name: str, size: int) -> tokenizers.Tokenizer:
         """WordPiece over the first `size` entries of the vocabulary, for inputs as long as the task's."""
@@ -208,9 +236,12 @@ def prepare(plan: TrialPlan) -> Prepared:
 
 
 def _prepare_task(plan: TaskPlan) -> TaughtTask:
-    task = load_task(plan.task)
+    return _teach(plan, load_task(plan.task))
+
+
+def _teach(plan: TaskPlan, task: Task) -> TaughtTask:
     teacher = prepare_teacher(plan.teacher, task)
     transfer = None
     if plan.transfer is not None:
         transfer = prepare_transfer(plan.transfer, task, teacher, plan.teacher.max_length)
-    return TaughtTask(task, teacher, transfer, plan.teacher.max_length or task.max_length)
+    return TaughtTask(task, teacher, transfer, plan.teacher.max_length or task.max_length, plan)

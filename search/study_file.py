@@ -162,12 +162,14 @@ class StudyFile(TaskSections):
                 raise ValueError(problem if self.task else f"tasks.{name}: {problem}")
         if self.task and self.space.recipe.task_exponent != RecipeDimensions().task_exponent:  # type: ignore[attr-defined]
             raise ValueError("space.recipe.task_exponent is about several tasks, but there is only one: leave it out")
-        if "domain_expertise" in ends(self.space.recipe.example_weighting):  # type: ignore[attr-defined]
-            weighed = [plan.task for plan in self.task_plans.values() if plan.task.domain is not None]
-            if not weighed or any(task.kind != "classification" for task in weighed):
+        domains = [plan.task for plan in self.task_plans.values() if plan.task.domain is not None]
+        for name, value in (("example_weighting", "domain_expertise"), ("teacher_kind", "meta")):
+            if value not in ends(getattr(self.space.recipe, name)):  # type: ignore[attr-defined]
+                continue
+            if not domains or any(task.kind != "classification" for task in domains):
                 raise ValueError(
-                    "space.recipe.example_weighting: domain_expertise is for a classification with domains: name their "
-                    "column under task.domain"
+                    f"space.recipe.{name}: {value} is for a classification with domains: name their column under "
+                    "task.domain"
                 )
         self._check_initialization()
         self._check_pretraining()

@@ -15,6 +15,7 @@ VocabularyScore = Literal["attention_sum", "attention_mean", "frequency"]
 Quantization = Literal["aware", "post_training"]
 Clipping = Literal["none", "auto", "searched", "learned"]
 Schedule = Literal["joint", "stagewise"]
+TeacherKind = Literal["study", "finetuned", "meta"]
 ExampleWeighting = Literal["none", "domain_expertise"]
 
 
@@ -71,6 +72,9 @@ class Recipe(BaseModel):
         teacher_update: what of the teacher learns where its learning rate is not 0. `task_layer`: the encoder stays
             frozen, which costs no teacher forward. `encoder`: all of it, under `L_T = a CE + b tau^2 KL(p_S || p_T) +
             c MSE(P h_S, h_T)`; each step then runs the teacher forward and backward.
+        teacher_kind: who teaches: `study`, the teacher of the study's section `teacher`; or one of the kind named, from
+            the same model and with the same length of training. Vocabulary and the figures that the student is compared
+            with stay those of the study's teacher. `meta` is for tasks with domains; others keep their teacher.
         state_weight: weight of the squared error to the teacher's hidden states of words, over its variance, averaged
             over the student's layers. Needs the teacher's states, which are made once per text; makes steps 7 %
             longer. With `layers`, 1 lowers the divergence from the teacher after a third of an epoch of SST-2 from
@@ -123,6 +127,7 @@ class Recipe(BaseModel):
     temperature: float = Field(ge=0.1, le=100)
     teacher_learning_rate: float = Field(ge=0, le=1)
     teacher_update: Literal["task_layer", "encoder"] = "task_layer"
+    teacher_kind: TeacherKind = "study"
     state_weight: float = Field(default=0.0, ge=0)
     relation_weight: float = Field(default=0.0, ge=0)
     initialization: Literal["random", "teacher", "layers", "pretrained"]

@@ -45,6 +45,7 @@ class RecipeDimensions(BaseModel):
     temperature: Dimension = Range(low=1.0, high=6.0)
     teacher_learning_rate: Dimension = Choices(values=(0.0, 1e-5, 1e-4))
     teacher_update: Dimension = Choices(values=("task_layer",))
+    teacher_kind: Dimension = Choices(values=("study",))
     state_weight: Dimension = Choices(values=(0.0,))
     relation_weight: Dimension = Choices(values=(0.0,))
     initialization: Dimension = Choices(values=("random", "teacher"))

@@ -23,8 +23,8 @@ What is fair is not always what changes least:
   (`vocabulary-pruning-equal-bytes`, `layer-sharing`) pre-train an encoder of their own, which takes long.
 - Stage-wise training (`stage-wise-training`) gives way to all losses at once in as many steps; the texts that stages
   are judged on are then learned from.
-- Meta-KD has two parts: a fine-tuned teacher of the same domains in place of the meta-teacher (`meta-teacher`; it has
-  another opinion of the vocabulary too), and all its answers counting alike (`example-weighting`).
+- Meta-KD has two parts: the meta-teacher, in whose place a fine-tuned one of the same domains teaches (`meta-teacher`;
+  the vocabulary stays as it is), and the weights of its answers, which all count alike without (`example-weighting`).
 - Without transfer text (`transfer-data`), an epoch has fewer examples. The student makes more epochs instead, so that
   it takes as many steps on as many examples: else the row would measure the length of training. The text takes no part
   in the choice of vocabulary entries either. Of several tasks, all lose their text; how the steps are divided among
@@ -195,15 +195,10 @@ def _stages(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
 
 
 def _meta(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
-    if all(plan.teacher.kind == "finetuned" for plan in setup.plan.task_plans.values()):
+    kinds = {plan.teacher.kind for plan in setup.plan.task_plans.values()}
+    if setup.recipe.teacher_kind != "meta" and (setup.recipe.teacher_kind != "study" or "meta" not in kinds):
         return None
-    plan, kept = setup.plan, {"kind": "finetuned"}
-    tasks = plan.tasks and {
-        name: task.model_copy(update={"teacher": task.teacher.model_copy(update=kept)})
-        for name, task in plan.tasks.items()
-    }
-    plan = plan.model_copy(update={"teacher": plan.teacher.model_copy(update=kept), "tasks": tasks})
-    return replace(setup, plan=plan), "a fine-tuned teacher of the same domains"
+    return changed(setup, teacher_kind="finetuned"), "a fine-tuned teacher of the same domains"
 
 
 def _weighting(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:

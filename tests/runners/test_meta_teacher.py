@@ -101,16 +101,16 @@ def test_the_loss_of_a_meta_teacher_by_hand() -> None:
     objective, rows = _objective(weights), np.array([4, 0, 2])
     logits, pooled, labels = torch.randn(3, 2), torch.randn(3, 4), torch.tensor([0, 1, 1])
     torch.manual_seed(5)
-    found = objective(rows, logits, pooled, labels)
+    found = objective(rows, logits, pooled, labels).item()
     torch.manual_seed(5)
     shuffled = [[1, 0, 2][place] for place in torch.randperm(3).tolist()]
     said = objective.head(torch.tanh(objective.dense(pooled + objective.embedding(torch.tensor([1, 0, 2])))))
     expected = 0.0
     for place, weight in enumerate((1.5, 0.5, 1.5)):
-        label = -float(functional.log_softmax(logits, -1)[place, labels[place]])
-        domain = -float(functional.log_softmax(said, -1)[place, shuffled[place]])
+        label = -functional.log_softmax(logits, -1)[place, labels[place]].item()
+        domain = -functional.log_softmax(said, -1)[place, shuffled[place]].item()
         expected += weight * (label + CORRUPTION_WEIGHT * domain) / 3
-    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_corruption_takes_the_domain_out_of_states() -> None:
@@ -199,5 +199,13 @@ def test_a_student_of_a_meta_teacher(model: Path, tmp_path: Path, changes: dict[
     assert weighed.losses != alike.losses
     assert weighed.metrics["examples_seen"] == 2 * len(learned)
     assert weighed.validation_examples == {"task": len(task.validation)}
+    # The same student in a study whose own teacher is fine-tuned: taught by the meta-teacher, with that study's words.
+    usual = prepare(_plan(model, plan.task, "finetuned"))
+    assert usual.taught_by("study") is usual.taught_by("finetuned") is usual
+    teaching = usual.taught_by("meta")
+    assert teaching.tasks["task"].teacher.key == taught.teacher.key
+    assert teaching.vocabulary is usual.vocabulary
+    (source,) = teaching.course("task", entries, recipe).sources
+    np.testing.assert_array_equal(source.logits, lessons.logits)
     card = (tmp_path / "weighed" / "README.md").read_text()
     assert ("for domain film" if task.target else "domain travel, which is left out of training") in card

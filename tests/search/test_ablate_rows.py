@@ -37,6 +37,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "clipping": {"clipping": "searched"},
     "stage-wise-training": {"schedule": "stagewise"},
     "example-weighting": {"example_weighting": "domain_expertise"},
+    "meta-teacher": {"teacher_kind": "meta"},
 }
 
 
@@ -50,6 +51,7 @@ METHODS: dict[str, dict[str, Any]] = {
         ("clipping", {"clipping"}),
         ("stage-wise-training", {"schedule"}),
         ("example-weighting", {"example_weighting"}),
+        ("meta-teacher", {"teacher_kind"}),
         ("vocabulary-pruning", {"vocabulary_keep"}),
         ("vocabulary-pruning-equal-bytes", {"vocabulary_keep", "embedding_width"}),
         ("sequence-pruning", {"layers"}),
@@ -77,23 +79,15 @@ def test_a_row_changes_its_method_and_nothing_else(study: Path, row: str, fields
     assert again is None  # what is removed cannot be removed again
 
 
-def test_a_meta_teacher_gives_way_to_a_fine_tuned_one(study: Path, tmp_path: Path, model: Path) -> None:
+def test_a_meta_teacher_of_the_study_gives_way_too(study: Path) -> None:
     _, whole = start(study)
-    assert ROWS["meta-teacher"].remove(whole, FACTS) is None
-    plan = whole.plan
-    kind = plan.teacher.model_copy(update={"kind": "meta"})
-    meta = replace(whole, plan=plan.model_copy(update={"teacher": kind}))
+    kind = whole.plan.teacher.model_copy(update={"kind": "meta"})
+    meta = replace(whole, plan=whole.plan.model_copy(update={"teacher": kind}))
     found = ROWS["meta-teacher"].remove(meta, FACTS)
     assert found is not None
-    assert found[0] == whole
-    _, several = start(write_several(tmp_path, model))
-    tasks = several.plan.tasks
-    assert tasks is not None
-    own = tasks["small"].teacher.model_copy(update={"kind": "meta"})
-    given = {**tasks, "small": tasks["small"].model_copy(update={"teacher": own})}
-    found = ROWS["meta-teacher"].remove(replace(several, plan=several.plan.model_copy(update={"tasks": given})), FACTS)
-    assert found is not None
-    assert {one.teacher.kind for one in found[0].plan.task_plans.values()} == {"finetuned"}
+    assert differences(meta, found[0]) == {"teacher_kind"}
+    assert found[0].recipe.teacher_kind == "finetuned"
+    assert ROWS["meta-teacher"].remove(found[0], FACTS) is None
 
 
 def test_the_embedding_is_narrowed_no_more_than_needed(study: Path) -> None:

@@ -83,6 +83,10 @@ def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
             "space: {recipe: {example_weighting: [none, domain_expertise]}}",
             "space.recipe.example_weighting: domain_expertise is for a classification with domains: name their column",
         ),
+        (
+            "space: {recipe: {teacher_kind: [finetuned, meta]}}",
+            "space.recipe.teacher_kind: meta is for a classification with domains: name their column under task.domain",
+        ),
         ("teacher: {kind: meta}", "teacher.kind: meta is for a classification with domains: name their column under"),
         ("teacher: {kind: mata}", "teacher.kind should be 'finetuned' or 'meta', found 'mata'."),
         ("space: {birnn: {cell: [lstm, rnn]}}", "space.birnn cell cannot be 'rnn': input should be 'lstm' or 'gru'"),
