@@ -12,6 +12,7 @@ from objectives.limits import Cost, Limits
 from runners.cores import usable_cores
 from runners.latency import DeviceSpec
 from runners.plan import FidelitySpec, TaskPlan, TaskSections, TrialPlan
+from search.domains import domain_misfit
 from search.halving import EarlyStoppingSpec
 from search.propose import ProposeSpec
 from search.retention import Keep
@@ -162,15 +163,8 @@ class StudyFile(TaskSections):
                 raise ValueError(problem if self.task else f"tasks.{name}: {problem}")
         if self.task and self.space.recipe.task_exponent != RecipeDimensions().task_exponent:  # type: ignore[attr-defined]
             raise ValueError("space.recipe.task_exponent is about several tasks, but there is only one: leave it out")
-        domains = [plan.task for plan in self.task_plans.values() if plan.task.domain is not None]
-        for name, value in (("example_weighting", "domain_expertise"), ("teacher_kind", "meta")):
-            if value not in ends(getattr(self.space.recipe, name)):  # type: ignore[attr-defined]
-                continue
-            if not domains or any(task.kind != "classification" for task in domains):
-                raise ValueError(
-                    f"space.recipe.{name}: {value} is for a classification with domains: name their column under "
-                    "task.domain"
-                )
+        if problem := domain_misfit(self.task_plans.values(), self.space.recipe):  # type: ignore[attr-defined]
+            raise ValueError(problem)
         self._check_initialization()
         self._check_pretraining()
         if self.search.propose is not None:
@@ -186,8 +180,6 @@ class StudyFile(TaskSections):
                 return problem
         if plan.task.per_token and "encoder" in ends(self.space.recipe.teacher_update):  # type: ignore[attr-defined]
             return "space.recipe.teacher_update: encoder is for tasks that judge whole texts, not words"
-        if plan.teacher.kind == "meta" and (plan.task.domain is None or plan.task.kind != "classification"):
-            return "teacher.kind: meta is for a classification with domains: name their column under task.domain"
         if plan.transfer is None:
             return None
         if plan.task.per_token:

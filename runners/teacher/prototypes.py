@@ -7,6 +7,12 @@ Meta-KD (Pan et al. 2021, arXiv 2012.01266). What it leaves open, and how it is 
 - A cosine can be negative, and so can a weight: a text that is like no domain. As a weight of a loss it counts as 0.
 - Weights of losses are brought to mean 1. Adam hardly minds their scale, but the clipping of gradients does, and text
   without a domain has weight 1 beside them.
+- The paper weighs a first stage on hidden states, attention and a domain representation, and leaves a second one on
+  logits as it is. Here a student learns all at once, or in stages of its own: all that it takes over from its teacher
+  (pooled state, states and relations of words, logits) is weighed, and the loss on labels is not. The pooled state
+  stands in for the domain representation.
+- The teacher's probability of a label is that on its own train split, where it is often near 1: most of what tells
+  texts apart is then the prototype weight and the texts that the teacher has not learned.
 """
 
 from __future__ import annotations
