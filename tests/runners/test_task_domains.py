@@ -76,6 +76,22 @@ def test_nothing_of_an_unseen_domain_is_trained_on(folder: Path) -> None:
     assert task.learned is None
 
 
+def test_tagged_words_of_a_target(tmp_path: Path) -> None:
+    columns = {
+        "tokens": [["a", "b"], [], ["c"], ["d", "e", "f"]],
+        "tags": [["O", "B-X"], [], ["B-X"], ["O", "B-X", "I-X"]],
+        "domain": ["news", "news", "talk", "news"],
+    }
+    for split in ("train", "validation"):
+        pq.write_table(pa.table(columns), tmp_path / f"{split}.parquet")
+    spec = {"kind": "token-classification", "metric": "entity_f1", "domain": "domain", "target": "news"}
+    task = _load(tmp_path, **spec)
+    assert task.learned is not None
+    assert task.learned.tolist() == [0, 2]  # of the rows that have words
+    assert task.validation.words == [["a", "b"], ["d", "e", "f"]]
+    assert task.on_target(np.arange(6)).tolist() == [0, 1, 3, 4, 5]
+
+
 @pytest.mark.parametrize(
     ("task", "message"),
     [
