@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from runners.grammar_words import (
     ASPECTS,
+    ASPECTS_OF,
     BACKGROUND,
     DIMINISHERS,
     FORMER,
@@ -28,6 +29,7 @@ from runners.grammar_words import (
 )
 
 POSITIVE_LABEL = 1
+_DOMAINS = {word: domain for domain, words in ASPECTS_OF.items() for word in words}
 _ATTEMPTS = 50  # draws in a row that bring nothing new before the grammar counts as used up
 
 
@@ -60,6 +62,18 @@ def sentiment(train: int, validation: int, seed: int) -> tuple[list[tuple[str, i
         seen.add(text)
         rows.append((text, label))
     return rows[:train], rows[train:]
+
+
+def domain_of(text: str) -> str:
+    """What a sentence is about: the domain of the first aspect that it names.
+
+    Raises:
+        ValueError: it names none; every sentence of the grammar does.
+    """
+    for word in text.split():
+        if word in _DOMAINS:
+            return _DOMAINS[word]
+    raise ValueError(f"no sentence of the grammar: {text!r}")
 
 
 class _Draw:

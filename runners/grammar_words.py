@@ -21,12 +21,20 @@ NEGATIVE = _words(
 )
 POSITIVE_VERBS = _words("love like enjoy admire praise recommend appreciate welcome favor support")
 NEGATIVE_VERBS = _words("hate dislike regret blame avoid reject mock fear oppose condemn")
-ASPECTS = _words(
-    """plot story acting cast script film movie music score ending beginning dialogue humor scenery camera
-    editing costume design book novel chapter author writing album song melody singer concert show stage theatre
-    game sound picture hotel room bed view staff service breakfast dinner soup bread coffee wine menu kitchen
-    restaurant garden museum tour guide trip train flight phone screen battery"""
-)
+ASPECTS_OF = {
+    "film": _words(
+        """plot story acting cast script film movie music score ending beginning dialogue humor scenery camera
+        editing costume design"""
+    ),
+    "arts": _words(
+        "book novel chapter author writing album song melody singer concert show stage theatre game sound picture"
+    ),
+    "hotel": _words(
+        "hotel room bed view staff service breakfast dinner soup bread coffee wine menu kitchen restaurant"
+    ),
+    "travel": _words("garden museum tour guide trip train flight phone screen battery"),
+}
+ASPECTS = tuple(word for words in ASPECTS_OF.values() for word in words)
 LINKS = _words("was is felt seemed looked remained")
 INTENSIFIERS = _words("very really extremely truly absolutely deeply incredibly utterly highly totally")
 DIMINISHERS = (*_words("slightly somewhat mildly partly vaguely"), "a little", "a bit")

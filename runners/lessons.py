@@ -52,6 +52,8 @@ class Lessons:
             in the loss on labels.
         words: the teacher's states of the words, or None where they were not kept.
         taught: the texts in the teacher's word pieces, where it is to learn too.
+        weights: float32 [texts], how much the teacher's answers to each text count; None for 1.
+        chosen: int64, the texts that are learned from; None for all.
 
     Raises:
         ValueError: the arrays differ in length.
@@ -63,11 +65,13 @@ class Lessons:
     labels: npt.NDArray[Any] | None = None
     words: WordStates | None = None
     taught: Encoded | None = None
+    weights: npt.NDArray[np.float32] | None = None
+    chosen: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("logits", "hidden", "labels", "words", "taught"):
+        for name in ("logits", "hidden", "labels", "words", "taught", "weights"):
             found = getattr(self, name)
-            rows = len(self.encoded) if name == "words" else self.encoded.answers
+            rows = len(self.encoded) if name in ("words", "weights") else self.encoded.answers
             if found is not None and len(found) != rows:
                 raise ValueError(f"{name} has {len(found)} rows in place of {rows}")
 

@@ -36,9 +36,11 @@ def data_in_words(task: TaskSpec) -> str:
             found = f"local files, folder {Path(task.data.path).name}"
         case FilesData():
             found = f"local files, {Path(task.data.train).name} and {Path(task.data.validation).name}"
-    if not task.where:
-        return found
-    return f"{found}, where {', '.join(f'{column} is {value}' for column, value in task.where.items())}"
+    if task.where:
+        found = f"{found}, where {', '.join(f'{column} is {value}' for column, value in task.where.items())}"
+    if task.target is not None:
+        return f"{found}, for {task.domain} {task.target}"
+    return found if task.unseen is None else f"{found}, for {task.domain} {task.unseen}, which is left out of training"
 
 
 def text_columns(task: TaskSpec) -> tuple[str, ...]:

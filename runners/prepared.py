@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tokenizers
 
 from runners.batches import Encoded, encode
@@ -18,11 +19,12 @@ from runners.task import Examples, Task, load_task
 from runners.teacher import TeacherOutputs, load_teacher, prepare_teacher
 from runners.teacher.model import find_model, load_tokenizer
 from runners.teacher.origin import sum_of_equals
+from runners.teacher.prototypes import domain_expertise, prepare_prototypes, with_mean_one
 from runners.teacher.statistics import LayerStatistics, prepare_statistics
 from runners.teacher.words import prepare_words, word_basis
 from runners.transfer import TransferOutputs, prepare_transfer
 from runners.wordpiece import encode_examples, wordpiece
-from space.config import Recipe, VocabularyScore
+from space.config import Recipe, TeacherKind, VocabularyScore
 from space.errors import InputError
 from space.shape import TaskShape
 from space.vocabulary import Vocabulary
@@ -39,12 +41,27 @@ class TaughtTask:
         teacher: its fine-tuned teacher's outputs.
         transfer: further text with the teacher's outputs, or None.
         teacher_length: longest input of the teacher in word pieces.
+        plan: that all this follows from.
     """
 
     task: Task
     teacher: TeacherOutputs
     transfer: TransferOutputs | None
     teacher_length: int
+    plan: TaskPlan
+
+    def taught_by(self, kind: TeacherKind) -> TaughtTask:
+        """The same task with a teacher of another kind, from the cache or fine-tuned now; itself where it has that one.
+
+        A task without domains keeps its teacher.
+
+        Raises:
+            InputError: the train split has one domain only; as of `prepare_teacher`.
+        """
+        if kind in ("study", self.plan.teacher.kind) or self.task.domains is None:
+            return self
+        plan = self.plan._replace(teacher=self.plan.teacher.model_copy(update={"kind": kind}))
+        return _teach(plan, self.task)
 
     @property
     def shape(self) -> TaskShape:
@@ -54,9 +71,26 @@ class TaughtTask:
             outputs=task.outputs, segments=task.segments, max_length=task.max_length, per_token=task.per_token
         )
 
+    @property
+    def examples(self) -> int:
+        """How many texts of the train split students learn from."""
+        learned = self.task.learned
+        return len(self.task.train) if learned is None else len(learned)
+
     def statistics(self) -> LayerStatistics:
         """Of the teacher on the train split."""
         return prepare_statistics(self.teacher, self.task, self.teacher_length)
+
+    def expertise(self) -> npt.NDArray[np.float32] | None:
+        """How much the teacher's answers to the texts of the train split count, float32 [n]; None without domains.
+
+        The mean is 1 over the texts that students learn from.
+        """
+        if self.task.domains is None:
+            return None
+        weights = prepare_prototypes(self.teacher.model, self.task, self.teacher_length)
+        labels = self.task.train.labels.astype(np.int64)
+        return with_mean_one(domain_expertise(weights, self.teacher.train_logits, labels), self.task.learned)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,15 +110,28 @@ class Prepared:
     _lengths: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
     _encoded_transfer: dict[tuple[str, int], Encoded] = field(default_factory=dict, repr=False)
     _ranked: dict[str, Prepared] = field(default_factory=dict, repr=False)
+    _taught: dict[str, Prepared] = field(default_factory=dict, repr=False)
 
     def ranked_by(self, score: VocabularyScore) -> Prepared:
         """The same with the vocabulary ranked by that score; made once per score."""
         self._ranked.setdefault(self.vocabulary.score, self)
         if score not in self._ranked:
             # What was encoded belongs to a ranking.
-            fresh: dict[str, Any] = {"_encoded": {}, "_lengths": {}, "_encoded_transfer": {}}
+            fresh: dict[str, Any] = {"_encoded": {}, "_lengths": {}, "_encoded_transfer": {}, "_taught": {}}
             self._ranked[score] = replace(self, vocabulary=self.vocabulary.ranked_by(score), **fresh)
         return self._ranked[score]
+
+    def taught_by(self, kind: TeacherKind) -> Prepared:
+        """The same tasks with teachers of another kind (`TaughtTask.taught_by`); made once per kind.
+
+        Raises:
+            InputError: as there.
+        """
+        if kind not in self._taught:
+            tasks = {name: taught.taught_by(kind) for name, taught in self.tasks.items()}
+            same = all(tasks[name] is taught for name, taught in self.tasks.items())
+            self._taught[kind] = self if same else replace(self, tasks=tasks, _encoded_transfer={}, _ranked={})
+        return self._taught[kind]
 
     def tokenizer(self, name: str, size: int) -> tokenizers.Tokenizer:
         """WordPiece over the first `size` entries of the vocabulary, for inputs as long as the task's."""
@@ -114,9 +161,9 @@ class Prepared:
         return self._lengths[size]
 
     def _task_lengths(self, name: str, size: int) -> tuple[int, int]:
-        examples = self.tasks[name].task.train
-        rows = range(0, len(examples), -(-len(examples) // _MEASURED_TEXTS))
-        encoded = self.encode(name, size, examples.take(rows))
+        task = self.tasks[name].task
+        rows = np.arange(len(task.train)) if task.learned is None else task.learned
+        encoded = self.encode(name, size, task.train.take(rows[:: -(-len(rows) // _MEASURED_TEXTS)]))
         median, long = np.quantile(encoded.lengths, [0.5, 0.95], method="higher")
         return int(median), int(long)
 
@@ -142,7 +189,9 @@ class Prepared:
             if transfer is not None:
                 further = prepare_words(transfer.folder, transfer.examples, teacher, basis, length)
         encoded = self.encoded_train(name, size)
-        sources = [Lessons(encoded, teacher.train_logits, teacher.train_hidden, task.train.labels, words)]
+        weights = taught.expertise() if recipe.example_weighting == "domain_expertise" else None
+        own = Lessons(encoded, teacher.train_logits, teacher.train_hidden, task.train.labels, words)
+        sources = [replace(own, weights=weights, chosen=task.learned)]
         if transfer is not None:
             sources.append(transfer.lessons(self.encoded_transfer(name, size), further))
         shares = [recipe.transfer_share] * (len(sources) - 1)
@@ -187,9 +236,12 @@ def prepare(plan: TrialPlan) -> Prepared:
 
 
 def _prepare_task(plan: TaskPlan) -> TaughtTask:
-    task = load_task(plan.task)
+    return _teach(plan, load_task(plan.task))
+
+
+def _teach(plan: TaskPlan, task: Task) -> TaughtTask:
     teacher = prepare_teacher(plan.teacher, task)
     transfer = None
     if plan.transfer is not None:
         transfer = prepare_transfer(plan.transfer, task, teacher, plan.teacher.max_length)
-    return TaughtTask(task, teacher, transfer, plan.teacher.max_length or task.max_length)
+    return TaughtTask(task, teacher, transfer, plan.teacher.max_length or task.max_length, plan)

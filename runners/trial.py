@@ -182,14 +182,15 @@ def run_in_rungs(
             for name in prepared.tasks:
                 prepared.encoded_train(name, entries)
         with clock("teacher"):
-            courses = [prepared.course(name, entries, recipe) for name in prepared.tasks]
+            teaching = prepared.taught_by(recipe.teacher_kind)
+            courses = [teaching.course(name, entries, recipe) for name in prepared.tasks]
         with clock("pretrain"):
             encoder = _pretrained_encoder(plan, config) if recipe.initialization == "pretrained" else None
         with clock("train"):
             torch.manual_seed(seed)
             student = build_student(config, prepared.shape, entries)
             if encoder is None:
-                _initialise(student, prepared, config, recipe)
+                _initialise(student, teaching, config, recipe)
             else:
                 start_from_encoder(student, encoder, prepared.vocabulary, config.vocabulary_keep)
             tokens, device = prepared.vocabulary.tokens(entries), training_device()

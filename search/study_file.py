@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from objectives.limits import Cost, Limits
 from runners.latency import DeviceSpec
 from runners.plan import FidelitySpec, TaskPlan, TaskSections, TrialPlan
+from search.domains import domain_misfit
 from search.search_spec import SearchSpec
 from search.states import Objective
 from search.validation import closest, explain, parse_yaml
@@ -87,6 +88,8 @@ class StudyFile(TaskSections):
                 raise ValueError(problem if self.task else f"tasks.{name}: {problem}")
         if self.task and self.space.recipe.task_exponent != RecipeDimensions().task_exponent:  # type: ignore[attr-defined]
             raise ValueError("space.recipe.task_exponent is about several tasks, but there is only one: leave it out")
+        if problem := domain_misfit(self.task_plans.values(), self.space.recipe):  # type: ignore[attr-defined]
+            raise ValueError(problem)
         self._check_initialization()
         self._check_pretraining()
         if self.search.propose is not None:

@@ -15,6 +15,8 @@ VocabularyScore = Literal["attention_sum", "attention_mean", "frequency"]
 Quantization = Literal["aware", "post_training"]
 Clipping = Literal["none", "auto", "searched", "learned"]
 Schedule = Literal["joint", "stagewise"]
+TeacherKind = Literal["study", "finetuned", "meta"]
+ExampleWeighting = Literal["none", "domain_expertise"]
 
 
 class StudentConfig(BaseModel):
@@ -70,6 +72,9 @@ class Recipe(BaseModel):
         teacher_update: what of the teacher learns where its learning rate is not 0. `task_layer`: the encoder stays
             frozen, which costs no teacher forward. `encoder`: all of it, under `L_T = a CE + b tau^2 KL(p_S || p_T) +
             c MSE(P h_S, h_T)`; each step then runs the teacher forward and backward.
+        teacher_kind: who teaches: `study`, the teacher of the study's section `teacher`; or one of the kind named, from
+            the same model and with the same length of training. Vocabulary and the figures that the student is compared
+            with stay those of the study's teacher. `meta` is for tasks with domains; others keep their teacher.
         state_weight: weight of the squared error to the teacher's hidden states of words, over its variance, averaged
             over the student's layers. Needs the teacher's states, which are made once per text; makes steps 7 %
             longer. With `layers`, 1 lowers the divergence from the teacher after a third of an epoch of SST-2 from
@@ -94,6 +99,11 @@ class Recipe(BaseModel):
             `runners.distill.schedules`), in as many steps altogether. On little text and without transfer text it does
             not pay: on 5,000 sentences of WikiAnn (en), a recurrent student of 1.15 MB has, after 12 epochs, entity F1
             0.577 with `joint` and 0.565 with stages on states and logits (one seed; the teacher has 0.700).
+        example_weighting: how much the teacher's answers to a text of the train split count: `none` all alike,
+            `domain_expertise` by `(1 + w) / (exp((p_T(y) - 1)^2) + 1)`, with mean 1: more where the teacher gives the
+            label a high probability and where the text is like those of all domains (Meta-KD, Pan et al. 2021, arXiv
+            2012.01266). The loss on labels is not weighed: a label is right where the teacher is wrong. Transfer text
+            counts 1.
         transfer_share: share of the examples that is drawn from the study's transfer text.
         task_exponent: of several tasks, a task with n texts gets batches in proportion to n to this power: 1 as many as
             it has texts for, 0 the same for all. 0.5 keeps large tasks from drowning small ones.
@@ -117,10 +127,12 @@ class Recipe(BaseModel):
     temperature: float = Field(ge=0.1, le=100)
     teacher_learning_rate: float = Field(ge=0, le=1)
     teacher_update: Literal["task_layer", "encoder"] = "task_layer"
+    teacher_kind: TeacherKind = "study"
     state_weight: float = Field(default=0.0, ge=0)
     relation_weight: float = Field(default=0.0, ge=0)
     initialization: Literal["random", "teacher", "layers", "pretrained"]
     schedule: Schedule = "joint"
+    example_weighting: ExampleWeighting = "none"
     transfer_share: float = Field(default=0.0, ge=0, lt=1)
     task_exponent: float = Field(default=0.5, ge=0, le=1)
     quantization: Quantization = "aware"

@@ -181,7 +181,8 @@ def _lessons(
         words, task.train.labels.astype(np.int64), prepared.shape.outputs, np.array(teacher.train_logits), generator
     )
     encoded = prepared.encoded_train(name, prepared.vocabulary.size(config.vocabulary_keep))
-    lessons = Lessons(encoded, answers.reshape(len(answers), -1), teacher.train_hidden, task.train.labels)
+    flat = answers.reshape(len(answers), -1)
+    lessons = Lessons(encoded, flat, teacher.train_hidden, task.train.labels, chosen=task.learned)
     sample = spec.train_examples or plan.fidelity.train_examples
     return LessonPool([lessons], [], spec.batch_size, sample, None, False, seed)
 

@@ -220,12 +220,14 @@ class Distillation:
             with autocast(self._device):
                 hidden = self._encoders[course](batch.taught)[1]
         answers = batch.answers(pooled).float()
-        loss: Tensor = self._objectives[course](answers, hidden, batch.logits, batch.labels)
+        loss: Tensor = self._objectives[course](answers, hidden, batch.logits, batch.labels, batch.weights)
         recipe = self._schedule.recipe
         if batch.words is None or not recipe.learns_words:
             return loss
         wants_relations = recipe.relation_weight > 0
-        found, relations = self._words[course](states, batch.words, pool.texts_of, pool.word_states, wants_relations)
+        found, relations = self._words[course](
+            states, batch.words, pool.texts_of, pool.word_states, wants_relations, pool.weights_of
+        )
         loss = loss + recipe.state_weight * found
         return loss if relations is None else loss + recipe.relation_weight * relations
 

@@ -55,7 +55,9 @@ class CrossDistillation(nn.Module):
             self.task_layer.weight.copy_(torch.from_numpy(np.array(teacher.head_weight)))
             self.task_layer.bias.copy_(torch.from_numpy(np.array(teacher.head_bias)))
 
-    def forward(self, pooled: Tensor, hidden: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self, pooled: Tensor, hidden: Tensor, logits: Tensor, labels: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
         """L_S, plus L_T where the teacher's learning rate is not 0; both are means over the batch.
 
         A text without a label counts, with 0 for its loss on the label.
@@ -65,38 +67,40 @@ class CrossDistillation(nn.Module):
             hidden: the teacher's h_T [batch, teacher width]; with a gradient where its encoder learns.
             logits: the teacher's cached logits [batch, outputs].
             labels: int64 [batch], `NO_LABEL` for none, or float [batch] for a regression, NaN for none.
+            weights: float [batch], how much the teacher's answers count for the student, with mean 1 over the training;
+                by default all alike. They leave out the loss on labels and what the teacher learns.
         """
         projected = self.projection(pooled)
         mutual = self.recipe.teacher_learning_rate > 0
         weight, bias = self.task_layer.weight.detach(), self.task_layer.bias.detach()
         student = functional.linear(projected, weight, bias)
         taught = functional.linear(hidden.detach(), weight, bias) if mutual else logits
-        loss = self._answers(student, taught, labels) + self._states(projected, hidden.detach())
+        loss = self._answers(student, taught, labels, weights) + self._states(projected, hidden.detach(), weights)
         if mutual:
             loss = loss + self._answers(self.task_layer(hidden), student.detach(), labels)
             if hidden.requires_grad:
                 loss = loss + self._states(hidden, projected.detach())
         return loss
 
-    def _states(self, learner: Tensor, other: Tensor) -> Tensor:
+    def _states(self, learner: Tensor, other: Tensor, weights: Tensor | None = None) -> Tensor:
         """`c MSE(learner, other)`."""
-        return self.recipe.hidden_weight * functional.mse_loss(learner, other) / self.hidden_variance
+        return self.recipe.hidden_weight * squared_error(learner, other, weights) / self.hidden_variance
 
-    def _answers(self, learner: Tensor, other: Tensor, labels: Tensor) -> Tensor:
+    def _answers(self, learner: Tensor, other: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """`a CE(learner, labels) + b tau^2 KL(other || learner)`, or their squared errors."""
         recipe = self.recipe
         if self.regression:
             # Where there is no label, the answer itself stands in for it, with an error and a gradient of 0.
             to_label = functional.mse_loss(learner[:, 0], torch.where(labels.isnan(), learner[:, 0], labels))
-            to_other = functional.mse_loss(learner, other)
+            to_other = squared_error(learner, other, weights)
             return (recipe.label_weight * to_label + recipe.logit_weight * to_other) / self.target_variance
         tau = recipe.temperature
-        divergence = functional.kl_div(
-            functional.log_softmax(learner / tau, -1),
-            functional.log_softmax(other / tau, -1),
-            reduction="batchmean",
-            log_target=True,
-        )
+        logs = functional.log_softmax(learner / tau, -1), functional.log_softmax(other / tau, -1)
+        if weights is None:
+            divergence = functional.kl_div(*logs, reduction="batchmean", log_target=True)
+        else:
+            each = functional.kl_div(*logs, reduction="none", log_target=True).sum(-1)
+            divergence = (weights * each).mean()
         to_label = functional.cross_entropy(learner, labels, ignore_index=NO_LABEL, reduction="sum") / len(labels)
         return recipe.label_weight * to_label + recipe.logit_weight * tau**2 * divergence
 
@@ -111,6 +115,13 @@ class CrossDistillation(nn.Module):
         rows = slice(first, first + len(self.task_layer.bias))
         head.weight[rows] = self.task_layer.weight @ self.projection.weight
         head.bias[rows] = self.task_layer.weight @ self.projection.bias + self.task_layer.bias
+
+
+def squared_error(learner: Tensor, other: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean squared error of rows [n, d], each counting by its weight [n] where weights are given."""
+    if weights is None:
+        return functional.mse_loss(learner, other)
+    return (weights * functional.mse_loss(learner, other, reduction="none").mean(-1)).mean()
 
 
 def without_labels(count: int, regression: bool) -> npt.NDArray[Any]:

@@ -36,6 +36,7 @@ class Batch:
         words: int64 [batch, sequence], the word of each piece among all words of the pool, or `NO_WORD`; None where
             the pool has no word states.
         taught: inputs of the teacher; None where a source has none.
+        weights: float32 [batch], how much the teacher's answers to each text count; None where all count alike.
     """
 
     inputs: dict[str, Tensor]
@@ -45,6 +46,7 @@ class Batch:
     words: Tensor | None
     taught: dict[str, Tensor] | None
     picked: tuple[Tensor, Tensor] | None = None
+    weights: Tensor | None = None
 
     def answers(self, pooled: Tensor) -> Tensor:
         """What belongs to `hidden` of the student's answer: [batch, width] itself, or the words' of all states."""
@@ -93,11 +95,11 @@ class LessonPool:
         taught = [source.taught for source in sources if source.taught is not None]
         self._taught = _joined(taught) if len(taught) == len(sources) else None
         self._offsets = np.cumsum([0, *(len(source) for source in sources)])
-        self._first = np.arange(len(sources[0]))
+        self._first = np.arange(len(sources[0])) if sources[0].chosen is None else sources[0].chosen
         self._labelled = _labelled_words(sources)
         if self._labelled is not None:
             known = np.concatenate(([0], np.cumsum(self._labelled.answered)))[self._labelled.starts]
-            self._first = np.flatnonzero(np.diff(known))
+            self._first = self._first[np.diff(known)[self._first] > 0]
         if sample is not None and sample < len(self._first):
             self._first = np.sort(self._generator(_SAMPLE).choice(self._first, sample, replace=False))
         own = 1 - sum(shares)
@@ -115,6 +117,7 @@ class LessonPool:
                 for source in sources
             ]
         )
+        self._weights = _joined_weights(sources)
         self._words: npt.NDArray[np.int32] | None = None
         self._word_offsets = np.zeros(1, np.int64)
         if tokens is not None:
@@ -143,6 +146,8 @@ class LessonPool:
             if source.words is not None
         ]
         self._text_starts = np.concatenate(starts)
+        # Of those texts alone.
+        self._word_weights = _joined_weights([source for source in self._sources if source.words is not None])
 
     def batch(self, number: int, device: torch.device) -> Batch:
         """Batch `number` of the training, counted from 0 over all epochs."""
@@ -173,6 +178,7 @@ class LessonPool:
             picked=None
             if picked is None
             else (torch.from_numpy(picked.rows).to(device), torch.from_numpy(picked.places).to(device)),
+            weights=None if self._weights is None else torch.from_numpy(self._weights[rows]).to(device),
         )
 
     def word_states(self, words: Tensor) -> Tensor:
@@ -189,6 +195,13 @@ class LessonPool:
     def texts_of(self, words: Tensor) -> Tensor:
         """Numbers that are the same for words of the same text."""
         found = np.searchsorted(self._text_starts, words.cpu().numpy(), side="right")
+        return torch.from_numpy(found).to(words.device)
+
+    def weights_of(self, words: Tensor) -> Tensor | None:
+        """How much the states of words [m] count, float32 [m]: as their texts do; None where all count alike."""
+        if self._word_weights is None:
+            return None
+        found = self._word_weights[self.texts_of(words).cpu().numpy() - 1]
         return torch.from_numpy(found).to(words.device)
 
     def _collate_words(self, rows: npt.NDArray[np.int64], device: torch.device) -> Tensor:
@@ -234,6 +247,14 @@ def _labelled_words(sources: Sequence[Lessons]) -> WordPlaces | None:
     if len(sources) > 1:
         raise ValueError("labelled words cannot be mixed with further text")
     return own.only(~np.isnan(sources[0].logits[:, 0]))
+
+
+def _joined_weights(sources: Sequence[Lessons]) -> npt.NDArray[np.float32] | None:
+    """Weights of all texts, 1 where a source has none; None where no source has any."""
+    if all(source.weights is None for source in sources):
+        return None
+    ones = (np.ones(len(source), np.float32) for source in sources)
+    return np.concatenate([one if s.weights is None else s.weights for s, one in zip(sources, ones, strict=True)])
 
 
 def _joined(parts: Sequence[Encoded]) -> Encoded:

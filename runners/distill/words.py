@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from runners.batches import Encoded
+from runners.distill.losses import squared_error
 from runners.lessons import WordStates
 from space.families.base import LayerStates
 
@@ -123,6 +124,7 @@ class WordDistillation(nn.Module):
         texts: Callable[[Tensor], Tensor],
         targets: Callable[[Tensor], Tensor],
         relations: bool,
+        weights: Callable[[Tensor], Tensor | None] = lambda words: None,
     ) -> tuple[Tensor, Tensor | None]:
         """The loss on states and, if `relations`, that on relations.
 
@@ -131,31 +133,35 @@ class WordDistillation(nn.Module):
             words: int64 [batch, sequence], the word of each piece.
             texts: from numbers of words [m] to numbers of their texts [m].
             targets: from numbers of words [m] to the teacher's states float [m, layers, components].
+            weights: from numbers of words [m] to how much they count [m], or None where all count alike.
         """
         losses, relation_losses = [], []
         rows, means = word_means(states[0], words)
-        taught = targets(rows)
+        taught, counts = targets(rows), weights(rows)
         for index, (state, projection, layer) in enumerate(zip(states, self.projections, self.map, strict=True)):
             if index > 0:
                 found, means = word_means(state, words)
                 if state.positions is not None:  # pruning may have left fewer words
-                    rows, taught = found, targets(found)
+                    rows, taught, counts = found, targets(found), weights(found)
             projected, target = projection(means), taught[:, layer]
-            losses.append(functional.mse_loss(projected, target) / self.variances[layer])
+            losses.append(squared_error(projected, target, counts) / self.variances[layer])
             if relations:
                 text = texts(rows)
                 same_text = text[:, None] == text
-                relation_losses.append(relation_loss(projected, target, same_text, self.variances[layer]))
+                relation_losses.append(relation_loss(projected, target, same_text, self.variances[layer], counts))
         return torch.stack(losses).mean(), torch.stack(relation_losses).mean() if relations else None
 
 
-def relation_loss(learner: Tensor, other: Tensor, same_text: Tensor, variance: float) -> Tensor:
+def relation_loss(
+    learner: Tensor, other: Tensor, same_text: Tensor, variance: float, weights: Tensor | None = None
+) -> Tensor:
     """`KL(other || learner)` of each word's relations to the words of its text, averaged over the words.
 
     Args:
         learner, other: states float [m, components].
         same_text: bool [m, m].
         variance: mean variance of the components of `other`, the unit of products.
+        weights: how much each word counts [m]; by default all alike.
     """
     scale = 1 / (variance * learner.shape[1] ** 0.5)
     unrelated = torch.finfo(torch.float32).min
@@ -164,7 +170,8 @@ def relation_loss(learner: Tensor, other: Tensor, same_text: Tensor, variance: f
         for values in (learner, other)
     ]
     difference = (logs[1] - logs[0]).masked_fill(~same_text, 0.0)
-    return (logs[1].exp() * difference).sum(-1).mean()
+    each = (logs[1].exp() * difference).sum(-1)
+    return each.mean() if weights is None else (weights * each).mean()
 
 
 def _sums(values: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from objectives.quality import Metric, score, score_tags
-from runners.task import columns, tags
+from runners.task import columns, domains, tags
 from runners.task.sources import Table, read_splits
 from runners.task.spec import TaskSpec
 from space.errors import InputError
@@ -25,12 +25,14 @@ class Examples:
         pairs: the second sentences, or None.
         labels: int64 [n] class indices, float32 [n] for a regression, or int64 [words] tags.
         words: of each sentence, where words are what is labelled; else None.
+        domains: int64 [n], places of the texts' domains among `Task.domains`; None where they are not told.
     """
 
     texts: list[str]
     pairs: list[str] | None
     labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
     words: list[list[str]] | None = None
+    domains: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -50,7 +52,23 @@ class Examples:
             pairs=None if self.pairs is None else [self.pairs[row] for row in rows],
             labels=np.concatenate([self.labels[starts[row] : starts[row + 1]] for row in rows]),
             words=None if self.words is None else [self.words[row] for row in rows],
+            domains=None if self.domains is None else self.domains[np.asarray(rows)],
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The domain that students are for.
+
+    Attributes:
+        domain: its place among `Task.domains`.
+        validation: the validation split with all domains, which the teacher answers.
+        rows: int64, those of `validation` that are of this domain.
+    """
+
+    domain: int
+    validation: Examples
+    rows: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,16 +76,19 @@ class Task:
     """A task with its text.
 
     Attributes:
-        train, validation: the splits.
+        train, validation: the splits; where students are for one domain, `validation` is that domain alone.
         label_names: names of the classes in index order; None for a regression.
         outputs: number of logits: classes, or 1 for a regression.
         segments: 1 for single sentences, 2 for pairs.
         regression: whether labels are real values.
-        per_token: whether every word has a label.
         metric: the study's quality metric.
         max_length: longest input in word pieces.
-        fingerprint: SHA-256 of texts, labels and number of outputs, in hexadecimal: the same on every machine,
-            wherever the text came from and whatever the classes are called.
+        fingerprint: SHA-256 of texts, labels, number of outputs and, where they are told, domains, in hexadecimal: the
+            same on every machine, wherever the text came from, whatever the classes are called and whichever of the
+            domains students are for.
+        per_token: whether every word has a label.
+        domains: names of the domains of the train split, sorted; None where the study names no column of them.
+        target: the domain that students are for, or None for all.
     """
 
     train: Examples
@@ -80,6 +101,29 @@ class Task:
     max_length: int
     fingerprint: str
     per_token: bool = False
+    domains: tuple[str, ...] | None = None
+    target: Target | None = None
+
+    @property
+    def taught_validation(self) -> Examples:
+        """The validation split that the teacher answers: that of all domains."""
+        return self.validation if self.target is None else self.target.validation
+
+    def on_target(self, answers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Of answers to `taught_validation`, those to `validation`."""
+        if self.target is None:
+            return answers
+        if not self.per_token:
+            return answers[self.target.rows]
+        starts = self.target.validation.starts
+        return np.concatenate([answers[starts[row] : starts[row + 1]] for row in self.target.rows])
+
+    @property
+    def learned(self) -> npt.NDArray[np.int64] | None:
+        """Rows of the train split that students learn from, int64; None for all."""
+        if self.target is None or self.train.domains is None:
+            return None
+        return np.flatnonzero(self.train.domains == self.target.domain)
 
     def quality(self, examples: Examples, logits: npt.NDArray[Any]) -> float:
         """The task's metric of logits on labelled examples: a row of logits for each label."""
@@ -96,6 +140,8 @@ def load_task(spec: TaskSpec) -> Task:
         InputError: one sentence with file, column and row for anything that is wrong with the data.
     """
     train_table, validation_table = (columns.select(table, spec.where) for table in read_splits(spec.data))
+    if spec.domain is not None and spec.unseen is not None:
+        train_table, validation_table = domains.apart(train_table, validation_table, spec.domain, spec.unseen)
     names: tuple[str, ...] | None = None
     if spec.per_token:
         train_table, validation_table = (tags.without_empty(t, spec.tokens) for t in (train_table, validation_table))
@@ -108,9 +154,17 @@ def load_task(spec: TaskSpec) -> Task:
     validation = _examples(validation_table, spec, names)
     if spec.regression and np.ptp(train.labels) == 0:
         raise InputError(f"Column {spec.label!r} of {train_table.where} has the same label in every row.")
+    known, target = None, None
+    if spec.domain is not None:
+        known, places = domains.numbered(train_table, spec.domain)
+        train = replace(train, domains=places)
+        if spec.target is not None:
+            domains.rows_of(train_table, spec.domain, "target", spec.target)
+            rows = domains.rows_of(validation_table, spec.domain, "target", spec.target)
+            target = Target(known.index(str(spec.target)), validation, rows)
     return Task(
         train=train,
-        validation=validation,
+        validation=validation if target is None else validation.take(target.rows),
         label_names=names,
         outputs=1 if names is None else len(names),
         segments=1 if spec.per_token else len(spec.text_columns),
@@ -119,6 +173,8 @@ def load_task(spec: TaskSpec) -> Task:
         metric=spec.metric,
         max_length=spec.max_length,
         fingerprint=_fingerprint(train, validation, 1 if names is None else len(names)),
+        domains=known,
+        target=target,
     )
 
 
@@ -147,6 +203,8 @@ def _fingerprint(train: Examples, validation: Examples, outputs: int) -> str:
             digest.update(split.starts.astype("<i8").tobytes())
         little_endian = split.labels.astype(split.labels.dtype.newbyteorder("<"))
         digest.update(str(split.labels.dtype.kind).encode() + little_endian.tobytes())
+    if train.domains is not None:
+        digest.update(b"domains" + train.domains.astype("<i8").tobytes())
     return digest.hexdigest()
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from runners.grammar import sentiment
+from runners.grammar import domain_of, sentiment
 from runners.task.spec import FilesData, FolderData, GrammarData, HubData
 from space.errors import InputError
 from space.paths import cache
@@ -59,7 +59,8 @@ def read_splits(data: HubData | FolderData | FilesData | GrammarData) -> tuple[T
 
 
 def _made(rows: list[tuple[str, int]], split: str) -> Table:
-    columns = pa.table({"sentence": [text for text, _ in rows], "label": [label for _, label in rows]})
+    texts, labels = [text for text, _ in rows], [label for _, label in rows]
+    columns = pa.table({"sentence": texts, "label": labels, "domain": [domain_of(text) for text in texts]})
     return Table(f"the grammar's {split} split", columns, {"label": ("negative", "positive")})
 
 

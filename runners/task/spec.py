@@ -78,6 +78,12 @@ class TaskSpec(_Section):
         tokens, tags: the columns of a token-classification: lists of words, and lists of as many tags (names or
             indices).
         where: take only rows that have these values, or one of them where a list is given, in these columns.
+        domain: the column that says which domain each row is from (a shop's department, a genre): text, whole numbers
+            or truth values. For `teacher.kind: meta` and `space.recipe.example_weighting`.
+        target: a domain that students are for: they learn from its rows and are judged on its validation rows. The
+            teacher learns from all domains; one teacher serves every target.
+        unseen: a domain that students are for without having seen it: nothing of it is trained on, by teacher or
+            student, and the validation split is that domain alone.
         kind: classification, regression, or token-classification, which labels every word.
         labels: names of the classes in index order, or how many classes there are. Without it, names come
             from the data: class indices must then be 0, 1, ... without a gap in train, and string labels
@@ -92,6 +98,9 @@ class TaskSpec(_Section):
     tokens: Name = "tokens"
     tags: Name = "tags"
     where: dict[Name, Value | tuple[Value, ...]] = Field(default_factory=dict)
+    domain: Name | None = None
+    target: Value | None = None
+    unseen: Value | None = None
     kind: Literal["classification", "regression", "token-classification"] = "classification"
     labels: Annotated[int, Field(ge=2, le=100_000)] | tuple[Name, ...] | None = None
     metric: Metric = "accuracy"
@@ -112,6 +121,11 @@ class TaskSpec(_Section):
                 raise ValueError(f"{name} is no column of a {self.kind}: name its columns under {columns}")
         if any(values == () for values in self.where.values()):
             raise ValueError("where holds an empty list: name the values to take")
+        for name in ("target", "unseen"):
+            if getattr(self, name) is not None and self.domain is None:
+                raise ValueError(f"{name} is a domain: name the column of domains under domain")
+        if self.target is not None and self.unseen is not None:
+            raise ValueError("target and unseen exclude each other: students are for one domain")
         if self.regression and self.labels is not None:
             raise ValueError("a regression has no class labels: leave labels out")
         if isinstance(self.labels, tuple) and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):

@@ -14,6 +14,7 @@ from runners.batches import Encoded, collate, shuffled_batches
 from runners.optimizer import parameter_groups, warm_up_then_decay
 from runners.precision import autocast
 from runners.progress import ProgressLines
+from runners.teacher.meta import MetaObjective
 from runners.teacher.model import Teacher
 from runners.teacher.spec import TeacherSpec
 from space.errors import InputError
@@ -28,18 +29,21 @@ def fine_tune(
     regression: bool,
     spec: TeacherSpec,
     device: torch.device,
+    meta: MetaObjective | None = None,
 ) -> None:
     """Train encoder and head in place: AdamW, linear warm-up and decay, batches of similar length.
 
     The loss is cross-entropy. For a regression it is the squared error of standardised labels (mean 0,
     deviation 1: the learning rates of classification then fit); mean and deviation are folded into the head
-    afterwards, so that logits are in the units of the labels.
+    afterwards, so that logits are in the units of the labels. A meta-teacher has a loss of its own, `meta`, whose
+    domain head is trained too.
 
     Raises:
         InputError: the loss became infinite or NaN.
     """
     steps = spec.epochs * math.ceil(len(encoded) / spec.batch_size)
-    groups = parameter_groups(teacher.parameters(), spec.weight_decay)
+    parameters = [*teacher.parameters(), *(() if meta is None else meta.parameters())]
+    groups = parameter_groups(parameters, spec.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=spec.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_up_then_decay(step, steps, spec.warmup))
     mean, deviation = (float(labels.mean()), float(labels.std())) if regression else (0.0, 1.0)
@@ -55,11 +59,12 @@ def fine_tune(
             if len(numbers) == 0:
                 continue  # no word of these texts has a piece
             with autocast(device):
-                logits, _ = teacher(collate(encoded, rows, device), picked)
-            loss = _loss(logits, targets[torch.from_numpy(numbers).to(device)], regression)
+                logits, pooled = teacher(collate(encoded, rows, device), picked)
+            wanted = targets[torch.from_numpy(numbers).to(device)]
+            loss = _loss(logits, wanted, regression) if meta is None else meta(rows, logits, pooled, wanted)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
             value = float(loss.detach())

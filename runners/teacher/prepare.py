@@ -21,6 +21,7 @@ from runners.progress import duration
 from runners.task import Task, load_task
 from runners.teacher.finetune import fine_tune
 from runners.teacher.infer import infer
+from runners.teacher.meta import MetaObjective
 from runners.teacher.model import (
     Teacher,
     find_model,
@@ -30,6 +31,7 @@ from runners.teacher.model import (
     restore_teacher,
     save_teacher,
 )
+from runners.teacher.prototypes import prepare_prototypes
 from runners.teacher.spec import TeacherSpec
 from runners.teacher.store import TeacherOutputs, open_outputs, write_record
 from space.errors import InputError
@@ -37,6 +39,7 @@ from space.paths import cache
 
 _log = logging.getLogger("shoebox.runners.teacher")
 _FORMAT = 1  # raise it when cache entries of older code must not be used
+_META_FORMAT = 1  # the same of meta-teachers alone
 
 
 def prepare_teacher(spec: TeacherSpec, task: Task, max_length: int | None = None) -> TeacherOutputs:
@@ -71,7 +74,9 @@ def _intermediate_teacher(spec: TeacherSpec) -> TeacherOutputs | None:
     """The teacher of the task that a teacher is fine-tuned on before its own."""
     if spec.intermediate is None:
         return None
-    first = spec.changed(spec.intermediate.teacher).model_copy(update={"intermediate": None})
+    # A meta-teacher's intermediate task need have no domains.
+    changes = {"intermediate": None, "kind": spec.intermediate.teacher.kind or "finetuned"}
+    first = spec.changed(spec.intermediate.teacher).model_copy(update=changes)
     return prepare_teacher(first, load_task(spec.intermediate))
 
 
@@ -86,7 +91,7 @@ def teacher_key(
     """Name of the cache entry: what the outputs depend on, hashed. Where the model lies is no part of it."""
     import transformers
 
-    recipe = spec.model_dump(mode="json", exclude={"model", "max_length", "intermediate"})
+    recipe = spec.model_dump(mode="json", exclude={"model", "max_length", "intermediate", "kind"})
     parts: dict[str, Any] = {
         "format": _FORMAT,
         "model": model_identity(model),
@@ -99,6 +104,8 @@ def teacher_key(
     }
     if before is not None:
         parts["intermediate"] = before.key
+    if spec.kind != "finetuned":
+        parts["kind"] = [spec.kind, _META_FORMAT]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -108,6 +115,7 @@ def _fill(
     begin = time.monotonic()
     device = training_device()
     tokenizer, pieces = load_tokenizer(model, spec.model)
+    weights = prepare_prototypes(spec.model, task, max_length) if spec.kind == "meta" else None
     cuda = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(spec.seed)
@@ -121,8 +129,11 @@ def _fill(
             spec.epochs,
         )
         train = encode(tokenizer, task.train, max_length)
-        validation = encode(tokenizer, task.validation, max_length)
-        fine_tune(teacher, train, task.train.labels, task.regression, spec, device)
+        validation = encode(tokenizer, task.taught_validation, max_length)
+        meta = None
+        if weights is not None and task.train.domains is not None:
+            meta = MetaObjective(weights, task.train.domains, teacher.width).to(device)
+        fine_tune(teacher, train, task.train.labels, task.regression, spec, device, meta)
 
     arrays: list[np.memmap[Any, Any]] = []
 

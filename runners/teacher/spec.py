@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from runners.task import TaskSpec
 
+Kind = Literal["finetuned", "meta"]
+
 
 class FineTuningSpec(BaseModel):
     """What of `TeacherSpec` is different for one of several tasks, or for an intermediate one; the model is
@@ -15,6 +17,7 @@ class FineTuningSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    kind: Kind | None = None
     epochs: int | None = Field(default=None, ge=1, le=100)
     learning_rate: float | None = Field(default=None, gt=0, le=1)
     batch_size: int | None = Field(default=None, ge=1, le=4096)
@@ -37,6 +40,9 @@ class TeacherSpec(BaseModel):
 
     Attributes:
         model: Hugging Face id or folder of an encoder whose tokenizer is WordPiece (BERT-like).
+        kind: `finetuned` on the task, or `meta`: on its domains (`task.domain`), by a loss that favours texts which are
+            like all of them and that trains away what tells them apart (Meta-KD, Pan et al. 2021, arXiv 2012.01266;
+            `runners.teacher.meta`).
         epochs: passes over the train split.
         learning_rate: peak rate of AdamW; rises over the warm-up, then falls linearly to zero.
         batch_size: examples per step.
@@ -53,6 +59,7 @@ class TeacherSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field("sentence-transformers/all-MiniLM-L6-v2", min_length=1)
+    kind: Kind = "finetuned"
     epochs: int = Field(1, ge=1, le=100)
     learning_rate: float = Field(1e-4, gt=0, le=1)
     batch_size: int = Field(32, ge=1, le=4096)

@@ -114,5 +114,6 @@ def open_outputs(folder: Path, task: Task) -> TeacherOutputs:
     if task.per_token:
         unit = np.load(folder / "train_hidden_unit.npy", mmap_mode="r", allow_pickle=False)
         arrays["train_hidden"] = ByteRows(arrays["train_hidden"], unit)
+    arrays["validation_logits"] = task.on_target(arrays["validation_logits"])
     quality = task.quality(task.validation, arrays["validation_logits"])
     return TeacherOutputs(folder=folder, validation_quality=quality, metric=task.metric, **record, **arrays)

@@ -99,7 +99,8 @@ class _Gatherer:
         self.pair_sieve = _pair_sieve(task)
 
     def _text_sieve(self, task: Task, split: bool) -> Sieve:
-        validation = [*task.validation.texts, *(task.validation.pairs or ())]
+        judged = task.taught_validation
+        validation = [*judged.texts, *(judged.pairs or ())]
         if split:  # a source may hold the same long texts as the validation split
             sentences = [sentence for text in validation for sentence in split_sentences(text)]
             validation += sentences
@@ -173,7 +174,7 @@ def _pair_sieve(task: Task) -> Sieve:
     """Knows the validation pairs in either order, and the train pairs in theirs."""
     if task.segments == 1:
         return Sieve((), ())
-    validation = [pair_key(*pair) for pair in _rows(task.validation)]
+    validation = [pair_key(*pair) for pair in _rows(task.taught_validation)]
     swapped = [(second, first) for first, second in validation]
     return Sieve([*validation, *swapped], [pair_key(*pair) for pair in _rows(task.train)])
 

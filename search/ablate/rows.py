@@ -23,6 +23,8 @@ What is fair is not always what changes least:
   (`vocabulary-pruning-equal-bytes`, `layer-sharing`) pre-train an encoder of their own, which takes long.
 - Stage-wise training (`stage-wise-training`) gives way to all losses at once in as many steps; the texts that stages
   are judged on are then learned from.
+- Meta-KD has two parts: the meta-teacher, in whose place a fine-tuned one of the same domains teaches (`meta-teacher`;
+  the vocabulary stays as it is), and the weights of its answers, which all count alike without (`example-weighting`).
 - Without transfer text (`transfer-data`), an epoch has fewer examples. The student makes more epochs instead, so that
   it takes as many steps on as many examples: else the row would measure the length of training. The text takes no part
   in the choice of vocabulary entries either. Of several tasks, all lose their text; how the steps are divided among
@@ -192,6 +194,19 @@ def _stages(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     return changed(setup, schedule="joint"), "all losses at once, as many steps"
 
 
+def _meta(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
+    kinds = {plan.teacher.kind for plan in setup.plan.task_plans.values()}
+    if setup.recipe.teacher_kind != "meta" and (setup.recipe.teacher_kind != "study" or "meta" not in kinds):
+        return None
+    return changed(setup, teacher_kind="finetuned"), "a fine-tuned teacher of the same domains"
+
+
+def _weighting(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
+    if setup.recipe.example_weighting == "none":
+        return None
+    return changed(setup, example_weighting="none"), "the teacher's answers to all texts count alike"
+
+
 def _transfer(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     found = _without_transfer(setup, facts)
     if found == setup:
@@ -269,6 +284,8 @@ ROWS: dict[str, Row] = {
     "layer-initialization": Row("initialisation of layers", _layers),
     "initialization": Row("initialisation from the teacher", _initialization),
     "stage-wise-training": Row("stage-wise training", _stages),
+    "meta-teacher": Row("the meta-teacher", _meta),
+    "example-weighting": Row("weights of domain expertise", _weighting),
     "transfer-data": Row("transfer data", _transfer),
     "quantization-aware-training": Row("quantisation-aware training", _quantization),
     "clipping": Row("clipping of weights", _clipping),

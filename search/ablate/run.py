@@ -171,7 +171,7 @@ def ablate(
 
         facts = Facts(
             lambda config: deployed_bytes(config, shared.shape, shared.vocabulary),
-            {name: len(taught.task.train) for name, taught in shared.tasks.items()},
+            {name: taught.examples for name, taught in shared.tasks.items()},
         )
         setups, in_place, unused = {FULL: whole}, {FULL: ""}, []
         for name in ROWS if rows is None else rows:

@@ -171,4 +171,6 @@ def task_label(study: Study) -> str:
     else:
         label = data.get("grammar") or data["train"].rpartition("/")[2].partition(".")[0]
     where = ["/".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in file.task.where.values()]
-    return " ".join([label, *where])
+    target = [str(file.task.target)] if file.task.target is not None else []
+    unseen = [f"unseen {file.task.unseen}"] if file.task.unseen is not None else []
+    return " ".join([label, *where, *target, *unseen])

@@ -162,3 +162,21 @@ def test_a_missing_label_of_a_regression_has_no_gradient(teacher, batch):
     assert torch.isfinite(objective.projection.weight.grad).all()
     assert pooled.grad[0].abs().sum() > 0
     assert (pooled.grad[1:] == 0).all()
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-4])
+def test_weights_count_for_the_teachers_answers_alone(teacher, batch, rate):
+    """A batch of one text twice over, once weighed, is the sum of its parts; equal weights change nothing."""
+    parts = ({"hidden_weight": 2.0}, {"logit_weight": 1.5, "temperature": 2.0}, {"label_weight": 0.7})
+    weights = torch.tensor([0.0, 0.5, 1.5, 2.0, 1.0])
+    for part in parts:
+        objective = CrossDistillation(WIDTH, teacher, recipe(**part), regression=False)
+        rows = [objective(*(value[row : row + 1] for value in batch)) for row in range(BATCH)]
+        counts = torch.ones(BATCH) if "label_weight" in part else weights
+        expected = float((counts * torch.stack(rows)).mean())
+        assert objective(*batch, weights).item() == pytest.approx(expected, rel=1e-5)
+    whole = {name: value for part in parts for name, value in part.items()}
+    objective = CrossDistillation(WIDTH, teacher, recipe(**whole, teacher_learning_rate=rate), regression=False)
+    assert objective(*batch, torch.ones(BATCH)).item() == pytest.approx(objective(*batch).item(), rel=1e-6)
+    learned = objective(*batch, weights).item() - objective(*batch).item()
+    assert learned != pytest.approx(0, abs=1e-4)

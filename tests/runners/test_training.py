@@ -16,11 +16,13 @@ from runners.distill.fit import Regression
 from runners.distill.losses import NO_LABEL
 from runners.distill.pool import LessonPool
 from runners.distill.schedules import stages_of
+from runners.distill.words import WordDistillation
 from runners.lessons import Lessons, WordStates
 from runners.plan import FidelitySpec
 from space import Recipe, StudentConfig
 from space.errors import InputError
 from space.families import build_student, parse_config
+from space.families.base import LayerStates
 from space.families.transformer.config import Layer, TransformerConfig
 from space.shape import TaskShape
 
@@ -109,6 +111,56 @@ def test_sample_is_the_same_in_every_epoch() -> None:
     sampled = pool([lessons(40, 0)], [], sample=10)
     assert sorted(texts_of_epoch(sampled, 0)) == sorted(texts_of_epoch(sampled, 1))
     assert sampled.examples_per_epoch == 10
+
+
+def test_weights_belong_to_their_texts_and_words() -> None:
+    own, further = lessons(30, 0), lessons(50, 1, labelled=False)
+    weights = np.linspace(0.5, 1.5, 30, dtype=np.float32)
+    mixed = pool([replace(own, weights=weights), further], [0.5])
+    known = {text: float(weight) for text, weight in zip(texts_in(own), weights, strict=True)}
+    for number in range(mixed.batches_per_epoch):
+        batch = mixed.batch(number, CPU)
+        assert batch.words is not None
+        assert batch.weights is not None
+        for place, length in enumerate(batch.inputs["attention_mask"].sum(1).tolist()):
+            expected = known.get(tuple(batch.inputs["input_ids"][place, :length].tolist()), 1.0)  # further text: 1
+            assert float(batch.weights[place]) == expected
+            words = mixed.weights_of(batch.words[place, 1 : length - 1])
+            assert words is not None
+            assert words.tolist() == [expected] * (length - 2)
+    alike = pool([own, further], [0.5])
+    assert alike.batch(0, CPU).weights is None
+    assert alike.weights_of(torch.tensor([0])) is None
+
+
+def test_only_chosen_texts_are_learned_from() -> None:
+    own, chosen = lessons(30, 0), np.array([2, 3, 5, 8, 13])
+    found = pool([replace(own, chosen=chosen), lessons(50, 1)], [0.5])
+    assert found.examples_per_epoch == 10
+    texts = texts_in(own)
+    assert set(texts) & set(texts_of_epoch(found, 0)) == {texts[row] for row in chosen}
+    assert pool([replace(own, chosen=chosen)], [], sample=3).examples_per_epoch == 3
+
+
+def test_states_of_words_count_as_their_texts_do() -> None:
+    own = lessons(12, 0)
+    weighed = [pool([replace(own, weights=np.full(12, w, np.float32))], []) for w in (1.0, 0.25)]
+    assert own.words is not None
+    alike, loss_of_words = pool([own], []), WordDistillation(4, 2, own.words)
+    batch = alike.batch(0, CPU)
+    assert batch.words is not None
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, *batch.words.shape, 4, generator=generator)
+    mask = batch.inputs["attention_mask"].float()
+    states = [LayerStates(layer, None, mask) for layer in hidden]
+
+    def losses(found: LessonPool) -> list[float]:
+        given = (found.texts_of, found.word_states, True, found.weights_of)
+        return [loss.item() for loss in loss_of_words(states, batch.words, *given) if loss is not None]
+
+    expected = losses(alike)
+    assert losses(weighed[0]) == pytest.approx(expected, rel=1e-6)
+    assert losses(weighed[1]) == pytest.approx([0.25 * loss for loss in expected], rel=1e-6)
 
 
 def test_shares_that_leave_nothing_for_the_task_are_refused() -> None:

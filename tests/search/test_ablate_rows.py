@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "pre-training": {"initialization": "pretrained"},
     "clipping": {"clipping": "searched"},
     "stage-wise-training": {"schedule": "stagewise"},
+    "example-weighting": {"example_weighting": "domain_expertise"},
+    "meta-teacher": {"teacher_kind": "meta"},
 }
 
 
@@ -47,6 +50,8 @@ METHODS: dict[str, dict[str, Any]] = {
         ("pre-training", {"initialization"}),
         ("clipping", {"clipping"}),
         ("stage-wise-training", {"schedule"}),
+        ("example-weighting", {"example_weighting"}),
+        ("meta-teacher", {"teacher_kind"}),
         ("vocabulary-pruning", {"vocabulary_keep"}),
         ("vocabulary-pruning-equal-bytes", {"vocabulary_keep", "embedding_width"}),
         ("sequence-pruning", {"layers"}),
@@ -72,6 +77,17 @@ def test_a_row_changes_its_method_and_nothing_else(study: Path, row: str, fields
     assert differences(whole, found[0]) == fields
     again = ROWS[row].remove(found[0], FACTS)
     assert again is None  # what is removed cannot be removed again
+
+
+def test_a_meta_teacher_of_the_study_gives_way_too(study: Path) -> None:
+    _, whole = start(study)
+    kind = whole.plan.teacher.model_copy(update={"kind": "meta"})
+    meta = replace(whole, plan=whole.plan.model_copy(update={"teacher": kind}))
+    found = ROWS["meta-teacher"].remove(meta, FACTS)
+    assert found is not None
+    assert differences(meta, found[0]) == {"teacher_kind"}
+    assert found[0].recipe.teacher_kind == "finetuned"
+    assert ROWS["meta-teacher"].remove(found[0], FACTS) is None
 
 
 def test_the_embedding_is_narrowed_no_more_than_needed(study: Path) -> None:

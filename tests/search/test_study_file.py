@@ -11,6 +11,7 @@ from search.study_file import load_study_file, shipped_studies
 from space import InputError
 
 SHIPPED = [
+    "amazon",
     "banking77",
     "cola",
     "everything",
@@ -78,6 +79,20 @@ def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
             "space: {recipe: {schedule: [joint, staged]}}",
             "space.recipe schedule cannot be 'staged': input should be 'joint'",
         ),
+        (
+            "space: {recipe: {example_weighting: [none, expertise]}}",
+            "space.recipe example_weighting cannot be 'expertise': input should be 'none' or 'domain_expertise'",
+        ),
+        (
+            "space: {recipe: {example_weighting: [none, domain_expertise]}}",
+            "space.recipe.example_weighting: domain_expertise is for a classification with domains: name their column",
+        ),
+        (
+            "space: {recipe: {teacher_kind: [finetuned, meta]}}",
+            "space.recipe.teacher_kind: meta is for a classification with domains: name their column under task.domain",
+        ),
+        ("teacher: {kind: meta}", "teacher.kind: meta is for a classification with domains: name their column under"),
+        ("teacher: {kind: mata}", "teacher.kind should be 'finetuned' or 'meta', found 'mata'."),
         ("space: {birnn: {cell: [lstm, rnn]}}", "space.birnn cell cannot be 'rnn': input should be 'lstm' or 'gru'"),
     ],
 )
@@ -100,6 +115,15 @@ def test_wrong_values_name_the_file_the_key_and_what_is_right(toy_file: Path, wr
         ("{grammar: sentiment, train: -1}", "task.data.train should be at least 2, found -1."),
         ("{hub: a/b, confg: x}", "task.data.confg is not a key of section 'task.data'. Did you mean 'config'?"),
         ("{}", "task.data say where the data is: hub: ID, path: DIR"),
+        ("{grammar: sentiment}\n  target: film", "task target is a domain: name the column of domains under domain"),
+        (
+            "{grammar: sentiment}\n  domain: domain\n  target: film\n  unseen: arts",
+            "task target and unseen exclude each other: students are for one domain",
+        ),
+        (
+            "{grammar: sentiment}\n  domian: domain",
+            "task.domian is not a key of section 'task'. Did you mean 'domain'?",
+        ),
     ],
 )
 def test_errors_inside_a_choice_of_sections(toy_file: Path, data: str, message: str) -> None:
