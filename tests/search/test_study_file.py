@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from search.study_file import load_study_file, shipped_studies
-from space import InputError
+from space import InputError, JointSpace
 
+REFERENCE = Path(__file__).resolve().parents[2] / "studies" / "reference"
 SHIPPED = [
     "amazon",
     "banking77",
@@ -249,3 +251,12 @@ def test_native_latency_wants_one_worker(toy_file: Path) -> None:
     with pytest.raises(InputError, match=r"search\.workers should be 1 with device\.latency: native"):
         load_study_file(toy_file)
     assert load_study_file(toy_file, {"workers": 1}).device.latency == "native"
+
+
+@pytest.mark.parametrize("path", sorted(REFERENCE.glob("*.yaml")), ids=lambda path: path.stem)
+def test_reference_studies_train_one_student_three_times(path: Path) -> None:
+    file = load_study_file(path)
+    assert file.name == f"{path.stem}-reference"
+    assert (file.search.trials, file.search.repeats) == (3, 3)
+    space = JointSpace(file.space)
+    assert len({str(space.draw(np.random.default_rng(seed))) for seed in range(3)}) == 1
