@@ -111,7 +111,8 @@ class StudyFile(TaskSections):
     Attributes:
         name: of the study in the storage and of its folder.
         description: one line for people.
-        task, tasks, teacher, transfer, pretraining: what students learn, and from whom (`runners.plan.TaskSections`).
+        task, tasks, teacher, transfer, pretraining, supernet: what students learn, and from whom
+            (`runners.plan.TaskSections`).
         space: what can be built (`space.SpaceSpec`).
         limits: hard limits (`objectives.limits.Limits`).
         objectives: what the front is about; quality is raised, the costs are lowered.
@@ -164,6 +165,7 @@ class StudyFile(TaskSections):
             raise ValueError("space.recipe.task_exponent is about several tasks, but there is only one: leave it out")
         self._check_initialization()
         self._check_pretraining()
+        self._check_supernet()
         if self.search.propose is not None:
             classifies = self.task is not None and self.task.kind == "classification"
             if problem := self.search.propose.misfit(self.space.families, self.space.conv, classifies):  # type: ignore[attr-defined]
@@ -215,6 +217,22 @@ class StudyFile(TaskSections):
                     f"{plan.task.max_length}: students would have positions that the encoder never saw"
                 )
 
+    def _check_supernet(self) -> None:
+        starts = "supernet" in ends(self.space.recipe.initialization)  # type: ignore[attr-defined]
+        if self.supernet is None:
+            if starts:
+                raise ValueError("space.recipe.initialization names supernet, but there is no section supernet")
+            return
+        if not starts:
+            raise ValueError("supernet is never used: add supernet to space.recipe.initialization")
+        for family in self.space.families:  # type: ignore[attr-defined]
+            if "supernet" not in get_family(family).initializations:
+                raise ValueError(f"space.recipe.initialization names supernet, which students of {family} cannot be")
+        if self.task is None:
+            raise ValueError("supernet is for studies of one task, not of several")
+        if self.task.per_token:
+            raise ValueError("supernet is for tasks that judge whole texts: a token-classification has none")
+
     def label_of(self, objective: Objective) -> str:
         """An objective's name for people, with its unit and conditions."""
         if objective == "quality":
@@ -241,6 +259,8 @@ class StudyFile(TaskSections):
             fidelity=self.fidelity,
             transfer=self.transfer,
             pretraining=self.pretraining,
+            supernet=self.supernet,
+            space=None if self.supernet is None else self.space,
         )
 
 
