@@ -16,6 +16,7 @@ from search.halving import EarlyStoppingSpec
 from search.propose import ProposeSpec
 from search.retention import Keep
 from search.samplers import SamplerName
+from search.starts import check_starts
 from search.states import Objective
 from search.validation import closest, explain, parse_yaml
 from space.dimensions import ends
@@ -163,9 +164,7 @@ class StudyFile(TaskSections):
                 raise ValueError(problem if self.task else f"tasks.{name}: {problem}")
         if self.task and self.space.recipe.task_exponent != RecipeDimensions().task_exponent:  # type: ignore[attr-defined]
             raise ValueError("space.recipe.task_exponent is about several tasks, but there is only one: leave it out")
-        self._check_initialization()
-        self._check_pretraining()
-        self._check_supernet()
+        check_starts(self)
         if self.search.propose is not None:
             classifies = self.task is not None and self.task.kind == "classification"
             if problem := self.search.propose.misfit(self.space.families, self.space.conv, classifies):  # type: ignore[attr-defined]
@@ -186,52 +185,6 @@ class StudyFile(TaskSections):
         if not drawn:
             return "transfer is never read: give space.recipe.transfer_share choices above 0"
         return plan.transfer.misfit(len(plan.task.text_columns))
-
-    def _check_initialization(self) -> None:
-        """A start that only some families can take becomes `teacher` in the others; one that none can is a mistake."""
-        families = self.space.families  # type: ignore[attr-defined]
-        possible = {start for family in families for start in get_family(family).initializations}
-        for start in ends(self.space.recipe.initialization):  # type: ignore[attr-defined]
-            if start not in possible:
-                raise ValueError(
-                    f"space.recipe.initialization cannot be {start}: students of {', '.join(families)} start from "
-                    f"{' or '.join(sorted(possible))}"
-                )
-
-    def _check_pretraining(self) -> None:
-        starts = "pretrained" in ends(self.space.recipe.initialization)  # type: ignore[attr-defined]
-        if self.pretraining is None:
-            if starts:
-                raise ValueError("space.recipe.initialization names pretrained, but there is no section pretraining")
-            return
-        for family in self.space.families:  # type: ignore[attr-defined]
-            if starts and "pretrained" not in get_family(family).initializations:
-                raise ValueError(f"space.recipe.initialization names pretrained, which students of {family} cannot be")
-        if not starts:
-            raise ValueError("pretraining is never used: add pretrained to space.recipe.initialization")
-        for name, plan in self.task_plans.items():
-            if self.pretraining.max_length < plan.task.max_length:
-                where = "task" if self.task else f"tasks.{name}"
-                raise ValueError(
-                    f"pretraining.max_length {self.pretraining.max_length} is below {where}.max_length "
-                    f"{plan.task.max_length}: students would have positions that the encoder never saw"
-                )
-
-    def _check_supernet(self) -> None:
-        starts = "supernet" in ends(self.space.recipe.initialization)  # type: ignore[attr-defined]
-        if self.supernet is None:
-            if starts:
-                raise ValueError("space.recipe.initialization names supernet, but there is no section supernet")
-            return
-        if not starts:
-            raise ValueError("supernet is never used: add supernet to space.recipe.initialization")
-        for family in self.space.families:  # type: ignore[attr-defined]
-            if "supernet" not in get_family(family).initializations:
-                raise ValueError(f"space.recipe.initialization names supernet, which students of {family} cannot be")
-        if self.task is None:
-            raise ValueError("supernet is for studies of one task, not of several")
-        if self.task.per_token:
-            raise ValueError("supernet is for tasks that judge whole texts: a token-classification has none")
 
     def label_of(self, objective: Objective) -> str:
         """An objective's name for people, with its unit and conditions."""
