@@ -190,9 +190,9 @@ def _train(spec: SupernetSpec, space: ElasticSpace, prepared: Prepared, folder: 
             taught.task.regression,
             device,
         )
-    _log.info(
-        "Training a supernet of %s, %d steps; once, then cached", "x".join(map(str, space.extent)), training.steps
-    )
+    extent = space.extent
+    shown = f"{extent.depth} x {extent.width}, ffn {extent.ffn_width}, embedding {extent.embedding_width}"
+    _log.info("Training a supernet of %s, %d steps; once, then cached", shown, training.steps)
     if saved.exists():
         try:
             training.restore(saved)

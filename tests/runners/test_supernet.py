@@ -251,6 +251,38 @@ def test_a_trial_inherits(plan: TrialPlan, prepared: Prepared, supernet: Superne
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
+def test_brief_training_goes_further_from_the_supernet_than_from_the_teacher(
+    plan: TrialPlan, prepared: Prepared, tmp_path: Path
+) -> None:
+    """Both train for 16 steps; the supernet's 128 steps have served all of them."""
+    assert plan.task is not None
+    data = plan.task.data.model_copy(update={"train": 2048, "validation": 400})
+    changes = {"task": plan.task.model_copy(update={"data": data}), "supernet": SPEC.model_copy(update={"epochs": 2.0})}
+    teacher = plan.teacher.model_copy(update={"epochs": 5, "learning_rate": 3e-3})
+    longer = plan.model_copy(
+        update={**changes, "teacher": teacher, "fidelity": FidelitySpec(epochs=0.25, batch_size=32)}
+    )
+    shared = prepare(longer)
+    found: dict[str, list[float]] = {"layers": [], "supernet": []}
+    for seed in range(6):
+        drawn, _ = JointSpace(SPACE).draw(np.random.default_rng(seed))
+        for start, qualities in found.items():
+            recipe = Recipe(
+                learning_rate=2e-3,
+                label_weight=0.25,
+                logit_weight=1,
+                hidden_weight=1,
+                temperature=2,
+                teacher_learning_rate=0,
+                initialization=start,
+                clipping="auto",
+            )
+            record = run_trial(longer, shared, seed, drawn, recipe, seed, tmp_path / f"{start}-{seed}")
+            qualities.append(record.quality)
+    assert np.mean(found["supernet"]) > np.mean(found["layers"]) + 0.01, found
+
+
 def test_tasks_that_it_cannot_serve_are_refused(prepared: Prepared) -> None:
     several = Prepared({"a": prepared.tasks["task"], "b": prepared.tasks["task"]}, prepared.shape, prepared.vocabulary)
     with pytest.raises(InputError, match="A supernet is for one task that judges whole texts"):
