@@ -10,9 +10,11 @@ from objectives.limits import Limits
 from runners.latency import DeviceSpec
 from runners.pretraining import PretrainingSpec
 from runners.record import RETENTION
+from runners.supernet import SupernetSpec
 from runners.task import TaskSpec
 from runners.teacher import FineTuningSpec, TeacherSpec
 from runners.transfer import TransferSpec
+from space.joint import SpaceSpec
 
 ONLY = "task"  # what the task is called of a study that has no more
 TaskName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")]
@@ -64,6 +66,7 @@ class TaskSections(BaseModel):
         teacher: what the students learn from (`runners.teacher.TeacherSpec`); it is fine-tuned for each task.
         transfer: unlabelled text that students also learn from (`runners.transfer.TransferSpec`).
         pretraining: text and recipe of encoders that students may start from (`runners.pretraining.PretrainingSpec`).
+        supernet: how one student is trained whose weights trials may inherit (`runners.supernet.SupernetSpec`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,6 +76,7 @@ class TaskSections(BaseModel):
     teacher: TeacherSpec
     transfer: TransferSpec | None = None
     pretraining: PretrainingSpec | None = None
+    supernet: SupernetSpec | None = None
 
     @model_validator(mode="after")
     def _one_or_several(self) -> TaskSections:
@@ -108,9 +112,20 @@ class TaskSections(BaseModel):
 
 
 class TrialPlan(TaskSections):
-    """The sections of a study file that a trial depends on, beside its own configuration and recipe."""
+    """The sections of a study file that a trial depends on, beside its own configuration and recipe.
+
+    Attributes:
+        space: what can be built, where a supernet is trained for it; else None.
+    """
 
     study: str
     device: DeviceSpec
     limits: Limits
     fidelity: FidelitySpec
+    space: SpaceSpec | None = None  # type: ignore[valid-type]
+
+    @model_validator(mode="after")
+    def _has_sizes(self) -> TrialPlan:
+        if self.supernet is not None and self.space is None:
+            raise ValueError("a supernet needs the space that it is trained for")
+        return self

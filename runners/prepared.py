@@ -15,6 +15,7 @@ from runners.distill import Course
 from runners.lessons import Lessons
 from runners.plan import TaskPlan, TrialPlan
 from runners.pretraining.corpus import prepare_corpus
+from runners.supernet.prepare import Supernet, prepare_supernet
 from runners.task import Examples, Task, load_task
 from runners.teacher import TeacherOutputs, load_teacher, prepare_teacher
 from runners.teacher.model import find_model, load_tokenizer
@@ -101,11 +102,13 @@ class Prepared:
         tasks: by name, in the order of the student's logits; the only one of a study is called `runners.plan.ONLY`.
         shape: of a student of all tasks.
         vocabulary: one for all tasks.
+        supernet: what students may inherit from; None where the study has none.
     """
 
     tasks: dict[str, TaughtTask]
     shape: TaskShape
     vocabulary: Vocabulary
+    supernet: Supernet | None = None
     _encoded: dict[tuple[str, int], Encoded] = field(default_factory=dict, repr=False)
     _lengths: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
     _encoded_transfer: dict[tuple[str, int], Encoded] = field(default_factory=dict, repr=False)
@@ -207,7 +210,8 @@ class Prepared:
 
 
 def prepare(plan: TrialPlan) -> Prepared:
-    """Load the data and the teachers' outputs; fine-tunes a teacher if the cache does not hold it.
+    """Load the data and the teachers' outputs; fine-tunes a teacher, and trains the supernet of a study that has one,
+    if the cache does not hold them.
 
     Raises:
         InputError: wrong data; of several tasks, a teacher that has learnt nothing, of which nothing can be retained.
@@ -232,7 +236,11 @@ def prepare(plan: TrialPlan) -> Prepared:
     vocabulary = Vocabulary(
         teachers[0].vocabulary, scores, counts, teachers[0].lower_case, sum_of_equals(further) if further else None
     )
-    return Prepared(tasks, TaskShape.joint({name: taught.shape for name, taught in tasks.items()}), vocabulary)
+    found = Prepared(tasks, TaskShape.joint({name: taught.shape for name, taught in tasks.items()}), vocabulary)
+    if plan.supernet is None:
+        return found
+    # Rankings made so far know of no supernet.
+    return replace(found, supernet=prepare_supernet(plan.supernet, plan.space, found), _ranked={})
 
 
 def _prepare_task(plan: TaskPlan) -> TaughtTask:

@@ -30,6 +30,7 @@ from runners.prepared import Prepared, prepare
 from runners.pretraining.encoder import Encoder, prepare_encoder, start_from_encoder
 from runners.record import LATENCIES, TaskQuality, TrialRecord, costs, library_versions
 from runners.rungs import RungResult, Rungs
+from runners.supernet.prepare import Supernet, start_from_supernet
 from runners.task import Examples
 from runners.teacher.origin import Origin, mean_statistics
 from space.config import Recipe, StudentConfig
@@ -186,15 +187,20 @@ def run_in_rungs(
             courses = [teaching.course(name, entries, recipe) for name in prepared.tasks]
         with clock("pretrain"):
             encoder = _pretrained_encoder(plan, config) if recipe.initialization == "pretrained" else None
+            supernet = _supernet(prepared) if recipe.initialization == "supernet" else None
         with clock("train"):
             torch.manual_seed(seed)
             student = build_student(config, prepared.shape, entries)
-            if encoder is None:
+            if supernet is not None:
+                start_from_supernet(student, supernet, config, prepared.vocabulary)
+            elif encoder is None:
                 _initialise(student, teaching, config, recipe)
             else:
                 start_from_encoder(student, encoder, prepared.vocabulary, config.vocabulary_keep)
             tokens, device = prepared.vocabulary.tokens(entries), training_device()
             training = Distillation(student, courses, recipe, plan.fidelity, tokens, seed, device)
+            if supernet is not None:
+                training.load_projection(*supernet.projection_of(student.width))
             if passed:
                 training.restore(Path(passed[-1].checkpoint))
         for rung, step in rungs.ahead(training.steps) if rungs is not None else ():
@@ -278,6 +284,13 @@ def _pretrained_encoder(plan: TrialPlan, config: StudentConfig) -> Encoder:
     if plan.pretraining is None:
         raise ValueError("the study has no section pretraining")
     return prepare_encoder(plan.pretraining, plan.teacher.model, config)
+
+
+def _supernet(prepared: Prepared) -> Supernet:
+    """The supernet of the study."""
+    if prepared.supernet is None:
+        raise ValueError("the study has no section supernet")
+    return prepared.supernet
 
 
 def _initialise(student: Student, prepared: Prepared, config: StudentConfig, recipe: Recipe) -> None:

@@ -55,7 +55,7 @@ def baseline_study(name: str, file: StudyFile, seeds: int = 1) -> StudyFile:
     if name not in known:
         raise InputError(f"There is no baseline {name!r}.", closest(name, list(known)))
     baseline = known[name]
-    data = file.model_dump(mode="json", exclude={"space", "pretraining"})
+    data = file.model_dump(mode="json", exclude={"space", "pretraining", "supernet"})
     space = {**baseline.space, "recipe": dict(baseline.space["recipe"])}
     tells = [data, *(data["tasks"] or {}).values()]  # several tasks have transfer text each
     if baseline.transfer_share and any(each["transfer"] is not None for each in tells):

@@ -13,6 +13,7 @@ from runners.latency import DeviceSpec
 from runners.plan import FidelitySpec, TaskPlan, TaskSections, TrialPlan
 from search.domains import domain_misfit
 from search.search_spec import SearchSpec
+from search.starts import check_starts
 from search.states import Objective
 from search.validation import closest, explain, parse_yaml
 from space.dimensions import ends
@@ -37,7 +38,8 @@ class StudyFile(TaskSections):
     Attributes:
         name: of the study in the storage and of its folder.
         description: one line for people.
-        task, tasks, teacher, transfer, pretraining: what students learn, and from whom (`runners.plan.TaskSections`).
+        task, tasks, teacher, transfer, pretraining, supernet: what students learn, and from whom
+            (`runners.plan.TaskSections`).
         space: what can be built (`space.SpaceSpec`).
         limits: hard limits (`objectives.limits.Limits`).
         objectives: what the front is about; quality is raised, the costs are lowered.
@@ -90,8 +92,7 @@ class StudyFile(TaskSections):
             raise ValueError("space.recipe.task_exponent is about several tasks, but there is only one: leave it out")
         if problem := domain_misfit(self.task_plans.values(), self.space.recipe):  # type: ignore[attr-defined]
             raise ValueError(problem)
-        self._check_initialization()
-        self._check_pretraining()
+        check_starts(self)
         if self.search.propose is not None:
             classifies = self.task is not None and self.task.kind == "classification"
             if problem := self.search.propose.misfit(self.space.families, self.space.conv, classifies):  # type: ignore[attr-defined]
@@ -112,36 +113,6 @@ class StudyFile(TaskSections):
         if not drawn:
             return "transfer is never read: give space.recipe.transfer_share choices above 0"
         return plan.transfer.misfit(len(plan.task.text_columns))
-
-    def _check_initialization(self) -> None:
-        """A start that only some families can take becomes `teacher` in the others; one that none can is a mistake."""
-        families = self.space.families  # type: ignore[attr-defined]
-        possible = {start for family in families for start in get_family(family).initializations}
-        for start in ends(self.space.recipe.initialization):  # type: ignore[attr-defined]
-            if start not in possible:
-                raise ValueError(
-                    f"space.recipe.initialization cannot be {start}: students of {', '.join(families)} start from "
-                    f"{' or '.join(sorted(possible))}"
-                )
-
-    def _check_pretraining(self) -> None:
-        starts = "pretrained" in ends(self.space.recipe.initialization)  # type: ignore[attr-defined]
-        if self.pretraining is None:
-            if starts:
-                raise ValueError("space.recipe.initialization names pretrained, but there is no section pretraining")
-            return
-        for family in self.space.families:  # type: ignore[attr-defined]
-            if starts and "pretrained" not in get_family(family).initializations:
-                raise ValueError(f"space.recipe.initialization names pretrained, which students of {family} cannot be")
-        if not starts:
-            raise ValueError("pretraining is never used: add pretrained to space.recipe.initialization")
-        for name, plan in self.task_plans.items():
-            if self.pretraining.max_length < plan.task.max_length:
-                where = "task" if self.task else f"tasks.{name}"
-                raise ValueError(
-                    f"pretraining.max_length {self.pretraining.max_length} is below {where}.max_length "
-                    f"{plan.task.max_length}: students would have positions that the encoder never saw"
-                )
 
     def label_of(self, objective: Objective) -> str:
         """An objective's name for people, with its unit and conditions."""
@@ -169,6 +140,8 @@ class StudyFile(TaskSections):
             fidelity=self.fidelity,
             transfer=self.transfer,
             pretraining=self.pretraining,
+            supernet=self.supernet,
+            space=None if self.supernet is None else self.space,
         )
 
 

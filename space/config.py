@@ -91,7 +91,8 @@ class Recipe(BaseModel):
             `layers` where texts are compared: what a fine-tuned teacher compares by is not in the untuned one. On
             STS-B, with 70,000 texts seen in pre-training, the correlation is 0.45 (0.51 with its `similarity_weight`
             at 1) against 0.81 from `layers`, on CoLA 0.12 against 0.16; on MRPC both stay below the share of the
-            larger class (one seed each).
+            larger class (one seed each). `supernet` takes all from a student of the largest sizes that was trained
+            beforehand for the task at all sizes at once (the study's section `supernet`).
             A student of a family without layers like the teacher's (`Family.initializations`) takes of `layers` the
             embeddings.
         schedule: in which order the losses are learned: `joint` all at once, `stagewise` one after another, in stages
@@ -130,7 +131,7 @@ class Recipe(BaseModel):
     teacher_kind: TeacherKind = "study"
     state_weight: float = Field(default=0.0, ge=0)
     relation_weight: float = Field(default=0.0, ge=0)
-    initialization: Literal["random", "teacher", "layers", "pretrained"]
+    initialization: Literal["random", "teacher", "layers", "pretrained", "supernet"]
     schedule: Schedule = "joint"
     example_weighting: ExampleWeighting = "none"
     transfer_share: float = Field(default=0.0, ge=0, lt=1)

@@ -107,7 +107,8 @@ class Distillation:
         ]
         self._words = [WordDistillation(student.width, student.depth, states).to(device) for states in taught]
         student.to(device)
-        if recipe.initialization == "pretrained":
+        # A student of a supernet brings the projection of pooled states along, but none of words.
+        if recipe.initialization == "pretrained" or (recipe.initialization == "supernet" and taught):
             for index, (pool, objective) in enumerate(zip(self._pool.pools, self._objectives, strict=True)):
                 fit_projections(student, pool, objective, self._words[index] if taught else None, device)
         self._optimizer = self._make_optimizer()
@@ -204,6 +205,18 @@ class Distillation:
             first += len(objective.task_layer.bias)
         self.student.cpu().eval()
         return self.log()
+
+    @torch.no_grad()
+    def load_projection(self, weight: Tensor, bias: Tensor) -> None:
+        """Start the projection of the pooled state of the only course from given values.
+
+        Args:
+            weight: float [teacher width, student width].
+            bias: float [teacher width].
+        """
+        (objective,) = self._objectives
+        objective.projection.weight.copy_(weight)
+        objective.projection.bias.copy_(bias)
 
     def log(self) -> TrainingLog:
         """How the training went so far."""

@@ -85,7 +85,9 @@ def prepare_statistics(outputs: TeacherOutputs, task: Task, max_length: int) -> 
         tokenizer, _ = load_tokenizer(find_model(outputs.model), outputs.model)
         count = min(len(task.train), _TEXTS, max(1, int(_TOKENS / outputs.median_length)))
         rows = np.linspace(0, len(task.train) - 1, count).astype(np.int64)
-        found = layer_statistics(load_teacher(outputs), encode(tokenizer, task.train.take(rows), max_length))
+        with torch.random.fork_rng(devices=[]):  # a teacher's module draws numbers before it has its weights
+            teacher = load_teacher(outputs)
+        found = layer_statistics(teacher, encode(tokenizer, task.train.take(rows), max_length))
         write_statistics(part, found)
 
     return make_once(folder, lambda: read_statistics(folder), fill, "teacher's statistics", _log)

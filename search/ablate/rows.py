@@ -169,13 +169,13 @@ def _distillation(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
 
 
 def _pretraining(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
-    if setup.recipe.initialization != "pretrained":
+    if setup.recipe.initialization not in ("pretrained", "supernet"):
         return None
     return changed(setup, initialization="layers"), "the layers of the task's teacher"
 
 
 def _layers(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
-    if setup.recipe.initialization not in ("layers", "pretrained"):
+    if setup.recipe.initialization not in ("layers", "pretrained", "supernet"):
         return None
     if "layers" not in get_family(setup.config.family).initializations:
         return None

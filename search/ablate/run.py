@@ -242,6 +242,7 @@ def _key(setup: Setup, seed: int, prepared: Prepared, corpus: str | None) -> str
         "shoebox": version("shoebox"),
         "tasks": {name: _task_key(plan, prepared.tasks[name]) for name, plan in setup.plan.task_plans.items()},
         "pretraining": _pretraining_key(setup, corpus),
+        **_supernet_key(setup, prepared),
         "fidelity": setup.plan.fidelity.model_dump(mode="json"),
         "device": [setup.plan.device.model_dump(mode="json"), LatencyMeter(setup.plan.device).identity],
         # Without defaults, so that a field which a newer Shoebox added changes no key.
@@ -260,6 +261,13 @@ def _pretraining_key(setup: Setup, corpus: str | None) -> dict[str, Any] | None:
         return None
     starts = setup.recipe.initialization == "pretrained"
     return {"corpus": corpus, "encoder": spec.model_dump(mode="json", exclude=_CORPUS) if starts else None}
+
+
+def _supernet_key(setup: Setup, prepared: Prepared) -> dict[str, str]:
+    """What the student inherits from, where it does; else nothing, so that keys of older results stay."""
+    if prepared.supernet is None or setup.recipe.initialization != "supernet":
+        return {}
+    return {"supernet": prepared.supernet.key}
 
 
 def _task_key(plan: TaskPlan, taught: TaughtTask) -> dict[str, Any]:

@@ -72,6 +72,10 @@ def _misfit(setup: Setup) -> str | None:
         return "recipe.initialization is pretrained, but there is no section pretraining"
     if recipe.initialization == "pretrained" and "pretrained" not in get_family(setup.config.family).initializations:
         return f"recipe.initialization is pretrained, which students of {setup.config.family} cannot be"
+    if recipe.initialization == "supernet" and plan.supernet is None:
+        return "recipe.initialization is supernet, but there is no section supernet"
+    if recipe.initialization == "supernet" and "supernet" not in get_family(setup.config.family).initializations:
+        return f"recipe.initialization is supernet, which students of {setup.config.family} cannot be"
     if not any(task.task.per_token for task in tasks):
         return None
     if prunes_tokens(setup.config):

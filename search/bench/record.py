@@ -73,7 +73,7 @@ class Recorder:
 
     def __init__(self, folder: Path, data: str | None, examples: int = TRAIN_EXAMPLES) -> None:
         self.folder = folder
-        self.file = _with_sample(load_study_file(STUDY, {"data": data}), folder / "data", examples)
+        self.file = with_sample(load_study_file(STUDY, {"data": data}), folder / "data", examples)
         self.space = JointSpace(self.file.space)
         self.layout = Layout(self.space)
         self.prepared = prepare(self.plan)
@@ -266,7 +266,7 @@ class Recorder:
         return taught.task.quality(taught.task.validation, logits)
 
 
-def _with_sample(file: StudyFile, folder: Path, examples: int) -> StudyFile:
+def with_sample(file: StudyFile, folder: Path, examples: int) -> StudyFile:
     """The study with a seeded sample of its train split, which is written to a folder first."""
     assert file.task is not None
     names = file.task.labels

@@ -87,7 +87,11 @@ def test_statistics_and_words_are_read_back_from_the_cache(teacher, statistics, 
     again = prepare_words(teacher.folder, task.train, teacher, basis, 32)
     assert isinstance(again.values, np.memmap)
     np.testing.assert_array_equal(again.values, made.values)
+    torch.manual_seed(7)
     found = prepare_statistics(teacher, task, 32)
+    drawn = torch.rand(1)
+    torch.manual_seed(7)
+    assert torch.rand(1) == drawn  # the seed of a trial is untouched, whether or not the cache was filled
     assert torch.equal(found.state_covariance, statistics.state_covariance)
     assert found.inside is not None
 

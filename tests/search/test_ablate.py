@@ -182,6 +182,7 @@ def test_wrong_configuration_files_are_named(study: Path) -> None:
     ("recipe", "tokens", "said"),
     [
         ({"initialization": "pretrained"}, 1.0, "there is no section pretraining"),
+        ({"initialization": "supernet"}, 1.0, "there is no section supernet"),
         ({}, 0.5, r"token_keep 1\.0: every token gets logits"),
         ({"teacher_update": "encoder"}, 1.0, "the study tags words"),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search.study_file import load_study_file, shipped_studies
+from search.study_file import StudyFile, load_study_file, shipped_studies
 from space import InputError, JointSpace
 
 REFERENCE = Path(__file__).resolve().parents[2] / "studies" / "reference"
@@ -77,6 +77,10 @@ def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
         ("pretraining: {sources: {text: a}}", "pretraining.sources say where the text is: hub"),
         ("pretraining: {sources: {path: a.txt}, epochs: 0}", "pretraining.epochs should be above 0.0, found 0."),
         ("space: {recipe: {initialization: pretrained}}", "space.recipe.initialization names pretrained, but"),
+        ("space: {recipe: {initialization: supernet}}", "space.recipe.initialization names supernet, but there is no"),
+        ("supernet: {epochs: 1}", "supernet is never used: add supernet to space.recipe.initialization."),
+        ("supernet: {epoch: 1}", "supernet.epoch is not a key of section 'supernet'. Did you mean 'epochs'?"),
+        ("supernet: {epochs: 0}", "supernet.epochs should be above 0.0, found 0."),
         (
             "space: {recipe: {schedule: [joint, staged]}}",
             "space.recipe schedule cannot be 'staged': input should be 'joint'",
@@ -105,6 +109,30 @@ def test_wrong_values_name_the_file_the_key_and_what_is_right(toy_file: Path, wr
     with pytest.raises(InputError) as caught:
         load_study_file(toy_file)
     assert str(caught.value).startswith(f"Study file {toy_file}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"families": ["transformer", "birnn"]}, "names supernet, which students of birnn cannot be"),
+        ({"kind": "token-classification"}, "supernet is for tasks that judge whole texts"),
+        ({"tasks": True}, "supernet is for studies of one task"),
+    ],
+)
+def test_studies_that_a_supernet_cannot_serve_are_refused(change: dict, message: str) -> None:
+    data = load_study_file("sst2").model_dump(mode="json")
+    data["supernet"] = {}
+    data["space"]["recipe"]["initialization"] = "supernet"
+    data["space"]["families"] = change.get("families", ["transformer"])
+    if "kind" in change:
+        data["task"] |= {"kind": "token-classification", "metric": "entity_f1", "labels": None}
+        data["task"] |= {"text": "sentence", "label": "label"}
+        data["space"]["transformer"]["token_keep"] = 1.0
+    if "tasks" in change:
+        task = {key: value for key, value in data.pop("task").items() if key != "teacher"}
+        data["tasks"] = {"first": task, "second": task}
+    with pytest.raises(ValueError, match=message):
+        StudyFile.model_validate(data)
 
 
 @pytest.mark.parametrize(

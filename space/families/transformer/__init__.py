@@ -27,7 +27,7 @@ class TransformerFamily(Family):
     config = TransformerConfig
     dimensions = TransformerDimensions
     larger_is_smaller = frozenset({"token_keep"})
-    initializations = frozenset({"random", "teacher", "layers", "pretrained"})
+    initializations = frozenset({"random", "teacher", "layers", "pretrained", "supernet"})
     graph_version = 2
 
     def choose(self, dimensions: TransformerDimensions, choose: Chooser) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def start_layer(
 ) -> None:
     """Overwrite the weights of one layer; the most important heads and neurons of the teacher come first."""
     width = out.weight.shape[0]
-    size = width // heads
+    size = qkv.weight.shape[0] // (3 * heads)
     taken = min(heads, len(layer.query))
     weights = qkv.weight.view(3, heads, size, width).mul_(_LEFT_OVER)
     biases = qkv.bias.view(3, heads, size).zero_()
