@@ -184,14 +184,9 @@ def run_in_rungs(
         with clock("teacher"):
             courses = [prepared.course(name, entries, recipe) for name in prepared.tasks]
         with clock("pretrain"):
-            encoder = _pretrained_encoder(plan, config) if recipe.initialization == "pretrained" else None
+            encoder = _pretrained_encoder(plan, config, recipe)
         with clock("train"):
-            torch.manual_seed(seed)
-            student = build_student(config, prepared.shape, entries)
-            if encoder is None:
-                _initialise(student, prepared, config, recipe)
-            else:
-                start_from_encoder(student, encoder, prepared.vocabulary, config.vocabulary_keep)
+            student = _started(prepared, config, recipe, encoder, seed)
             tokens, device = prepared.vocabulary.tokens(entries), training_device()
             training = Distillation(student, courses, recipe, plan.fidelity, tokens, seed, device)
             if passed:
@@ -272,8 +267,25 @@ def _judge(
     return judge(answer, encode, prepared.shape, tasks, teachers, most)
 
 
-def _pretrained_encoder(plan: TrialPlan, config: StudentConfig) -> Encoder:
-    """The encoder of the study for a configuration's shape; trained first if the cache does not hold it."""
+def initial_student(plan: TrialPlan, prepared: Prepared, config: StudentConfig, recipe: Recipe, seed: int) -> Student:
+    """A student as its training begins; sets torch's global generator."""
+    return _started(prepared, config, recipe, _pretrained_encoder(plan, config, recipe), seed)
+
+
+def _started(prepared: Prepared, config: StudentConfig, recipe: Recipe, encoder: Encoder | None, seed: int) -> Student:
+    torch.manual_seed(seed)
+    student = build_student(config, prepared.shape, prepared.vocabulary.size(config.vocabulary_keep))
+    if encoder is None:
+        _initialise(student, prepared, config, recipe)
+    else:
+        start_from_encoder(student, encoder, prepared.vocabulary, config.vocabulary_keep)
+    return student
+
+
+def _pretrained_encoder(plan: TrialPlan, config: StudentConfig, recipe: Recipe) -> Encoder | None:
+    """The encoder that the student starts from, if it starts from one; trained first if the cache does not hold it."""
+    if recipe.initialization != "pretrained":
+        return None
     if plan.pretraining is None:
         raise ValueError("the study has no section pretraining")
     return prepare_encoder(plan.pretraining, plan.teacher.model, config)

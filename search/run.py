@@ -22,7 +22,7 @@ from search.assignment import Proposal
 from search.ledger import Ledger
 from search.lock import only_one
 from search.progress import Display, Monitor, NoDisplay
-from search.propose import enqueue_cells
+from search.propose import enqueue_proposals
 from search.samplers import study_sampler
 from search.states import RECORD, State
 from search.storage import create_study, default_url, find_study, masked, open_storage
@@ -55,7 +55,9 @@ PIPELINE = "runners.trial"
 # What may change when a study is resumed: how long it is, what is kept of it, and where it runs.
 _LENGTH = ("trials", "hours", "training_hours", "repeats")
 _PLACE = ("workers", "cpus_per_trial", "gpus_per_trial", "keep_bundles")
-_MAY_CHANGE = {"description", *(f"search.{name}" for name in (*_LENGTH, *_PLACE))}
+# Bits can be guided by what was found: proposals that are asked for later are queued then.
+_LATER = ("propose", "propose.guided_bits")
+_MAY_CHANGE = {"description", *(f"search.{name}" for name in (*_LENGTH, *_PLACE, *_LATER))}
 
 
 def run_study(
@@ -176,7 +178,7 @@ def run_study(
                 logger.warning("known-cost cannot foresee %s here and leaves it out.", ", ".join(sorted(unknown)))
         if file.search.propose is not None:
             with _all_cores():
-                enqueue_cells(
+                enqueue_proposals(
                     existing, file.search.propose, file.limits, file.search.seed, plan, prepared, space, predict
                 )
         known = (space, prepared.shape, prepared.vocabulary, file.objectives, file.limits.given(), predict)

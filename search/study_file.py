@@ -57,7 +57,7 @@ class SearchSpec(BaseModel):
             GPU of its host if there is one, together with the others there.
         bundles: URL of a folder for the bundles of studies (s3://bucket/folder; any protocol of fsspec), for hosts that
             share no `SHOEBOX_HOME`. By default they are in `SHOEBOX_HOME`.
-        propose: cells of the family `conv` to try first (`search.propose.ProposeSpec`).
+        propose: students to try first (`search.propose.ProposeSpec`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -166,7 +166,7 @@ class StudyFile(TaskSections):
         self._check_pretraining()
         if self.search.propose is not None:
             classifies = self.task is not None and self.task.kind == "classification"
-            if problem := self.search.propose.misfit(self.space.families, self.space.conv, classifies):  # type: ignore[attr-defined]
+            if problem := self.search.propose.misfit(self.space, classifies):
                 raise ValueError(problem)
         return self
 
