@@ -52,6 +52,7 @@ class Lessons:
             in the loss on labels.
         words: the teacher's states of the words, or None where they were not kept.
         taught: the texts in the teacher's word pieces, where it is to learn too.
+        rows: int64, which of the texts are handed out, of further text; all by default.
 
     Raises:
         ValueError: the arrays differ in length.
@@ -63,6 +64,7 @@ class Lessons:
     labels: npt.NDArray[Any] | None = None
     words: WordStates | None = None
     taught: Encoded | None = None
+    rows: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         for name in ("logits", "hidden", "labels", "words", "taught"):

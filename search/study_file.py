@@ -177,6 +177,13 @@ class StudyFile(TaskSections):
                 return problem
         if plan.task.per_token and "encoder" in ends(self.space.recipe.teacher_update):  # type: ignore[attr-defined]
             return "space.recipe.teacher_update: encoder is for tasks that judge whole texts, not words"
+        made = ("none", "all") if plan.transfer is None else plan.transfer.augmentations
+        for augmentation in ends(self.space.recipe.augmentation):  # type: ignore[attr-defined]
+            if augmentation not in made:
+                return (
+                    f"space.recipe.augmentation names {augmentation}, which is not made: add it to "
+                    "transfer.augment.methods"
+                )
         if plan.transfer is None:
             return None
         if plan.task.per_token:
@@ -332,12 +339,21 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
     _anchor_sources(pretraining, "sources", folder)
     _anchor_sources(pretraining, "exclude", folder)
     _anchor_sources(data.get("transfer"), "sources", folder)
+    _anchor_masked_model(data.get("transfer"), folder)
     _anchor_data(data.get("task"), folder)
     tasks = data.get("tasks")
     for task in tasks.values() if isinstance(tasks, dict) else ():
         _anchor_data(task, folder)
         if isinstance(task, dict):
             _anchor_sources(task.get("transfer"), "sources", folder)
+            _anchor_masked_model(task.get("transfer"), folder)
+
+
+def _anchor_masked_model(transfer: Any, folder: Path) -> None:
+    augment = transfer.get("augment") if isinstance(transfer, dict) else None
+    if isinstance(augment, dict) and isinstance(augment.get("masked_model"), str):
+        model = folder / Path(augment["masked_model"]).expanduser()
+        augment["masked_model"] = str(model) if model.is_dir() else augment["masked_model"]
 
 
 def _anchor_sources(section: Any, key: str, folder: Path) -> None:

@@ -15,6 +15,7 @@ VocabularyScore = Literal["attention_sum", "attention_mean", "frequency"]
 Quantization = Literal["aware", "post_training"]
 Clipping = Literal["none", "auto", "searched", "learned"]
 Schedule = Literal["joint", "stagewise"]
+Augmentation = Literal["all", "none", "random", "masked", "learned"]
 
 
 class StudentConfig(BaseModel):
@@ -95,6 +96,10 @@ class Recipe(BaseModel):
             not pay: on 5,000 sentences of WikiAnn (en), a recurrent student of 1.15 MB has, after 12 epochs, entity F1
             0.577 with `joint` and 0.565 with stages on states and logits (one seed; the teacher has 0.700).
         transfer_share: share of the examples that is drawn from the study's transfer text.
+        augmentation: which augmented texts are among the transfer text: those made by a method that the study's
+            `transfer.augment` names (`runners.transfer.spec.AugmentSpec`), `none` of them, or `all`, as many of each as
+            the study has. With `none`, a study without transfer sources has the train split alone, which makes an epoch
+            shorter.
         task_exponent: of several tasks, a task with n texts gets batches in proportion to n to this power: 1 as many as
             it has texts for, 0 the same for all. 0.5 keeps large tasks from drowning small ones.
         quantization: when weights are rounded to their bits: `aware` at every step of training, `post_training` (the
@@ -122,6 +127,7 @@ class Recipe(BaseModel):
     initialization: Literal["random", "teacher", "layers", "pretrained"]
     schedule: Schedule = "joint"
     transfer_share: float = Field(default=0.0, ge=0, lt=1)
+    augmentation: Augmentation = "all"
     task_exponent: float = Field(default=0.5, ge=0, le=1)
     quantization: Quantization = "aware"
     clipping: Clipping = "none"

@@ -50,6 +50,7 @@ class RecipeDimensions(BaseModel):
     initialization: Dimension = Choices(values=("random", "teacher"))
     schedule: Dimension = Choices(values=("joint",))
     transfer_share: Dimension = Choices(values=(0.0,))
+    augmentation: Dimension = Choices(values=("all",))
     task_exponent: Dimension = Choices(values=(0.5,))
     quantization: Dimension = Choices(values=("aware",))
     clipping: Dimension = Choices(values=("auto",))
