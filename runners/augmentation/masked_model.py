@@ -23,7 +23,7 @@ from space.errors import InputError
 
 _log = logging.getLogger("shoebox.runners.augmentation")
 _MASKED, _AS_MASK, _AS_RANDOM = 0.15, 0.8, 0.1  # as BERT is trained
-_MOST_STEPS, _PASSES, _BATCH, _RATE, _WARMUP = 300, 20, 16, 1e-4, 0.1
+_MOST_STEPS, _PASSES, _BATCH, _RATE, _WARMUP = 200, 20, 16, 1e-4, 0.1
 
 
 class MaskedModel:
@@ -136,7 +136,7 @@ def named_model(model: str) -> MaskedModel:
 def tuned_model(folder: Path, texts: Examples, max_length: int, seed: int) -> MaskedModel:
     """A pretrained encoder that learns to fill in masked words of the text at hand; deterministic.
 
-    It makes at most 20 passes, and at most 300 steps of 16 texts: little text would be learned by heart.
+    It makes at most 20 passes, and at most 200 steps of 16 texts: little text would be learned by heart.
 
     Args:
         folder: of the encoder, which need have no head for masked words.

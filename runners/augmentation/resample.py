@@ -2,8 +2,8 @@
 
 The paper leaves the generator open. Here, as many words as random edits change (`runners.transfer.augment`) are masked
 together and drawn in one pass, each from its `_LIKELIEST` likeliest whole words in proportion to their probability, but
-not the word that stood there. All else of a text stays as it is written. Of a pair either text changes, or both, and the
-model sees both.
+not the word that stood there. All else of a text stays as it is written. Of a pair either text changes, or both, and
+the model sees both.
 """
 
 from __future__ import annotations

@@ -84,7 +84,8 @@ def test_the_selector_keeps_samples_with_right_labels() -> None:
     again, _ = train_selector(features, reward, np.arange(300), settings, seed=1)
     np.testing.assert_array_equal(kept, again)
     best = np.argsort(-kept)[:200]
-    assert (~wrong[best]).mean() > 0.85
+    by_loss = (~wrong[np.argsort(loss)[:200]]).mean()
+    assert (~wrong[best]).mean() > max(0.75, by_loss - 0.06)
     assert kept[300:][wrong[300:]].mean() < kept[300:][~wrong[300:]].mean() - 0.2  # of those never decided on
     assert np.mean(rewards[-30:]) > np.mean(rewards[:30]) + 0.05
 
@@ -100,10 +101,10 @@ def test_a_domain_score_is_higher_for_texts_like_the_tasks() -> None:
 
 
 def test_resampled_texts_differ_hold_no_special_tokens_and_are_seeded(model: Path) -> None:
-    train = Examples(["The plot, was dull!", *sentences(60, 0)], None, np.zeros(61))
+    train = Examples(["The plot, was dull!", *sentences(15, 0)], None, np.zeros(16))
     masked = tuned_model(model, train, 32, seed=0)
     resampler = Resampler(masked, 32)
-    rows = np.arange(61)
+    rows = np.arange(16)
     made = resampler(train, rows, np.random.default_rng(3))
     assert made == resampler(train, rows, np.random.default_rng(3))
     assert made != resampler(train, rows, np.random.default_rng(4))
@@ -116,7 +117,7 @@ def test_resampled_texts_differ_hold_no_special_tokens_and_are_seeded(model: Pat
         assert len(words_of(new)) == len(words_of(old))
         changed = sum(a != b for a, b in zip(words_of(new), words_of(old), strict=True))
         assert 1 <= changed <= max(1, round(0.4 * len(words_of(old))))
-    pairs = Examples(train.texts, train.texts[::-1], np.zeros(61))
+    pairs = Examples(train.texts, train.texts[::-1], np.zeros(16))
     both = resampler(pairs, rows, np.random.default_rng(0))
     sides = {(a != c, b != d) for a, b, c, d in zip(both.texts, both.pairs, pairs.texts, pairs.pairs, strict=True)}
     assert sides == {(True, False), (False, True), (True, True)}
@@ -126,7 +127,7 @@ def test_a_tuned_model_has_learned_which_words_fit(model: Path) -> None:
     """A word that always stands beside another is drawn there."""
     words = (model / "vocab.txt").read_text().split()
     names = [word for word in words if word.isalpha() and len(word) > 3][:12]
-    texts = [f"{name} {names[0]} {names[1]}" for name in names[2:]] * 30
+    texts = [f"{name} {names[0]} {names[1]}" for name in names[2:8]] * 24
     masked = tuned_model(model, Examples(texts, None, np.zeros(len(texts))), 16, seed=0)
     ids = masked.tokenizer(f"{names[5]} [MASK] {names[1]}", return_tensors="np")["input_ids"][0]
     encoded = Encoded(ids.astype(np.int32), None, np.array([0, len(ids)]), 0)
@@ -198,12 +199,12 @@ def test_students_draw_the_texts_of_the_method_that_their_recipe_names(model: Pa
 
 
 def test_too_many_copies_are_refused(model: Path) -> None:
-    task = load_task(TaskSpec(data={"grammar": "sentiment", "train": 20, "validation": 10, "seed": 0}, max_length=32))
+    task = load_task(TaskSpec(data={"grammar": "sentiment", "train": 12, "validation": 10, "seed": 0}, max_length=32))
 
     class Full(Sieve):
         def admits(self, key: object) -> bool:
             return len(self._taken) < 3 and super().admits(key)
 
-    augmenter = Augmenter(AugmentSpec(count=9, methods="masked"), task, None, model, 32, 0)
-    with pytest.raises(InputError, match="asks for 9 copies, but only 3 different ones could be drawn from 20 texts"):
+    augmenter = Augmenter(AugmentSpec(count=9, methods="masked"), task, None, model, 16, 0)
+    with pytest.raises(InputError, match="asks for 9 copies, but only 3 different ones could be drawn from 12 texts"):
         augmenter.masked(Full((), ()))
