@@ -160,6 +160,13 @@ class StudyFile(TaskSections):
         for name, plan in self.task_plans.items():
             if problem := self._misfit(plan, drawn):
                 raise ValueError(problem if self.task else f"tasks.{name}: {problem}")
+        made = {name for plan in self.task_plans.values() if plan.transfer for name in plan.transfer.augmentations}
+        for augmentation in ends(self.space.recipe.augmentation):  # type: ignore[attr-defined]
+            if augmentation not in {"all", "none", *made}:
+                raise ValueError(
+                    f"space.recipe.augmentation names {augmentation}, which is not made: add it to "
+                    "transfer.augment.methods"
+                )
         if self.task and self.space.recipe.task_exponent != RecipeDimensions().task_exponent:  # type: ignore[attr-defined]
             raise ValueError("space.recipe.task_exponent is about several tasks, but there is only one: leave it out")
         self._check_initialization()
@@ -177,13 +184,6 @@ class StudyFile(TaskSections):
                 return problem
         if plan.task.per_token and "encoder" in ends(self.space.recipe.teacher_update):  # type: ignore[attr-defined]
             return "space.recipe.teacher_update: encoder is for tasks that judge whole texts, not words"
-        made = ("none", "all") if plan.transfer is None else plan.transfer.augmentations
-        for augmentation in ends(self.space.recipe.augmentation):  # type: ignore[attr-defined]
-            if augmentation not in made:
-                return (
-                    f"space.recipe.augmentation names {augmentation}, which is not made: add it to "
-                    "transfer.augment.methods"
-                )
         if plan.transfer is None:
             return None
         if plan.task.per_token:

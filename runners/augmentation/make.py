@@ -14,7 +14,7 @@ from runners.augmentation.features import selector_features
 from runners.augmentation.masked_model import MaskedModel, named_model, tuned_model
 from runners.augmentation.resample import Resampler
 from runners.augmentation.selector import SelectorSettings, train_selector
-from runners.augmentation.student import RewardingStudent
+from runners.augmentation.student import FEWEST, RewardingStudent
 from runners.batches import encode
 from runners.precision import training_device
 from runners.task import Examples, Task
@@ -90,8 +90,17 @@ class Augmenter:
             sieve: knows both splits; takes the candidates.
             tokenizer: of the teacher.
             teacher: fine-tuned.
+
+        Raises:
+            InputError: too few train texts, or too few different candidates.
         """
         spec = self._spec
+        if self._own < 2 * FEWEST:
+            raise InputError(
+                f"transfer.augment.methods names learned, but the train split has {self._own} texts: the selector "
+                f"holds {FEWEST} of them out, and needs at least {2 * FEWEST}.",
+                "Leave learned out.",
+            )
         found = self._draw(spec.count * spec.candidates, spec.count, sieve, 37)
         examples = found.examples
         logits = np.zeros((len(examples), self._task.outputs), np.float32)

@@ -181,7 +181,7 @@ class RewardingStudent:
 
     def _judge(self) -> float:
         rows = np.flatnonzero(self.held_out)
-        logits = self._logits(self._train, rows)
+        logits = self._logits(self._train, rows).nan_to_num()  # an episode that diverged is a bad one
         examples = self._task.train.take(rows)
         labels = torch.from_numpy(examples.labels)
         quality = self._task.quality(examples, logits.numpy())

@@ -147,8 +147,8 @@ class TransferSpec(BaseModel):
 
     @property
     def augmentations(self) -> tuple[str, ...]:
-        """What a recipe can ask for in `augmentation`."""
-        return ("none", "all", *(() if self.augment is None else self.augment.methods))
+        """The methods by which texts are made."""
+        return () if self.augment is None else self.augment.methods
 
     def misfit(self, segments: int) -> str | None:
         """What keeps the section from serving a task with one text (1) or pairs of texts (2); None if nothing does."""
