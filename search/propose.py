@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from objectives.limits import Limits, broken, constraint_values
 from runners.differentiable.spec import DifferentiableSpec
 from search.guided_bits import PROPOSER, GuidedBits, families_with_bits, propose_bits
+from search.states import PROPOSED
 from space.config import Recipe, StudentConfig
 from space.dimensions import Choices, Range, contains, draw_from, ends
 from space.errors import InputError
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("shoebox.search.propose")
 
-PROPOSED = "proposed"  # attribute of a study: what was found of cells; of a trial: who proposed it
 GUIDED_BITS = "guided_bits"  # attribute of a study: the sensitivities that bits were proposed by
 PROPOSAL = "proposal"  # attribute of a trial: its number among those proposed
 _DRAWS = 300

@@ -16,8 +16,8 @@ from runners.sensitivity import rounded_one_by_one
 from runners.trial import cost_predictor, prepare
 from search.guided_bits import PROPOSER
 from search.knapsack import Option, best_choices
-from search.propose import GUIDED_BITS, PROPOSAL, PROPOSED, enqueue_proposals
-from search.states import RECORD
+from search.propose import GUIDED_BITS, PROPOSAL, enqueue_proposals
+from search.states import PROPOSED, RECORD
 from search.study_file import load_study_file
 from space import InputError, JointSpace, TaskShape, deployed_bytes
 from space.families import build_student, parse_config
