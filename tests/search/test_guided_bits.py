@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import torch
 
 from runners.sensitivity import rounded_one_by_one
 from runners.trial import cost_predictor, prepare
+from search import query
 from search.guided_bits import PROPOSER
 from search.knapsack import Option, best_choices
 from search.propose import GUIDED_BITS, PROPOSAL, enqueue_proposals
-from search.states import PROPOSED, RECORD
+from search.query.table import Row, TrialTable
+from search.states import PROPOSED, RECORD, state_of
 from search.study_file import load_study_file
 from space import InputError, JointSpace, TaskShape, deployed_bytes
 from space.families import build_student, parse_config
@@ -157,3 +160,20 @@ def test_bits_of_any_family_can_be_guided(tmp_path: Path, model: Path) -> None:
         increase
     )
     assert max(row["2"] for row in increase.values()) > 0
+
+
+def test_trials_can_be_asked_for_by_who_proposed_them(make_engine) -> None:
+    engine = make_engine()
+    space, generator = JointSpace(engine.file.space), np.random.default_rng(2)
+    drawn = [space.draw(generator) for _ in range(20)]
+    shape, vocabulary = engine.prepared.shape, engine.prepared.vocabulary
+    smallest = min(drawn, key=lambda one: deployed_bytes(one[0], shape, vocabulary))
+    engine.study.enqueue_trial(space.to_params(*smallest), user_attrs={PROPOSED: PROPOSER})
+    engine.run(3)
+    finished = [trial.number for trial in engine.study.get_trials() if state_of(trial) == "finished"]
+    for who, numbers in ((PROPOSER, [0]), ("sampler", finished[1:])):
+        found = query.select("toy", where=f"proposed == '{who}'")
+        assert [trial.number for trial in found] == numbers
+        # Timed on another device, trials have contents of their own.
+        rows = [Row(row.study, row.number, dict(row.content)) for row in found.table.rows]
+        assert [trial.record for trial in replace(found, table=TrialTable(rows))] == found.records
