@@ -13,7 +13,7 @@ import numpy.typing as npt
 from runners.augmentation.features import selector_features
 from runners.augmentation.masked_model import MaskedModel, named_model, tuned_model
 from runners.augmentation.resample import Resampler
-from runners.augmentation.selector import SelectorSettings, train_selector
+from runners.augmentation.selector import SelectorSettings, choose, train_selector
 from runners.augmentation.student import FEWEST, RewardingStudent
 from runners.batches import encode
 from runners.precision import training_device
@@ -82,9 +82,10 @@ class Augmenter:
     def learned(self, sieve: Sieve, tokenizer: Any, teacher: TeacherOutputs) -> Copies:
         """The candidates that a selector gives the highest probability of being kept, in the order they came.
 
-        The paper keeps by drawing; the highest are taken here, so that there are as many as the study asks for. In
-        training, the selector decides on no candidate that was made of a text held out: near copies of the very texts
-        that reward it would look good whatever they teach.
+        The paper keeps by drawing; here the highest of each of the teacher's answers are taken
+        (`runners.augmentation.selector.choose`), so that there are as many as the study asks for. In training, the
+        selector decides on no candidate that was made of a text held out: near copies of the very texts that reward it
+        would look good whatever they teach.
 
         Args:
             sieve: knows both splits; takes the candidates.
@@ -123,7 +124,7 @@ class Augmenter:
             float(np.mean(rewards[-tenth:])),
             float(kept.mean()),
         )
-        return found.copies(np.sort(np.argsort(-kept, kind="stable")[: spec.count]))
+        return found.copies(choose(kept, _answers(logits, self._task.regression), spec.count))
 
     def _draw(self, wanted: int, fewest: int, sieve: Sieve, purpose: int) -> Candidates:
         """`wanted` candidates that the sieve does not know, or as many as there are, `fewest` at least."""
@@ -170,6 +171,14 @@ class Augmenter:
         rows = even_sample(len(self._texts), _TUNING_TEXTS, np.random.default_rng([self._seed, 41]))
         _log.info("Tuning a masked language model on %d texts", len(rows))
         return tuned_model(self._model, _unlabelled(self._texts, rows), self._length, self._seed)
+
+
+def _answers(logits: npt.NDArray[np.float32], regression: bool) -> npt.NDArray[np.int64]:
+    """The class that the teacher sees in each text; of a regression, in which quarter of the texts its value is."""
+    if not regression:
+        return logits.argmax(1).astype(np.int64)
+    values = logits[:, 0]
+    return np.searchsorted(np.quantile(values, [0.25, 0.5, 0.75]), values).astype(np.int64)
 
 
 def _in_turn(size: int, count: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:

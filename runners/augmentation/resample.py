@@ -100,6 +100,8 @@ class Resampler:
             end = encoding.offsets[count - 1][1] if count else 0
             if which in (number, 2):
                 words += [(number, *match.span()) for match in _WORD.finditer(text) if match.end() <= end]
+        # Single letters are mostly parts of what is written with a mark: the t of don't.
+        words = [word for word in words if word[2] - word[1] > 1] or words
         drawn = float(generator.uniform(LEAST, MOST))
         order = generator.permutation(len(words))[: max(1, round(drawn * len(words)))]
         chosen = [words[place] for place in sorted(order)]

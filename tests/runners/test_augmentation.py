@@ -13,7 +13,14 @@ from runners.augmentation.features import domain_score
 from runners.augmentation.make import Augmenter
 from runners.augmentation.masked_model import named_model, tuned_model
 from runners.augmentation.resample import Resampler
-from runners.augmentation.selector import Baseline, Policy, SelectorSettings, reinforce_loss, train_selector
+from runners.augmentation.selector import (
+    Baseline,
+    Policy,
+    SelectorSettings,
+    choose,
+    reinforce_loss,
+    train_selector,
+)
 from runners.batches import Encoded
 from runners.grammar import sentiment
 from runners.plan import ONLY, TrialPlan
@@ -88,6 +95,16 @@ def test_the_selector_keeps_samples_with_right_labels() -> None:
     assert (~wrong[best]).mean() > max(0.75, by_loss - 0.06)
     assert kept[300:][wrong[300:]].mean() < kept[300:][~wrong[300:]].mean() - 0.2  # of those never decided on
     assert np.mean(rewards[-30:]) > np.mean(rewards[:30]) + 0.05
+
+
+def test_groups_keep_the_shares_that_drawing_would_give_them() -> None:
+    groups = np.repeat([0, 1], 100)
+    probability = np.where(groups == 1, 0.6, 0.4).astype(np.float32) + np.tile(np.arange(100), 2) * 1e-4
+    found = choose(probability.astype(np.float32), groups, 50)
+    assert np.bincount(groups[found]).tolist() == [20, 30]
+    assert found.tolist() == [*range(80, 100), *range(170, 200)]  # the highest of each
+    few = choose(np.array([0.1, 0.9, 0.9, 0.1], np.float32), np.array([0, 2, 2, 0]), 3)
+    assert few.tolist() == [0, 1, 2]
 
 
 def test_a_domain_score_is_higher_for_texts_like_the_tasks() -> None:
