@@ -185,6 +185,9 @@ class Prepared:
         taught = self.tasks[name]
         task, teacher = taught.task, taught.teacher
         transfer = taught.transfer if recipe.transfer_share > 0 else None
+        rows = None if transfer is None else transfer.rows_of(recipe.augmentation)
+        if rows is not None and len(rows) == 0:
+            transfer = None
         words = further = None
         if recipe.learns_words:
             basis, length = word_basis(taught.statistics()), taught.teacher_length
@@ -196,7 +199,7 @@ class Prepared:
         own = Lessons(encoded, teacher.train_logits, teacher.train_hidden, task.train.labels, words)
         sources = [replace(own, weights=weights, chosen=task.learned)]
         if transfer is not None:
-            sources.append(transfer.lessons(self.encoded_transfer(name, size), further))
+            sources.append(transfer.lessons(self.encoded_transfer(name, size), further, rows))
         shares = [recipe.transfer_share] * (len(sources) - 1)
         if not recipe.updates_encoder:
             return Course(sources, shares, teacher, task.regression)

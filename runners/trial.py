@@ -186,17 +186,10 @@ def run_in_rungs(
             teaching = prepared.taught_by(recipe.teacher_kind)
             courses = [teaching.course(name, entries, recipe) for name in prepared.tasks]
         with clock("pretrain"):
-            encoder = _pretrained_encoder(plan, config) if recipe.initialization == "pretrained" else None
-            supernet = _supernet(prepared) if recipe.initialization == "supernet" else None
+            encoder = _pretrained_encoder(plan, config, recipe)
+            supernet = _supernet(prepared, recipe)
         with clock("train"):
-            torch.manual_seed(seed)
-            student = build_student(config, prepared.shape, entries)
-            if supernet is not None:
-                start_from_supernet(student, supernet, config, prepared.vocabulary)
-            elif encoder is None:
-                _initialise(student, teaching, config, recipe)
-            else:
-                start_from_encoder(student, encoder, prepared.vocabulary, config.vocabulary_keep)
+            student = _started(teaching, config, recipe, encoder, supernet, seed)
             tokens, device = prepared.vocabulary.tokens(entries), training_device()
             training = Distillation(student, courses, recipe, plan.fidelity, tokens, seed, device)
             if supernet is not None:
@@ -279,15 +272,44 @@ def _judge(
     return judge(answer, encode, prepared.shape, tasks, teachers, most)
 
 
-def _pretrained_encoder(plan: TrialPlan, config: StudentConfig) -> Encoder:
-    """The encoder of the study for a configuration's shape; trained first if the cache does not hold it."""
+def initial_student(plan: TrialPlan, prepared: Prepared, config: StudentConfig, recipe: Recipe, seed: int) -> Student:
+    """A student as its training begins; sets torch's global generator."""
+    teaching, encoder = prepared.taught_by(recipe.teacher_kind), _pretrained_encoder(plan, config, recipe)
+    return _started(teaching, config, recipe, encoder, _supernet(prepared, recipe), seed)
+
+
+def _started(
+    prepared: Prepared,
+    config: StudentConfig,
+    recipe: Recipe,
+    encoder: Encoder | None,
+    supernet: Supernet | None,
+    seed: int,
+) -> Student:
+    torch.manual_seed(seed)
+    student = build_student(config, prepared.shape, prepared.vocabulary.size(config.vocabulary_keep))
+    if supernet is not None:
+        start_from_supernet(student, supernet, config, prepared.vocabulary)
+    elif encoder is None:
+        _initialise(student, prepared, config, recipe)
+    else:
+        start_from_encoder(student, encoder, prepared.vocabulary, config.vocabulary_keep)
+    return student
+
+
+def _pretrained_encoder(plan: TrialPlan, config: StudentConfig, recipe: Recipe) -> Encoder | None:
+    """The encoder that the student starts from, if it starts from one; trained first if the cache does not hold it."""
+    if recipe.initialization != "pretrained":
+        return None
     if plan.pretraining is None:
         raise ValueError("the study has no section pretraining")
     return prepare_encoder(plan.pretraining, plan.teacher.model, config)
 
 
-def _supernet(prepared: Prepared) -> Supernet:
-    """The supernet of the study."""
+def _supernet(prepared: Prepared, recipe: Recipe) -> Supernet | None:
+    """The supernet that the student starts from, if it starts from one."""
+    if recipe.initialization != "supernet":
+        return None
     if prepared.supernet is None:
         raise ValueError("the study has no section supernet")
     return prepared.supernet

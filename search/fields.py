@@ -27,6 +27,7 @@ _PATHS: dict[str, tuple[str, ...]] = {
     "tokens": ("latency", "tokens"),
     "long_tokens": ("long_latency", "tokens"),
     "instructions": ("latency", "instructions"),
+    "proposed": ("proposed",),
     "seed": ("seed",),
     "bundle": ("bundle",),
 }

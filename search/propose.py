@@ -1,15 +1,18 @@
-"""Cells that a study tries before its sampler proposes: from a differentiable search, at random, and none at all.
+"""Students that a study tries before its sampler proposes: cells from a differentiable search, at random, and none.
 
 They enter the study as ordinary trials, so that one budget, one limit and one training serve all of them. All are built
 alike but for their cells: what else the space leaves open is drawn once, as large as the limits allow with the
 largest cell. Cells at random are of about the size of the derived one. Without cells, a student of that size
 has room for more words, or for more of each; how to use it is drawn.
+
+Families without cells can have students proposed whose bits follow the sensitivity of their parts
+(`search.guided_bits`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from objectives.limits import Limits, broken, constraint_values
 from runners.differentiable.spec import DifferentiableSpec
+from search.guided_bits import PROPOSER, GuidedBits, families_with_bits, propose_bits
+from search.states import PROPOSED
 from space.config import Recipe, StudentConfig
 from space.dimensions import Choices, Range, contains, draw_from, ends
 from space.errors import InputError
@@ -31,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("shoebox.search.propose")
 
-PROPOSED = "proposed"  # attribute of a study: what its proposers found; of a trial: who proposed it
+GUIDED_BITS = "guided_bits"  # attribute of a study: the sensitivities that bits were proposed by
 PROPOSAL = "proposal"  # attribute of a trial: its number among those proposed
 _DRAWS = 300
 _ALIKE = 0.02  # random cells are so near to the derived one's bytes, if one of the draws is
@@ -40,12 +45,14 @@ Predict = Callable[[StudentConfig], dict[str, float]]
 
 
 class ProposeSpec(BaseModel):
-    """Section `search.propose` of a study file: cells of the family `conv` to try first.
+    """Section `search.propose` of a study file: students to try first.
 
     Attributes:
         differentiable: search them by a supernet (`runners.differentiable.DifferentiableSpec`).
         random_cells: so many cells at random, of about the bytes of the first derived one.
         no_cell: a student without cells, at most as large; space.conv.depth has to allow 0.
+        guided_bits: students of the first family with open bits, whose bits follow the sensitivity of its parts: a
+            number of byte budgets, or `search.guided_bits.GuidedBitsSpec`. The first three are about family `conv`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,15 +60,25 @@ class ProposeSpec(BaseModel):
     differentiable: DifferentiableSpec | None = None
     random_cells: int = Field(default=0, ge=0, le=1000)
     no_cell: bool = False
+    guided_bits: GuidedBits | None = None
 
-    def misfit(self, families: tuple[str, ...], dimensions: ConvDimensions, classifies: bool) -> str | None:
+    @property
+    def about_cells(self) -> bool:
+        """Whether cells are proposed."""
+        return self.differentiable is not None or self.random_cells > 0 or self.no_cell
+
+    def misfit(self, space: Any, classifies: bool) -> str | None:
         """What keeps a study from using the section; None if nothing does.
 
         Args:
-            families: that it searches.
-            dimensions: its section `space.conv`.
+            space: its section `space`.
             classifies: whether it has one task, which classifies texts.
         """
+        if self.guided_bits is not None and not families_with_bits(JointSpace(space)):
+            return "search.propose.guided_bits needs bits to choose: give a dimension of bits in space more values"
+        return self._misfit_of_cells(space.families, space.conv, classifies) if self.about_cells else None
+
+    def _misfit_of_cells(self, families: tuple[str, ...], dimensions: ConvDimensions, classifies: bool) -> str | None:
         if "conv" not in families:
             return "search.propose is about cells: add conv to space.families"
         if self.differentiable is not None and not classifies:
@@ -79,6 +96,42 @@ class Proposals(NamedTuple):
     students: list[tuple[str, ConvConfig]]
     recipe: Recipe
     report: dict[str, Any]
+
+
+def enqueue_proposals(
+    study: optuna.Study,
+    spec: ProposeSpec,
+    limits: Limits,
+    seed: int,
+    plan: TrialPlan,
+    prepared: Prepared,
+    space: JointSpace,
+    predict: Predict,
+) -> int:
+    """Queue all proposals of a study that has not queued them yet; how many were queued. See `enqueue_cells`."""
+    given = (limits, seed, plan, prepared, space, predict)
+    count = enqueue_cells(study, spec, *given) if spec.about_cells else 0
+    if spec.guided_bits is not None and GUIDED_BITS not in study.user_attrs:
+        trials = study.get_trials(deepcopy=False)
+        guided = propose_bits(spec.guided_bits, *given, trials)
+        count += _enqueue(study, [(PROPOSER, config) for config in guided.students], guided.recipe, space)
+        study.set_user_attr(GUIDED_BITS, guided.report)
+    return count
+
+
+def _enqueue(
+    study: optuna.Study, students: Sequence[tuple[str, StudentConfig]], recipe: Recipe, space: JointSpace
+) -> int:
+    """Queue what is not queued yet of these students, each with who proposed it."""
+    trials = study.get_trials(deepcopy=False)
+    queued = {(trial.user_attrs.get(PROPOSED), trial.user_attrs.get(PROPOSAL)) for trial in trials}
+    count = 0
+    for number, (proposer, config) in enumerate(students):
+        if (proposer, number) not in queued:
+            attributes = {PROPOSED: proposer, PROPOSAL: number}
+            study.enqueue_trial(space.to_params(config, recipe), user_attrs=attributes)
+            count += 1
+    return count
 
 
 def enqueue_cells(
@@ -102,13 +155,7 @@ def enqueue_cells(
     if PROPOSED in study.user_attrs:
         return 0
     found = propose_cells(spec, limits, seed, plan, prepared, space, predict)
-    queued = {trial.user_attrs.get(PROPOSAL) for trial in study.get_trials(deepcopy=False)}
-    count = 0
-    for number, (proposer, config) in enumerate(found.students):
-        if number not in queued:
-            attributes = {PROPOSED: proposer, PROPOSAL: number}
-            study.enqueue_trial(space.to_params(config, found.recipe), user_attrs=attributes)
-            count += 1
+    count = _enqueue(study, found.students, found.recipe, space)
     study.set_user_attr(PROPOSED, found.report)
     return count
 

@@ -15,7 +15,9 @@ from space.errors import InputError
 # What may change when a study is resumed: how long it is, what is kept of it, and where it runs.
 _LENGTH = ("trials", "hours", "training_hours", "repeats")
 _PLACE = ("workers", "cpus_per_trial", "gpus_per_trial", "keep_bundles")
-_MAY_CHANGE = {"description", *(f"search.{name}" for name in (*_LENGTH, *_PLACE))}
+# Bits can be guided by what was found: proposals that are asked for later are queued then.
+_LATER = ("propose", "propose.guided_bits")
+_MAY_CHANGE = {"description", *(f"search.{name}" for name in (*_LENGTH, *_PLACE, *_LATER))}
 
 
 def find_whole(storage: Any, name: str) -> optuna.Study | None:

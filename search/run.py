@@ -22,7 +22,7 @@ from search.execution import on_cluster, run_trials
 from search.ledger import Ledger
 from search.lock import only_one
 from search.progress import Display, NoDisplay
-from search.propose import enqueue_cells
+from search.propose import enqueue_proposals
 from search.resuming import check_no_bundles, check_unchanged, find_whole
 from search.samplers import fitting_sampler, study_sampler
 from search.states import RECORD
@@ -169,7 +169,7 @@ def run_study(
         sampler = fitting_sampler(file.search.sampler, foreseen, file.objectives, file.limits.given())
         if file.search.propose is not None:
             with _all_cores():
-                enqueue_cells(
+                enqueue_proposals(
                     existing, file.search.propose, file.limits, file.search.seed, plan, prepared, space, predict
                 )
         known = (space, prepared.shape, prepared.vocabulary, file.objectives, file.limits.given(), predict)

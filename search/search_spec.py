@@ -34,7 +34,7 @@ class SearchSpec(BaseModel):
             GPU of its host if there is one, together with the others there.
         bundles: URL of a folder for the bundles of studies (s3://bucket/folder; any protocol of fsspec), for hosts that
             share no `SHOEBOX_HOME`. By default they are in `SHOEBOX_HOME`.
-        propose: cells of the family `conv` to try first (`search.propose.ProposeSpec`).
+        propose: students to try first (`search.propose.ProposeSpec`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

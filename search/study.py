@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from objectives.pareto import Direction, hypervolume, non_dominated
 from search.fields import Content, measured
-from search.states import ERROR, RECORD, RUNGS, Objective, State, objective_values, read_record, state_of
+from search.states import ERROR, PROPOSED, RECORD, RUNGS, Objective, State, objective_values, read_record, state_of
 from search.storage import default_url, find_study, masked, open_storage, storage_exists, study_names
 from search.stored_trials import read_parameters, read_trials
 from search.validation import closest
@@ -157,10 +157,14 @@ class Study:
     def measurements(self) -> dict[int, Content]:
         """What was measured of each feasible finished trial (the JSON of its record) by its number.
 
-        It is not checked: `record` does that, and takes a hundred times as long.
+        Who proposed it is added. It is not checked: `record` does that, and takes a hundred times as long.
         """
         return {
-            trial.number: {**trial.user_attrs[RECORD], "on_arm": self._on_arm.get(str(trial.number))}
+            trial.number: {
+                **trial.user_attrs[RECORD],
+                "on_arm": self._on_arm.get(str(trial.number)),
+                PROPOSED: trial.user_attrs.get(PROPOSED, "sampler"),
+            }
             for trial in self._frozen
             if RECORD in trial.user_attrs
             and state_of(trial) == "finished"

@@ -88,6 +88,13 @@ class StudyFile(TaskSections):
         for name, plan in self.task_plans.items():
             if problem := self._misfit(plan, drawn):
                 raise ValueError(problem if self.task else f"tasks.{name}: {problem}")
+        made = {name for plan in self.task_plans.values() if plan.transfer for name in plan.transfer.augmentations}
+        for augmentation in ends(self.space.recipe.augmentation):  # type: ignore[attr-defined]
+            if augmentation not in {"all", "none", *made}:
+                raise ValueError(
+                    f"space.recipe.augmentation names {augmentation}, which is not made: add it to "
+                    "transfer.augment.methods"
+                )
         if self.task and self.space.recipe.task_exponent != RecipeDimensions().task_exponent:  # type: ignore[attr-defined]
             raise ValueError("space.recipe.task_exponent is about several tasks, but there is only one: leave it out")
         if problem := domain_misfit(self.task_plans.values(), self.space.recipe):  # type: ignore[attr-defined]
@@ -95,7 +102,7 @@ class StudyFile(TaskSections):
         check_starts(self)
         if self.search.propose is not None:
             classifies = self.task is not None and self.task.kind == "classification"
-            if problem := self.search.propose.misfit(self.space.families, self.space.conv, classifies):  # type: ignore[attr-defined]
+            if problem := self.search.propose.misfit(self.space, classifies):
                 raise ValueError(problem)
         return self
 
@@ -233,12 +240,21 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
     _anchor_sources(pretraining, "sources", folder)
     _anchor_sources(pretraining, "exclude", folder)
     _anchor_sources(data.get("transfer"), "sources", folder)
+    _anchor_masked_model(data.get("transfer"), folder)
     _anchor_data(data.get("task"), folder)
     tasks = data.get("tasks")
     for task in tasks.values() if isinstance(tasks, dict) else ():
         _anchor_data(task, folder)
         if isinstance(task, dict):
             _anchor_sources(task.get("transfer"), "sources", folder)
+            _anchor_masked_model(task.get("transfer"), folder)
+
+
+def _anchor_masked_model(transfer: Any, folder: Path) -> None:
+    augment = transfer.get("augment") if isinstance(transfer, dict) else None
+    if isinstance(augment, dict) and isinstance(augment.get("masked_model"), str):
+        model = folder / Path(augment["masked_model"]).expanduser()
+        augment["masked_model"] = str(model) if model.is_dir() else augment["masked_model"]
 
 
 def _anchor_sources(section: Any, key: str, folder: Path) -> None:

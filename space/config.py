@@ -17,6 +17,7 @@ Clipping = Literal["none", "auto", "searched", "learned"]
 Schedule = Literal["joint", "stagewise"]
 TeacherKind = Literal["study", "finetuned", "meta"]
 ExampleWeighting = Literal["none", "domain_expertise"]
+Augmentation = Literal["all", "none", "random", "masked", "learned"]
 
 
 class StudentConfig(BaseModel):
@@ -106,6 +107,10 @@ class Recipe(BaseModel):
             2012.01266). The loss on labels is not weighed: a label is right where the teacher is wrong. Transfer text
             counts 1.
         transfer_share: share of the examples that is drawn from the study's transfer text.
+        augmentation: which augmented texts are among the transfer text: those made by a method that the study's
+            `transfer.augment` names (`runners.transfer.spec.AugmentSpec`), `none` of them, or `all`, as many of each as
+            the study has. With `none`, a study without transfer sources has the train split alone, which makes an epoch
+            shorter.
         task_exponent: of several tasks, a task with n texts gets batches in proportion to n to this power: 1 as many as
             it has texts for, 0 the same for all. 0.5 keeps large tasks from drowning small ones.
         quantization: when weights are rounded to their bits: `aware` at every step of training, `post_training` (the
@@ -135,6 +140,7 @@ class Recipe(BaseModel):
     schedule: Schedule = "joint"
     example_weighting: ExampleWeighting = "none"
     transfer_share: float = Field(default=0.0, ge=0, lt=1)
+    augmentation: Augmentation = "all"
     task_exponent: float = Field(default=0.5, ge=0, le=1)
     quantization: Quantization = "aware"
     clipping: Clipping = "none"

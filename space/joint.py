@@ -52,6 +52,7 @@ class RecipeDimensions(BaseModel):
     schedule: Dimension = Choices(values=("joint",))
     example_weighting: Dimension = Choices(values=("none",))
     transfer_share: Dimension = Choices(values=(0.0,))
+    augmentation: Dimension = Choices(values=("all",))
     task_exponent: Dimension = Choices(values=(0.5,))
     quantization: Dimension = Choices(values=("aware",))
     clipping: Dimension = Choices(values=("auto",))

@@ -218,6 +218,15 @@ class Distillation:
         objective.projection.weight.copy_(weight)
         objective.projection.bias.copy_(bias)
 
+    @torch.no_grad()
+    def mean_loss(self, batches: int) -> float:
+        """The loss of the student as it is, on so many batches of the train splits; nothing is learned."""
+        self.student.to(self._device).eval()
+        self.student.set_pruning(1.0)
+        count = min(batches, self._pool.batches_per_epoch)
+        found = [float(self._loss(*self._pool.batch(number, self._device))) for number in range(count)]
+        return sum(found) / count
+
     def log(self) -> TrainingLog:
         """How the training went so far."""
         parts = np.array_split(self._losses[: self.done], min(10, max(1, self.done)))

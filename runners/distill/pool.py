@@ -230,10 +230,12 @@ class LessonPool:
 
     def _stream(self, index: int, start: int, count: int) -> npt.NDArray[np.int64]:
         """So many rows of an endless row of permutations of a source."""
-        size = len(self._sources[index])
+        chosen = self._sources[index].chosen
+        size = len(self._sources[index]) if chosen is None else len(chosen)
         first, last = start // size, (start + count) // size
         rounds = [self._generator(_STREAM, index, number).permutation(size) for number in range(first, last + 1)]
-        return np.concatenate(rounds)[start - first * size :][:count]
+        found = np.concatenate(rounds)[start - first * size :][:count]
+        return found if chosen is None else chosen[found]
 
     def _generator(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, *purpose])

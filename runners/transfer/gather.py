@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ import tokenizers
 
 from runners.spelling import text_tokenizer
 from runners.task import Examples, Task
+from runners.teacher import TeacherOutputs
 from runners.teacher.model import load_encoder, load_tokenizer
-from runners.transfer.augment import augment, near_words
+from runners.transfer.augment import Copies, augment, near_words
 from runners.transfer.cleaning import Counts, Sieve, even_sample, match_key
 from runners.transfer.neighbours import nearest_texts
 from runners.transfer.pairs import pair_key, recombine
 from runners.transfer.read import Rows, read_rows
 from runners.transfer.sentences import fit, split_sentences
-from runners.transfer.spec import FileSource, HubSource, TransferSpec
+from runners.transfer.spec import Augmentation, AugmentSpec, FileSource, HubSource, TransferSpec
 from space.errors import InputError
 
 _log = logging.getLogger("shoebox.runners.transfer")
@@ -36,20 +37,25 @@ class Gathered:
         pairs: the second texts, or None.
         kinds: where each text comes from: a source, or how its pair was made.
         counts: by source, what was read and left out.
+        augmented: by method, the first of the augmented texts and the one after the last.
     """
 
     texts: list[str]
     pairs: list[str] | None
     kinds: list[str]
     counts: dict[str, dict[str, int]]
+    augmented: dict[str, tuple[int, int]]
 
 
-def gather(spec: TransferSpec, task: Task, tokenizer: Any, model: Path, max_length: int) -> Gathered:
+def gather(
+    spec: TransferSpec, task: Task, teacher: TeacherOutputs, tokenizer: Any, model: Path, max_length: int
+) -> Gathered:
     """Texts, or pairs of texts, that a task can learn from beside its train split. Deterministic.
 
     Args:
         spec: of the study.
         task: its validation split is kept out.
+        teacher: fine-tuned; says to a selector what it knows of augmented text.
         tokenizer: of the teacher.
         model: folder of the pretrained teacher, which finds near pairs.
         max_length: longest input in word pieces.
@@ -69,19 +75,53 @@ def gather(spec: TransferSpec, task: Task, tokenizer: Any, model: Path, max_leng
         gatherer.texts += made.texts
         gatherer.pairs += made.pairs
         gatherer.kinds += made.kinds
-    if spec.augment:
-
-        def near(words: Iterable[str]) -> dict[str, list[str]]:
-            table = load_encoder(model, str(model)).get_input_embeddings()  # type: ignore[operator]
-            return near_words(words, load_tokenizer(model, str(model))[1].vocabulary, table.weight.detach().float())
-
+    augmented: dict[str, tuple[int, int]] = {}
+    if spec.augment is not None:
+        found = len(gatherer.texts)
+        sources = Examples(
+            list(gatherer.texts), list(gatherer.pairs) if task.segments == 2 else None, np.zeros(found, np.int64)
+        )
+        make = _augmenter(spec, spec.augment, task, teacher, sources if found else None, tokenizer, model, max_length)
         sieve = gatherer.text_sieve if task.segments == 1 else gatherer.pair_sieve
-        copies = augment(task.train, spec.augment, spec.seed, sieve, near)
-        gatherer.texts += copies.texts
-        gatherer.pairs += copies.pairs or []
-        gatherer.kinds += ["augmented"] * spec.augment
+        for method in spec.augment.methods:
+            copies = make(method, sieve)
+            augmented[method] = (len(gatherer.texts), len(gatherer.texts) + len(copies.texts))
+            gatherer.texts += copies.texts
+            gatherer.pairs += copies.pairs or []
+            gatherer.kinds += ["augmented" if method == "random" else method] * len(copies.texts)
     pairs = gatherer.pairs if task.segments == 2 else None
-    return Gathered(gatherer.texts, pairs, gatherer.kinds, gatherer.counts)
+    return Gathered(gatherer.texts, pairs, gatherer.kinds, gatherer.counts, augmented)
+
+
+def _augmenter(
+    spec: TransferSpec,
+    augmentation: AugmentSpec,
+    task: Task,
+    teacher: TeacherOutputs,
+    sources: Examples | None,
+    tokenizer: Any,
+    model: Path,
+    max_length: int,
+) -> Callable[[Augmentation, Sieve], Copies]:
+    """Makes texts by a method, none of which a sieve knows."""
+
+    def near(words: Iterable[str]) -> dict[str, list[str]]:
+        table = load_encoder(model, str(model)).get_input_embeddings()  # type: ignore[operator]
+        return near_words(words, load_tokenizer(model, str(model))[1].vocabulary, table.weight.detach().float())
+
+    augmenter = None
+    if augmentation.methods != ("random",):
+        from runners.augmentation.make import Augmenter  # which takes sieves and edits from this package
+
+        augmenter = Augmenter(augmentation, task, sources, model, max_length, spec.seed)
+
+    def make(method: Augmentation, sieve: Sieve) -> Copies:
+        if method == "random":
+            return augment(task.train, augmentation.count, spec.seed, sieve, near)
+        assert augmenter is not None
+        return augmenter.masked(sieve) if method == "masked" else augmenter.learned(sieve, tokenizer, teacher)
+
+    return make
 
 
 class _Gatherer:

@@ -19,7 +19,7 @@ from runners.spelling import SpecialIds, spell, split_words, text_tokenizer
 from runners.task import Task
 from runners.teacher import TeacherOutputs, load_teacher
 from runners.teacher.infer import infer
-from runners.teacher.model import find_model, load_tokenizer
+from runners.teacher.model import find_model, load_tokenizer, model_identity
 from runners.transfer.gather import Gathered, gather
 from runners.transfer.read import identity
 from runners.transfer.scores import describe_scores
@@ -76,18 +76,29 @@ def transfer_key(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_le
         "teacher": teacher.key,
         "sources": sources,
         "recombine": spec.recombine,
-        "augment": spec.augment,
+        "augment": _augment_identity(spec),
         "seed": spec.seed,
         "max_length": [max_length, task.max_length],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
+def _augment_identity(spec: TransferSpec) -> Any:
+    """What of section `augment` changes the texts; of random edits their number alone, as in entries of before."""
+    augment = spec.augment
+    if augment is None or augment.methods == ("random",):
+        return 0 if augment is None else augment.count
+    found = augment.model_dump(mode="json", exclude={"masked_model"})
+    if augment.masked_model is not None:
+        found["masked_model"] = model_identity(find_model(augment.masked_model))
+    return found
+
+
 def _fill(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_length: int, part: Path, key: str) -> None:
     clock = [time.monotonic()]
     model = find_model(teacher.model)
     tokenizer, _ = load_tokenizer(model, teacher.model)
-    gathered = gather(spec, task, tokenizer, model, max_length)
+    gathered = gather(spec, task, teacher, tokenizer, model, max_length)
     write_texts(part, gathered.texts, gathered.pairs)
     clock.append(time.monotonic())
     _log.info("Teacher scores %d texts; once, then cached", len(gathered.texts))
@@ -102,6 +113,7 @@ def _fill(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_length: i
         "kinds": dict(Counter(gathered.kinds)),
         "scores": scores,
         "seconds": seconds,
+        "augmented": gathered.augmented,
     }
     write_record(part, record)
     _log.info(

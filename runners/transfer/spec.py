@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -55,6 +55,10 @@ def _kind_of_source(value: Any) -> str | None:
     return next((name for name in ("hub", "path") if name in names), None)
 
 
+def _as_methods(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 def _as_list(value: Any) -> Any:
     return (value,) if isinstance(value, (dict, _Source)) else value
 
@@ -72,6 +76,51 @@ Source = Annotated[
 Sources = Annotated[tuple[Source, ...], BeforeValidator(_as_list)]
 
 
+Augmentation = Literal["random", "masked", "learned"]
+
+
+class AugmentSpec(BaseModel):
+    """Section `transfer.augment`: new texts made of those that the study has.
+
+    A study that names several methods makes so many texts by each; `space.config.Recipe.augmentation` says which of
+    them a student learns from.
+
+    Attributes:
+        count: texts, or pairs, to make by each method.
+        methods: `random` replaces words of the train split by near ones, leaves them out or swaps them
+            (`runners.transfer.augment`); `masked` has a masked language model draw words of the train split and of the
+            sources anew; `learned` keeps, of more of those, what a selector finds good for a student (L2A, Feng et al.
+            2021, arXiv 2101.08106; `runners.augmentation`).
+        masked_model: Hugging Face id or folder of a masked language model with a WordPiece vocabulary; without it, the
+            pretrained teacher learns to fill in words of the text at hand.
+        candidates: of `learned`, how many texts there are for each that is kept.
+        episodes: of `learned`, how many rewards the selector learns from.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    count: int = Field(ge=1, le=10_000_000)
+    methods: Annotated[tuple[Augmentation, ...], BeforeValidator(_as_methods)] = Field(("random",), min_length=1)
+    masked_model: Name | None = None
+    candidates: int = Field(4, ge=2, le=100)
+    episodes: int = Field(200, ge=1, le=100_000)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> AugmentSpec:
+        if len(set(self.methods)) != len(self.methods):
+            raise ValueError("methods names the same method twice")
+        if self.masked_model is not None and self.methods == ("random",):
+            raise ValueError("masked_model is never used: add masked or learned to methods")
+        return self
+
+
+def _as_augment(value: Any) -> Any:
+    """A number alone is of random edits; 0 is none."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {"count": value} if value else None
+    return value
+
+
 class TransferSpec(BaseModel):
     """Text without labels that students learn from beside the train split; the teacher scores it once.
 
@@ -79,8 +128,7 @@ class TransferSpec(BaseModel):
         sources: one source of text, or a list of them.
         recombine: for pair tasks, how many new pairs to make from the texts of the train split and of sources
             with one text column.
-        augment: how many edited copies of the train split's texts, or pairs, to make: words replaced by near ones,
-            left out or swapped (`runners.transfer.augment`).
+        augment: how many edited copies of the train split's texts, or pairs, to make; or `AugmentSpec`.
         seed: of the samples (`limit`), of the new pairs and of the copies.
     """
 
@@ -88,7 +136,7 @@ class TransferSpec(BaseModel):
 
     sources: Sources = ()
     recombine: int = Field(0, ge=0, le=10_000_000)
-    augment: int = Field(0, ge=0, le=10_000_000)
+    augment: Annotated[AugmentSpec | None, BeforeValidator(_as_augment)] = None
     seed: int = Field(0, ge=0, lt=2**63)
 
     @model_validator(mode="after")
@@ -96,6 +144,11 @@ class TransferSpec(BaseModel):
         if not (self.sources or self.recombine or self.augment):
             raise ValueError("should name sources of text, or a number of pairs to recombine or of texts to augment")
         return self
+
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        """The methods by which texts are made."""
+        return () if self.augment is None else self.augment.methods
 
     def misfit(self, segments: int) -> str | None:
         """What keeps the section from serving a task with one text (1) or pairs of texts (2); None if nothing does."""

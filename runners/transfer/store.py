@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class TransferOutputs:
         kinds: by source or kind of new pair, how many texts there are.
         scores: what the teacher says of them, in words.
         seconds: wall time of reading, splitting and scoring when the entry was made, by step.
+        augmented: by method of augmentation, the first of its texts and the one after the last.
     """
 
     key: str
@@ -50,9 +51,27 @@ class TransferOutputs:
     kinds: dict[str, int]
     scores: dict[str, str]
     seconds: dict[str, float]
+    augmented: dict[str, Sequence[int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.logits)
+
+    def rows_of(self, augmentation: str) -> npt.NDArray[np.int64] | None:
+        """The texts that a student learns from: those of the sources, and those augmented by a method.
+
+        Args:
+            augmentation: a method, `none` of them, or `all`. One that this task has no texts of is as `none`: of
+                several tasks, some may have none.
+
+        Returns:
+            Rising places, or None for all texts.
+        """
+        if augmentation == "all" or not self.augmented:
+            return None
+        kept = np.ones(len(self), bool)
+        for method, (start, stop) in self.augmented.items():
+            kept[start:stop] = method == augmentation
+        return np.flatnonzero(kept)
 
     @property
     def texts(self) -> list[str]:
@@ -80,14 +99,17 @@ class TransferOutputs:
         """
         return spell(read_words(self.folder), tokenizer, SpecialIds(CLS_ID, SEP_ID, PAD_ID), max_length)
 
-    def lessons(self, encoded: Encoded, words: WordStates | None = None) -> Lessons:
+    def lessons(
+        self, encoded: Encoded, words: WordStates | None = None, rows: npt.NDArray[np.int64] | None = None
+    ) -> Lessons:
         """The texts, as `encoded` gives them, with the teacher's answers and without labels.
 
         Args:
             encoded: from `encoded`.
             words: the teacher's states of the words of these texts, where they are wanted.
+            rows: which of the texts are to be learned from; all by default.
         """
-        return Lessons(encoded, self.logits, self.hidden, None, words)
+        return Lessons(encoded, self.logits, self.hidden, None, words, chosen=rows)
 
 
 def write_texts(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None) -> None:

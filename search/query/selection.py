@@ -14,6 +14,7 @@ from search import fields
 from search.query.conditions import Where
 from search.query.retime import Backend, Retimed, retime
 from search.query.table import TrialTable, task_label
+from search.states import PROPOSED
 from search.study import Study, load_study, reference_point
 from search.validation import closest
 from space.errors import InputError
@@ -72,7 +73,8 @@ class Selection:
             if row.content is not row.study.measurements[row.number]:  # timed on another device
                 from runners.record import TrialRecord
 
-                record = TrialRecord.model_validate(dict(row.content))
+                own = {name: value for name, value in row.content.items() if name != PROPOSED}
+                record = TrialRecord.model_validate(own)
             yield SelectedTrial(row.study.name, task_label(row.study), row.number, record)
 
     @property

@@ -12,7 +12,8 @@ import small_study
 
 from runners.trial import cost_predictor, prepare
 from search.ledger import Ledger, Proposal
-from search.propose import PROPOSAL, PROPOSED, enqueue_cells
+from search.propose import PROPOSAL, enqueue_cells
+from search.states import PROPOSED
 from search.study_file import load_study_file
 from space import InputError, JointSpace, deployed_bytes
 
