@@ -203,7 +203,7 @@ def test_students_draw_the_texts_of_the_method_that_their_recipe_names(model: Pa
 
     def drawn(augmentation: str) -> list[int] | None:
         course = prepared.course(ONLY, size, recipe.model_copy(update={"augmentation": augmentation}))
-        rows = course.sources[1].rows
+        rows = course.sources[1].chosen
         return None if rows is None else rows.tolist()
 
     assert drawn("all") is None
