@@ -368,3 +368,18 @@ def test_means_at_observed_points_are_those_of_the_model() -> None:
     # A noisy observation is followed less.
     exact = GaussianProcess(x, y, fit_scales(x, y, np.zeros(3)), None, np.where(np.arange(20) == 3, 100.0, 0.0))
     assert abs(exact.observed_means[3] - y[3]) > 1e-3
+
+
+def test_variants_of_all_families_are_whole_configurations() -> None:
+    """A family has parameters on whose value others depend: both are filled in where a variant changes the family."""
+    space = JointSpace(SpaceSpec(families=["transformer", "birnn", "conv"], conv={"depth": {"low": 0, "high": 4}}))
+    layout, generator = Layout(space), np.random.default_rng(0)
+    rows = layout.draw(generator, 300)
+    family = layout.column("family")
+    varied = layout.vary(rows, generator, 0.2, np.arange(len(layout)) == family)
+    assert (varied[:, family] != rows[:, family]).all()
+    crossed = layout.cross(rows, rows[::-1], generator)
+    for row in (*varied, *crossed):
+        params = layout.params(row)
+        space.from_params(params)  # raises where one is missing
+        assert layout.row(params) is not None

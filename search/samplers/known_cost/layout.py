@@ -100,10 +100,11 @@ class Layout:
             rows: [n, columns].
             fill: rows [n, columns] without NaN that give the values of columns it has anew.
         """
-        present = self.present(rows)
-        if fill is not None:
+        if (
+            fill is not None
+        ):  # first: of a family that a row did not have, what is filled in says which others there are
             rows = np.where(np.isnan(rows), fill, rows)
-        return np.where(present, rows, np.nan)
+        return np.where(self.present(rows), rows, np.nan)
 
     def present(self, rows: np.ndarray) -> np.ndarray:
         """Bool [n, columns]: which parameters each configuration has."""
