@@ -162,7 +162,8 @@ class ConvConfig(StudentConfig):
             " + ".join(f"{edge.input.replace('cell', 'c')} {edge.operation}" for edge in (node.left, node.right))
             for node in self.nodes
         )
-        cells = f"{self.depth} cells x {self.width}: {' | '.join(nodes)}" if self.depth else f"no cell, {self.width}"
+        count = f"{self.depth} cell{'s' * (self.depth > 1)}"
+        cells = f"{count} x {self.width}: {' | '.join(nodes)}" if self.depth else f"no cell, {self.width}"
         return (
             f"{cells}, {self.convolution}, {self.pooling}, bits {self.embedding_bits}:{self.conv_bits}, "
             f"embedding {self.embedding_width}, vocabulary {self.vocabulary_keep:.3g}"
