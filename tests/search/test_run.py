@@ -151,7 +151,7 @@ def test_killed_and_resumed(shoebox_command: list[str], toy_file: Path) -> None:
     command = [*shoebox_command, "search", str(toy_file), "--trials", "12"]
     driver = start(command, SHOEBOX_TOY_SECONDS="6")  # so that no orphaned worker ends a trial first
     try:
-        wait_for_trained(1)
+        wait_for_trained(2)  # one of each worker, so that those that run have just begun
         wait_for_one_that_trains()
     finally:
         os.kill(driver.pid, signal.SIGKILL)
