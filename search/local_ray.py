@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -87,11 +87,16 @@ def local_ray(workers: int, threads: int, cpus: float = 1.0) -> Iterator[Session
             with own_signals():
                 ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        restore_environment(before)
+
+
+def restore_environment(before: Mapping[str, str | None]) -> None:
+    """Give environment variables the values that they had; None for those that were not set."""
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @contextlib.contextmanager

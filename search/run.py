@@ -24,7 +24,7 @@ from search.lock import only_one
 from search.progress import Display, NoDisplay
 from search.propose import enqueue_proposals
 from search.resuming import check_no_bundles, check_unchanged, find_whole
-from search.samplers import fitting_sampler, study_sampler
+from search.samplers import costs_of, fitting_sampler, study_sampler
 from search.states import RECORD
 from search.storage import create_study, default_url, find_study, masked, open_storage
 from search.study import OVERRIDES, SOURCE, STUDY_FILE, TIMED_ON, Study, directions, half_made, study_folder
@@ -147,12 +147,7 @@ def run_study(
         predict = load_pipeline(pipeline).cost_predictor(plan, prepared)
         attributes[FINGERPRINT] = (task := fingerprint(prepared, file.metric)).as_json()
         if warm_start and existing is None:
-
-            def costs(params: Mapping[str, Any]) -> dict[str, float]:
-                config = space.config_from(params)
-                size = deployed_bytes(config, prepared.shape, prepared.vocabulary)
-                return {**predict(config), "deployed_bytes": size}
-
+            costs = costs_of(space, prepared.shape, prepared.vocabulary, predict)
             start = plan_warm_start(olds, file, task, space, costs, automatic=list(warm_start) == [AUTO])
             attributes = {WARM_START: start.model_dump(mode="json"), **attributes}
         if existing is None:
@@ -165,8 +160,10 @@ def run_study(
             for key, value in attributes.items():
                 existing.set_user_attr(key, value)
         enqueue_missing(existing)
-        foreseen = {"quality", "deployed_bytes", *predict(space.draw(np.random.default_rng(0))[0])}
-        sampler = fitting_sampler(file.search.sampler, foreseen, file.objectives, file.limits.given())
+        sampler = file.search.sampler
+        if sampler == "known-cost":  # the first prediction splits the task's texts into word pieces
+            foreseen = {"quality", "deployed_bytes", *predict(space.draw(np.random.default_rng(0))[0])}
+            sampler = fitting_sampler(foreseen, file.objectives, file.limits.given())
         if file.search.propose is not None:
             with _all_cores():
                 enqueue_proposals(

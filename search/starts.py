@@ -35,18 +35,25 @@ def _check_initialization(file: StudyFile) -> None:
             )
 
 
-def _check_pretraining(file: StudyFile) -> None:
-    space: Any = file.space
-    starts = "pretrained" in ends(space.recipe.initialization)
-    if file.pretraining is None:
+def _uses(space: Any, start: str, section: str, given: bool) -> bool:
+    """Whether a study has the section that a start of its students needs; the one without the other is a mistake."""
+    starts = start in ends(space.recipe.initialization)
+    if not given:
         if starts:
-            raise ValueError("space.recipe.initialization names pretrained, but there is no section pretraining")
-        return
-    for family in space.families:
-        if starts and "pretrained" not in get_family(family).initializations:
-            raise ValueError(f"space.recipe.initialization names pretrained, which students of {family} cannot be")
+            raise ValueError(f"space.recipe.initialization names {start}, but there is no section {section}")
+        return False
     if not starts:
-        raise ValueError("pretraining is never used: add pretrained to space.recipe.initialization")
+        raise ValueError(f"{section} is never used: add {start} to space.recipe.initialization")
+    for family in space.families:
+        if start not in get_family(family).initializations:
+            raise ValueError(f"space.recipe.initialization names {start}, which students of {family} cannot be")
+    return True
+
+
+def _check_pretraining(file: StudyFile) -> None:
+    if not _uses(file.space, "pretrained", "pretraining", file.pretraining is not None):
+        return
+    assert file.pretraining is not None
     for name, plan in file.task_plans.items():
         if file.pretraining.max_length < plan.task.max_length:
             where = "task" if file.task else f"tasks.{name}"
@@ -57,17 +64,8 @@ def _check_pretraining(file: StudyFile) -> None:
 
 
 def _check_supernet(file: StudyFile) -> None:
-    space: Any = file.space
-    starts = "supernet" in ends(space.recipe.initialization)
-    if file.supernet is None:
-        if starts:
-            raise ValueError("space.recipe.initialization names supernet, but there is no section supernet")
+    if not _uses(file.space, "supernet", "supernet", file.supernet is not None):
         return
-    if not starts:
-        raise ValueError("supernet is never used: add supernet to space.recipe.initialization")
-    for family in space.families:
-        if "supernet" not in get_family(family).initializations:
-            raise ValueError(f"space.recipe.initialization names supernet, which students of {family} cannot be")
     if file.task is None:
         raise ValueError("supernet is for studies of one task, not of several")
     if file.task.per_token:

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 
 from search.cluster.nodes import Node, alive_nodes, check_nodes, trials_at_once
-from search.local_ray import ENVIRONMENT, PENDING, Session, own_signals, quiet
+from search.local_ray import ENVIRONMENT, PENDING, Session, own_signals, quiet, restore_environment
 from search.storage import STORAGE, is_sqlite, masked
 from search.study_file import StudyFile
 from space.errors import InputError
@@ -119,11 +119,7 @@ def connected(address: str, file: StudyFile, url: str) -> Iterator[Cluster]:
             with own_signals():
                 ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        restore_environment(before)
 
 
 def worker_environment(threads: int) -> dict[str, str]:

@@ -7,7 +7,7 @@ worker; with several, the order in which results arrive matters).
 """
 
 from search.samplers.named import SAMPLERS, SamplerName
-from search.samplers.of_study import fitting_sampler, study_sampler
+from search.samplers.of_study import costs_of, fitting_sampler, study_sampler
 from search.samplers.per_trial import PerTrialSampler
 from search.samplers.places import PLACE, RETRY_OF, place, seeds
 
@@ -17,6 +17,7 @@ __all__ = [
     "SAMPLERS",
     "PerTrialSampler",
     "SamplerName",
+    "costs_of",
     "fitting_sampler",
     "place",
     "seeds",

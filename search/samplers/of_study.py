@@ -16,26 +16,36 @@ from space.vocabulary import Vocabulary
 
 logger = logging.getLogger("shoebox.search.samplers")
 
+Predict = Callable[[StudentConfig], Mapping[str, float]]
 
-def fitting_sampler(
-    name: SamplerName, foreseen: Collection[str], objectives: Sequence[str], limits: Collection[str]
-) -> SamplerName:
-    """The sampler of a study, or `tpe` in place of `known-cost` where an objective cannot be foreseen.
+
+def fitting_sampler(foreseen: Collection[str], objectives: Sequence[str], limits: Collection[str]) -> SamplerName:
+    """`known-cost`, or `tpe` in its place where an objective cannot be foreseen.
 
     Args:
-        name: that the study names.
         foreseen: costs that are known, exactly or by a prediction, before anything is trained.
         objectives: of the study.
         limits: names of the costs that are limited. One that cannot be foreseen has no influence on proposals.
     """
-    if name != "known-cost":
-        return name
     if unknown := sorted({*objectives} - {*foreseen}):
         logger.warning("known-cost cannot foresee %s here: tpe proposes in its place.", ", ".join(unknown))
         return "tpe"
     if unknown := sorted({*limits} - {*foreseen}):
         logger.warning("known-cost cannot foresee %s here and leaves it out.", ", ".join(unknown))
-    return name
+    return "known-cost"
+
+
+def costs_of(
+    space: JointSpace, shape: TaskShape, vocabulary: Vocabulary, predict: Predict | None = None
+) -> Callable[[Mapping[str, Any]], dict[str, float]]:
+    """Costs of a configuration by its flat parameters: exact bytes, and what `predict` says."""
+
+    def costs(params: Mapping[str, Any]) -> dict[str, float]:
+        config = space.config_from(params)
+        size = float(deployed_bytes(config, shape, vocabulary))
+        return {**(predict(config) if predict else {}), "deployed_bytes": size}
+
+    return costs
 
 
 def study_sampler(
@@ -46,7 +56,7 @@ def study_sampler(
     vocabulary: Vocabulary,
     objectives: Sequence[str],
     limits: Mapping[str, float],
-    predict: Callable[[StudentConfig], Mapping[str, float]] | None = None,
+    predict: Predict | None = None,
     older: Sequence[tuple[float, Sequence[Mapping[str, Any]], Sequence[float]]] = (),
 ) -> PerTrialSampler:
     """A sampler by name, told what it can know.
@@ -69,10 +79,6 @@ def study_sampler(
         return PerTrialSampler(name, seed)
     from search.samplers.known_cost import KnownCosts, OlderQualities, Prior
 
-    def costs(params: Mapping[str, Any]) -> dict[str, float]:
-        config = space.config_from(params)
-        size = float(deployed_bytes(config, shape, vocabulary))
-        return {**(predict(config) if predict else {}), "deployed_bytes": size}
-
+    costs = costs_of(space, shape, vocabulary, predict)
     prior = Prior([OlderQualities(*source) for source in older]) if older else None
     return PerTrialSampler(name, seed, KnownCosts(space, costs, objectives, limits, prior=prior))
