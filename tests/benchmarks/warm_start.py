@@ -1,13 +1,18 @@
-"""Warm against cold starts on invented tasks, over many seeds: `python tests/benchmarks/warm_start.py --seeds 10`.
+"""Warm against cold starts over many seeds: `python tests/benchmarks/warm_start.py --problem recorded --seeds 10`.
 
-Every seed draws a task, searches it (60 trials of known-cost), draws a second task that is related to it, unrelated or
-its opposite, and searches that one cold and warm. Related tasks weigh what costs quality a little differently and have
-their best learning rate elsewhere. Unrelated ones weigh it by factors of up to four, have the best learning rate half a
-decade away, and want the reverse of half of the recipe. On the opposite task the worst student is the best.
+Every seed searches an old task (60 trials of known-cost) and then a new one, cold and warm. Qualities that are told
+have the noise of one training; hypervolumes are of the true ones. The similarity of the tasks is given as 0.5 for all
+of them: nothing tells the warm start which kind it has before it.
 
-Bytes are nearly those of the files, by a formula. Qualities that are told have the noise of one training; hypervolumes
-are of the true ones. The similarity of the tasks is given as 0.5 for all of them: nothing tells the warm start which
-kind it has before it.
+Invented tasks: each seed draws an old one; related ones weigh what costs quality a little differently and have their
+best learning rate elsewhere. Unrelated ones weigh it by factors of up to four, have the best learning rate half a
+decade away, and want the reverse of half of the recipe. On the opposite task the worst student is the best. Bytes are
+nearly those of the files, by a formula.
+
+Recorded trials are of one task, SST-2, which is the new one. Before it comes a search of the same (`again`), of
+students that were judged after a third of their training (`third`), under 400,000 bytes in place of 1,000,000
+(`small`); of another task with the same space: the formula of `search.bench.synthetic` (`formula`), or the recorded one
+with the worst student as the best (`reverse`).
 """
 
 from __future__ import annotations
@@ -16,16 +21,17 @@ import argparse
 import contextlib
 import math
 import multiprocessing
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import optuna
 from optuna.trial import TrialState
+from warm_start_tasks import KINDS, RECORDED, pair
 
 from objectives.pareto import hypervolume
-from search.bench import synthetic
-from search.bench.synthetic import CEILING, CHANCE, TOKENS, WORDS, SyntheticProblem, latency
+from search.bench.problem import Problem
+from search.bench.recorded import RecordedProblem
 from search.samplers import PerTrialSampler, SamplerName, seeds
 from search.samplers.known_cost import KnownCosts, OlderQualities, Prior
 from search.warm_start.adapt import flat_values
@@ -33,93 +39,13 @@ from search.warm_start.agreement import withdraw
 from search.warm_start.candidates import OldTrial
 from search.warm_start.plan import WARM_START, WarmStart, choose_start, enqueue_missing
 from space.config import Recipe, StudentConfig
-from space.families.transformer import Layer, TransformerConfig
-from space.families.transformer.config import PER_LAYER
 
-KINDS = ("related", "unrelated", "opposite")
-REFLECTED = {"label_weight": (0.0, 1.0), "logit_weight": (0.25, 2.0), "hidden_weight": (0.0, 4.0)}
 SIMILARITY = 0.5
 Curves: TypeAlias = dict[tuple[str, str], dict[str, list[float]]]
 
 
-class Task(SyntheticProblem):
-    """A synthetic problem with other weights.
-
-    Args:
-        spread: standard deviation of the logarithms of the weights.
-        shift: standard deviation of the learning rate's optimum, in decades.
-        reflected: how probable it is that a weight of the recipe wants the reverse.
-        opposite: whether the worst is the best.
-    """
-
-    def __init__(self, seed: Sequence[int], spread: float, shift: float, reflected: float, opposite: bool) -> None:
-        super().__init__()
-        draw = np.random.default_rng(seed)
-        names = ("capacity", "bits", "words", "tokens", "recipe")
-        self._weights = dict(zip(names, np.exp(spread * draw.standard_normal(len(names))), strict=True))
-        self._faster = 10 ** float(shift * draw.standard_normal())
-        self._reflected = [name for name in REFLECTED if draw.random() < reflected]
-        self._other_start = draw.random() < reflected
-        self._opposite = opposite
-
-    def costs(self, params: Mapping[str, Any]) -> dict[str, float]:
-        config = _built(params)
-        return {"deployed_bytes": _about_bytes(config), "latency_ms": latency(config, TOKENS["latency_ms"])}
-
-    def quality(self, params: Mapping[str, Any]) -> float:
-        config, recipe = self.space.from_params(params)
-        found = CHANCE + (CEILING - CHANCE) * math.exp(-self._loss(config, recipe) / (CEILING - CHANCE))
-        return CHANCE + CEILING - found if self._opposite else found
-
-    def _loss(self, config: Any, recipe: Recipe) -> float:
-        changed: dict[str, Any] = {"learning_rate": min(1.0, recipe.learning_rate * self._faster)}
-        for name in self._reflected:
-            low, high = REFLECTED[name]
-            changed[name] = low + high - getattr(recipe, name)
-        if self._other_start:
-            changed["initialization"] = "teacher" if recipe.initialization == "random" else "random"
-        recipe, weights = recipe.model_copy(update=changed), self._weights
-        loss = weights["capacity"] * synthetic._capacity_loss(config) + weights["bits"] * synthetic._bits_loss(config)
-        loss += weights["words"] * 0.10 * math.exp(-config.vocabulary_keep / 0.09)
-        for layer in config.layers:
-            loss += weights["tokens"] * 0.03 * (1 - layer.token_keep) ** 2
-        return loss + weights["recipe"] * 2 * synthetic._recipe_loss(recipe, config.width, len(config.layers))
-
-
-def _built(params: Mapping[str, Any]) -> TransformerConfig:
-    """The configuration, without the checks that would take most of the benchmark's time."""
-    layers = tuple(
-        Layer.model_construct(**{name: params[f"layer{index}.{name}"] for name in PER_LAYER})
-        for index in range(params["depth"])
-    )
-    names = ("vocabulary_keep", "embedding_width", "embedding_bits", "block_size", "width", "heads", "activation")
-    return TransformerConfig.model_construct(layers=layers, **{name: params[name] for name in names})
-
-
-def _about_bytes(config: TransformerConfig) -> float:
-    """Packed weights with a scale of 2 bytes a block, word pieces of 8 bytes, and the graph."""
-    scales = 16 / config.block_size
-    words, width = WORDS * config.vocabulary_keep, config.width
-    bits = words * (config.embedding_width * (config.embedding_bits + scales) + 64)
-    bits += config.embedding_width * width * (config.embedding_bits + scales)
-    for layer in config.layers:
-        bits += 4 * width * width * (layer.attention_bits + scales)
-        bits += 2 * width * layer.ffn_width * (layer.ffn_bits + scales)
-    return bits / 8 + 30_000 + 10_000 * len(config.layers)
-
-
-def pair(kind: str, seed: int) -> tuple[Task, Task]:
-    """An old task and a new one."""
-    old = Task([seed, 0], 0.3, 0.15, 0.0, False)
-    if kind == "related":
-        return old, Task([seed, 1], 0.3, 0.15, 0.0, False)
-    if kind == "unrelated":
-        return old, Task([seed, 2], 0.7, 0.5, 0.5, False)
-    return old, Task([seed, 0], 0.3, 0.15, 0.0, True)
-
-
 def run(
-    task: Task, sampler: SamplerName, seed: int, trials: int, start: WarmStart | None = None, prior: bool = True
+    task: Problem, sampler: SamplerName, seed: int, trials: int, start: WarmStart | None = None, prior: bool = True
 ) -> tuple[list[float], list[OldTrial]]:
     """One study: its hypervolume after each trained trial, and its trials."""
     known = None
@@ -163,15 +89,19 @@ def one(job: tuple[int, int, list[SamplerName], list[str], bool]) -> Curves:
     """Curves of one seed by sampler and kind of task, cold and warm."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     seed, trials, samplers, kinds, without = job
-    _, before = run(pair("related", seed)[0], "known-cost", 1000 + seed, 60)
+    recorded = RecordedProblem() if set(kinds) & set(RECORDED) else None
+    before: list[OldTrial] = []
     found: Curves = {}
     for kind in kinds:
-        _, new = pair(kind, seed)
+        old, new = pair(kind, seed, recorded)
+        if recorded is not None or not before:  # all invented pairs have one old task
+            _, before = run(old, "known-cost", 1000 + seed, 60)
         olds: dict[str, tuple[float, Sequence[OldTrial]]] = {"old": (SIMILARITY, before)}
         start = choose_start(olds, new.space, new.costs, new.objectives, new.limits, trials)
         for sampler in samplers:
+            cold = found[sampler, kinds[0]]["cold"] if recorded is not None and kind != kinds[0] else None
             curves = {
-                "cold": run(new, sampler, seed, trials)[0],
+                "cold": cold or run(new, sampler, seed, trials)[0],
                 "warm": run(new, sampler, seed, trials, start)[0],
             }
             if sampler == "known-cost" and without:
@@ -185,11 +115,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--samplers", default="known-cost,tpe")
-    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--problem", choices=KINDS, default="invented")
+    parser.add_argument("--kinds", help="default: all of the problem")
     parser.add_argument("--without-prior", action="store_true", help="known-cost also with the queue alone")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
-    rest = (options.trials, options.samplers.split(","), options.kinds.split(","), options.without_prior)
+    kinds = options.kinds.split(",") if options.kinds else list(KINDS[options.problem])
+    if wrong := [kind for kind in kinds if kind not in KINDS[options.problem]]:
+        parser.error(f"there is no kind {wrong[0]!r}: {', '.join(KINDS[options.problem])}")
+    rest = (options.trials, options.samplers.split(","), kinds, options.without_prior)
     results: list[Curves] = []
     jobs = [(seed, *rest) for seed in range(options.seeds)]
     with contextlib.ExitStack() as stack:
