@@ -16,6 +16,7 @@ import numpy.typing as npt
 import tokenizers
 
 from runners.batches import Encoded
+from runners.word_places import NO_PIECE, WordPlaces
 
 _CHUNK = 4096  # texts per call of the tokenizer: bounds its memory
 _ROWS = 65_536  # texts that are put together at a time: bounds memory
@@ -113,7 +114,9 @@ def _unknown_words(
             yield place, text[start:end]
 
 
-def spell(words: Words, tokenizer: tokenizers.Tokenizer, special: SpecialIds, max_length: int) -> Encoded:
+def spell(
+    words: Words, tokenizer: tokenizers.Tokenizer, special: SpecialIds, max_length: int, per_token: bool = False
+) -> Encoded:
     """Word pieces of texts: what the tokenizer would make of each of them, in a fraction of the time.
 
     Args:
@@ -121,6 +124,7 @@ def spell(words: Words, tokenizer: tokenizers.Tokenizer, special: SpecialIds, ma
         tokenizer: WordPiece with a vocabulary of its own, normalising as the one that the words come from.
         special: its special ids.
         max_length: ids per input, special tokens included; the longer text of a pair is cut first.
+        per_token: whether words are what is labelled; then of single texts alone.
     """
     flat: list[int] = []
     lengths: list[int] = []
@@ -136,7 +140,17 @@ def spell(words: Words, tokenizer: tokenizers.Tokenizer, special: SpecialIds, ma
         segments=None if words.first is None else np.concatenate([np.zeros(0, np.uint8), *(p[1] for p in parts)]),
         starts=np.cumsum(counts),
         pad=special.pad,
+        words=_places(words, np.array(lengths, np.int64), max_length) if per_token else None,
     )
+
+
+def _places(words: Words, lengths: _Ids, max_length: int) -> WordPlaces:
+    """Where the words of single texts begin, from how many pieces each distinct word has."""
+    per_word = lengths[words.places]
+    before = np.cumsum(per_word) - per_word
+    in_text = before - np.repeat(np.append(before, 0)[words.starts[:-1]], np.diff(words.starts))
+    first = np.where((in_text < max_length - 2) & (per_word > 0), in_text + 1, NO_PIECE)
+    return WordPlaces(first.astype(np.int32), np.asarray(words.starts))
 
 
 class _Spelling:

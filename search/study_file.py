@@ -115,11 +115,9 @@ class StudyFile(TaskSections):
             return "space.recipe.teacher_update: encoder is for tasks that judge whole texts, not words"
         if plan.transfer is None:
             return None
-        if plan.task.per_token:
-            return "transfer is for tasks that judge whole texts: a token-classification has none"
         if not drawn:
             return "transfer is never read: give space.recipe.transfer_share choices above 0"
-        return plan.transfer.misfit(len(plan.task.text_columns))
+        return plan.transfer.misfit(len(plan.task.text_columns), plan.task.per_token)
 
     def label_of(self, objective: Objective) -> str:
         """An objective's name for people, with its unit and conditions."""

@@ -95,6 +95,7 @@ class LessonPool:
         taught = [source.taught for source in sources if source.taught is not None]
         self._taught = _joined(taught) if len(taught) == len(sources) else None
         self._offsets = np.cumsum([0, *(len(source) for source in sources)])
+        self._answer_offsets = np.cumsum([0, *(source.encoded.answers for source in sources)])
         self._first = np.arange(len(sources[0])) if sources[0].chosen is None else sources[0].chosen
         self._labelled = _labelled_words(sources)
         if self._labelled is not None:
@@ -113,7 +114,7 @@ class LessonPool:
         self._counts = [round(len(self._first) * share / own) for share in shares]
         self._labels = np.concatenate(
             [
-                source.labels if source.labels is not None else without_labels(len(source), regression)
+                source.labels if source.labels is not None else without_labels(source.encoded.answers, regression)
                 for source in sources
             ]
         )
@@ -165,7 +166,7 @@ class LessonPool:
     def _collate(self, rows: npt.NDArray[np.int64], device: torch.device) -> Batch:
         picked = None if self._labelled is None else self._labelled.pick(rows)
         answers = rows if picked is None else picked.words
-        source = np.searchsorted(self._offsets, rows, side="right") - 1 if picked is None else np.zeros_like(answers)
+        source = np.searchsorted(self._answer_offsets, answers, side="right") - 1
         hidden = self._gather("hidden", answers, source)
         logits = self._gather("logits", answers, source)
         return Batch(
@@ -217,7 +218,7 @@ class LessonPool:
         found = np.empty((len(rows), first.shape[1]), np.float32)
         for index in np.unique(source):
             here = source == index
-            found[here] = getattr(self._sources[index], name)[rows[here] - self._offsets[index]]
+            found[here] = getattr(self._sources[index], name)[rows[here] - self._answer_offsets[index]]
         return found
 
     def _shuffle(self, epoch: int) -> list[npt.NDArray[np.int64]]:
@@ -243,12 +244,16 @@ class LessonPool:
 
 def _labelled_words(sources: Sequence[Lessons]) -> WordPlaces | None:
     """Places of the words that teacher and student both saw; None where texts are labelled."""
-    own = sources[0].encoded.words
-    if own is None:
+    places = [source.encoded.words for source in sources]
+    words = [found for found in places if found is not None]
+    if len(words) < len(places):
+        if words:
+            raise ValueError("labelled words cannot be mixed with texts that are answered as a whole")
         return None
-    if len(sources) > 1:
-        raise ValueError("labelled words cannot be mixed with further text")
-    return own.only(~np.isnan(sources[0].logits[:, 0]))
+    known = np.concatenate([~np.isnan(source.logits[:, 0]) for source in sources])
+    before = np.cumsum([0, *(len(found.first) for found in words)])
+    starts = [found.starts[:-1] + first for found, first in zip(words, before, strict=False)]
+    return WordPlaces(np.concatenate([w.first for w in words]), np.concatenate([*starts, before[-1:]])).only(known)
 
 
 def _joined_weights(sources: Sequence[Lessons]) -> npt.NDArray[np.float32] | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from runners.byte_rows import ByteRows
 from runners.cache_entry import make_once, new_array
 from runners.precision import training_device
 from runners.progress import duration
@@ -24,7 +25,15 @@ from runners.transfer.gather import Gathered, gather
 from runners.transfer.read import identity
 from runners.transfer.scores import describe_scores
 from runners.transfer.spec import TransferSpec
-from runners.transfer.store import TransferOutputs, open_transfer, write_record, write_texts, write_words
+from runners.transfer.store import (
+    HIDDEN_UNIT,
+    TransferOutputs,
+    open_transfer,
+    read_words,
+    write_record,
+    write_texts,
+    write_words,
+)
 from space.errors import InputError
 from space.paths import cache
 
@@ -49,7 +58,7 @@ def prepare_transfer(
         InputError: the section does not fit the task, a source cannot be read or leaves no text, more pairs are
             asked for than can be made, or the disk is full.
     """
-    if problem := spec.misfit(task.segments):
+    if problem := spec.misfit(task.segments, task.per_token):
         raise InputError(f"{problem[0].upper()}{problem[1:]}.")
     length = max_length or task.max_length
     key = transfer_key(spec, task, teacher, length)
@@ -105,7 +114,10 @@ def _fill(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_length: i
     _score(gathered, task, teacher, tokenizer, max_length, part)
     clock.append(time.monotonic())
     logits = np.load(part / "logits.npy", mmap_mode="r", allow_pickle=False)
-    scores = describe_scores(logits, gathered.kinds, task)
+    kinds = gathered.kinds
+    if task.per_token:
+        kinds = np.repeat(kinds, np.diff(read_words(part).starts)).tolist()
+    scores = describe_scores(logits, kinds, task)
     seconds = {"gather": round(clock[1] - clock[0], 2), "score": round(clock[2] - clock[1], 2)}
     record = {
         "key": key,
@@ -119,7 +131,7 @@ def _fill(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_length: i
     _log.info(
         "Transfer text ready after %s: %d texts, the teacher says %s",
         duration(sum(seconds.values())),
-        len(logits),
+        len(gathered.texts),
         "; ".join(f"{kind}: {said}" for kind, said in scores.items()),
     )
 
@@ -133,11 +145,17 @@ def _score(
     words = split_words(pieces, gathered.texts, gathered.pairs)
     write_words(part, words)
     special = SpecialIds(tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id or 0)
-    encoded = spell(words, pieces, special, max_length)
-    logits = new_array(part / "logits.npy", (len(encoded), task.outputs), np.float32)
-    hidden = new_array(part / "hidden.npy", (len(encoded), teacher.width), np.float16)
+    encoded = spell(words, pieces, special, max_length, task.per_token)
+    shape = (encoded.answers, teacher.width)
+    # A text has many words: half the bytes for each, as of the train split.
+    logits = new_array(part / "logits.npy", (shape[0], task.outputs), np.float16 if task.per_token else np.float32)
+    arrays = [logits, new_array(part / "hidden.npy", shape, np.int8 if task.per_token else np.float16)]
+    hidden: Any = arrays[-1]
+    if task.per_token:
+        arrays.append(new_array(part / HIDDEN_UNIT, shape[:1], np.float32))
+        hidden = ByteRows(*arrays[1:])
     infer(load_teacher(teacher).to(device), encoded, device, logits, hidden, what="Teacher scores transfer text")
-    logits.flush()
-    hidden.flush()
+    for array in arrays:
+        array.flush()
     count = np.bincount(encoded.ids, minlength=len(teacher.vocabulary)).astype(np.int64)
     np.save(part / "vocabulary_count.npy", count, allow_pickle=False)

@@ -101,9 +101,19 @@ def _texts(table: Table, column: str) -> list[str]:
     values = table.columns.column(column)
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+    if _is_list(values.type) and _is_text(values.type.value_type):  # texts that are split into words already
+        return [" ".join(word or "" for word in words or ()) for words in values.to_pylist()]
+    if not _is_text(values.type):
         raise InputError(f"Column {column!r} of {table.where} holds {values.type}, not text.")
     return [text or "" for text in values.to_pylist()]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def _plain(file: Path, source: FileSource) -> list[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,20 +14,21 @@ _QUANTILES = (0, 10, 25, 50, 75, 90, 100)
 _SHOWN = 5  # classes, the most frequent first
 
 
-def describe_scores(logits: npt.NDArray[np.float32], kinds: Sequence[str], task: Task) -> dict[str, str]:
+def describe_scores(logits: npt.NDArray[Any], kinds: Sequence[str], task: Task) -> dict[str, str]:
     """By kind of text, and for all: the share of each class with the mean confidence, or quantiles of a regression.
 
     Args:
-        logits: float32 [n, outputs].
-        kinds: of each text.
+        logits: floats [n, outputs], of texts or of words; NaN for a word that was not seen.
+        kinds: of each text or word.
         task: names the classes.
     """
+    seen = ~np.isnan(logits[:, 0])
+    logits, names = np.asarray(logits, np.float32)[seen], np.array(kinds)[seen]
     groups = {"all": np.arange(len(logits))}
-    names = np.array(kinds)
-    if len(distinct := dict.fromkeys(kinds)) > 1:
+    if len(distinct := dict.fromkeys(names.tolist())) > 1:
         groups.update({kind: np.flatnonzero(names == kind) for kind in distinct})
     describe = _quantiles if task.label_names is None else _shares
-    return {kind: describe(np.asarray(logits[rows]), task) for kind, rows in groups.items()}
+    return {kind: describe(logits[rows], task) for kind, rows in groups.items()}
 
 
 def _quantiles(logits: npt.NDArray[np.float32], task: Task) -> str:

@@ -150,8 +150,15 @@ class TransferSpec(BaseModel):
         """The methods by which texts are made."""
         return () if self.augment is None else self.augment.methods
 
-    def misfit(self, segments: int) -> str | None:
-        """What keeps the section from serving a task with one text (1) or pairs of texts (2); None if nothing does."""
+    def misfit(self, segments: int, per_token: bool = False) -> str | None:
+        """What keeps the section from serving a task; None if nothing does.
+
+        Args:
+            segments: 1 for one text, 2 for pairs of texts.
+            per_token: whether words are what is labelled.
+        """
+        if per_token and "learned" in self.augmentations:
+            return "transfer.augment: learned is for tasks that judge whole texts, not words; random and masked are not"
         if segments == 1:
             if self.recombine:
                 return "transfer.recombine makes pairs, but the task reads single texts: leave it out"

@@ -14,6 +14,7 @@ import pyarrow as pa
 import tokenizers
 
 from runners.batches import Encoded
+from runners.byte_rows import ByteRows
 from runners.lessons import Lessons, WordStates
 from runners.spelling import SpecialIds, Words, spell
 from runners.task import Examples
@@ -22,6 +23,7 @@ from space.vocabulary import CLS_ID, PAD_ID, SEP_ID
 RECORD = "transfer.json"
 _TEXTS, _WORDS = "texts.arrow", "words.arrow"
 _ARRAYS = ("logits", "hidden", "vocabulary_count")
+HIDDEN_UNIT = "hidden_unit.npy"  # of an entry whose words have answers, not its texts
 _WORD_ARRAYS = ("places", "starts", "first")
 
 
@@ -32,8 +34,10 @@ class TransferOutputs:
     Attributes:
         key: name of the cache entry: a hash of the teacher, the text and the options.
         folder: the cache entry.
-        logits: float32 [n, outputs].
-        hidden: float16 [n, teacher width], the mean-pooled last hidden state.
+        size: how many texts there are, n.
+        logits: float32 [n, outputs]; where words are what is labelled, float16 [words, outputs], NaN for those that the
+            teacher did not see.
+        hidden: float16 [n, teacher width], the mean-pooled last hidden state; of words, `ByteRows` [words, width].
         vocabulary_count: int64 [vocabulary], occurrences of the teacher's word pieces in the transfer text.
         counts: by source, what was read and left out (`runners.transfer.cleaning.Counts`).
         kinds: by source or kind of new pair, how many texts there are.
@@ -44,8 +48,9 @@ class TransferOutputs:
 
     key: str
     folder: Path
-    logits: npt.NDArray[np.float32]
-    hidden: npt.NDArray[np.float16]
+    size: int
+    logits: npt.NDArray[Any]
+    hidden: npt.NDArray[np.float16] | ByteRows
     vocabulary_count: npt.NDArray[np.int64]
     counts: dict[str, dict[str, int]]
     kinds: dict[str, int]
@@ -54,7 +59,12 @@ class TransferOutputs:
     augmented: dict[str, Sequence[int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.logits)
+        return self.size
+
+    @property
+    def per_token(self) -> bool:
+        """Whether words have answers, not texts."""
+        return isinstance(self.hidden, ByteRows)
 
     def rows_of(self, augmentation: str) -> npt.NDArray[np.int64] | None:
         """The texts that a student learns from: those of the sources, and those augmented by a method.
@@ -97,7 +107,8 @@ class TransferOutputs:
             tokenizer: from `runners.wordpiece.wordpiece`.
             max_length: ids per input, special tokens included.
         """
-        return spell(read_words(self.folder), tokenizer, SpecialIds(CLS_ID, SEP_ID, PAD_ID), max_length)
+        special = SpecialIds(CLS_ID, SEP_ID, PAD_ID)
+        return spell(read_words(self.folder), tokenizer, special, max_length, self.per_token)
 
     def lessons(
         self, encoded: Encoded, words: WordStates | None = None, rows: npt.NDArray[np.int64] | None = None
@@ -160,13 +171,18 @@ def open_transfer(folder: Path) -> TransferOutputs:
     arrays: dict[str, Any] = {
         name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS
     }
-    rows = _read_arrow(folder / _TEXTS).num_rows
-    if not rows == len(arrays["logits"]) == len(arrays["hidden"]):
-        raise ValueError(f"{rows} texts, {len(arrays['logits'])} logits, {len(arrays['hidden'])} hidden states")
+    size = _read_arrow(folder / _TEXTS).num_rows
     for needed in (_WORDS, "word_places.npy", "word_starts.npy"):
         if not (folder / needed).is_file():
             raise ValueError(f"{needed} is missing")
-    return TransferOutputs(folder=folder, **record, **arrays)
+    answers = size
+    if (folder / HIDDEN_UNIT).is_file():
+        answers = int(np.load(folder / "word_starts.npy", mmap_mode="r", allow_pickle=False)[-1])
+        unit = np.load(folder / HIDDEN_UNIT, mmap_mode="r", allow_pickle=False)
+        arrays["hidden"] = ByteRows(arrays["hidden"], unit)
+    if not answers == len(arrays["logits"]) == len(arrays["hidden"]):
+        raise ValueError(f"{answers} answers, {len(arrays['logits'])} logits, {len(arrays['hidden'])} hidden states")
+    return TransferOutputs(folder=folder, size=size, **record, **arrays)
 
 
 def _write_arrow(path: Path, columns: dict[str, Sequence[str]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from objectives.quality import score_tags
 from runners.arm_quality import measure_arm_quality
 from runners.batches import collate, encode
 from runners.byte_rows import ByteRows
-from runners.distill.losses import CrossDistillation
+from runners.distill.losses import NO_LABEL, CrossDistillation
 from runners.distill.pool import LessonPool
 from runners.evaluate import open_session, run_model
 from runners.grammar import sentiment
@@ -24,9 +25,12 @@ from runners.lessons import Lessons
 from runners.plan import ONLY, FidelitySpec, TrialPlan
 from runners.predict import Bundle, load_bundle
 from runners.record import TrialRecord
+from runners.spelling import SpecialIds, spell, split_words, text_tokenizer
 from runners.tags import tag_words
 from runners.task import Examples
 from runners.teacher.model import load_tokenizer
+from runners.transfer.spec import TransferSpec
+from runners.transfer.store import read_words
 from runners.trial import cost_predictor, measure_latency, prepare, run_trial
 from runners.word_places import NO_PIECE, WordPlaces
 from runners.wordpiece import encode_examples, encode_words, wordpiece
@@ -122,8 +126,36 @@ def test_batches_hold_the_words_that_both_have_seen() -> None:
     states = torch.arange(2 * 6, dtype=torch.float32).view(2, 6, 1).expand(2, 6, 8)
     places = [1, 7, 9] if lengths[0] == 4 else [1, 3, 7]
     assert batch.answers(states)[:, 0].tolist() == places
+
+
+def test_words_without_tags_have_answers_of_their_own() -> None:
+    own = word_lessons()
+    further = replace(word_lessons(), logits=own.logits + 1, hidden=own.hidden + 1, labels=None)
+    pool = LessonPool([own, further], [0.5], 8, None, None, False, 0)
+    batch = pool.batch(0, CPU)
+    assert pool.examples_per_epoch == 4
+    untagged = (batch.labels == NO_LABEL).numpy()
+    assert 0 < untagged.sum() < len(untagged)
+    for found, given in ((batch.logits, own.logits), (batch.hidden, own.hidden)):
+        for row, without in zip(found.numpy(), untagged, strict=True):
+            known = (given + without).astype(np.float32)
+            assert (np.nan_to_num(np.abs(known - row), nan=9).max(axis=1) < 1e-6).any()
+    texts = replace(further, encoded=replace(own.encoded, words=None), logits=own.logits[:3], hidden=own.hidden[:3])
     with pytest.raises(ValueError, match="cannot be mixed"):
-        LessonPool([lessons, lessons], [0.5], 8, None, None, False, 0)
+        LessonPool([own, texts], [0.5], 8, None, None, False, 0)
+
+
+@pytest.mark.parametrize("max_length", [5, 32])
+def test_transfer_text_has_its_words_where_the_tokenizer_has_them(model: Path, max_length: int) -> None:
+    tokenizer, _ = load_tokenizer(model, "tiny")
+    texts = ["a good film, i say.", "x", "the old ünder \u200b film"]
+    words = split_words(text_tokenizer(tokenizer), texts, None)
+    small = wordpiece(SMALL, lower_case=True, max_length=max_length)
+    found = spell(words, small, SpecialIds(2, 3, 0), max_length, per_token=True)
+    as_read = encode_words(small, [["a", "good", "film", ",", "i", "say", "."], ["x"], ["the", "old", "ünder", "film"]])
+    np.testing.assert_array_equal(found.ids, as_read.ids)
+    np.testing.assert_array_equal(found.words.first, as_read.words.first)
+    np.testing.assert_array_equal(found.words.starts, as_read.words.starts)
 
 
 def test_rows_of_bytes_are_the_rows_within_half_a_unit() -> None:
@@ -199,6 +231,35 @@ def trial(prepared_plan, tmp_path_factory) -> tuple[TrialRecord, Bundle]:
     config, recipe = JointSpace(spec).draw(np.random.default_rng(0))
     record = run_trial(plan, prepared, 0, config, recipe, 0, tmp_path_factory.mktemp("out") / "bundle")
     return record, load_bundle(record.bundle)
+
+
+@pytest.mark.parametrize("methods", [["random"], ["masked"]])
+def test_a_student_learns_from_text_without_tags(prepared_plan, tmp_path: Path, methods: list[str]) -> None:
+    plan, _ = prepared_plan
+    texts = [text.split() for text, _ in sentiment(40, 10, seed=7)[0]]
+    pq.write_table(pa.table({"tokens": texts}), tmp_path / "more.parquet")
+    sources = [{"path": str(tmp_path / "more.parquet"), "text": "tokens"}]
+    augment = {"count": 30, "methods": methods}
+    plan = plan.model_copy(update={"transfer": TransferSpec.model_validate({"sources": sources, "augment": augment})})
+    prepared = prepare(plan)
+    transfer = prepared.tasks[ONLY].transfer
+    assert len(transfer) == len(transfer.texts) == sum(transfer.kinds.values()) > 50
+    answers = int(transfer.encoded(prepared.tokenizer(ONLY, 60), 24).words.starts[-1])
+    assert (transfer.logits.shape, transfer.hidden.shape) == ((answers, 5), (answers, 32))
+    text = transfer.texts[3].split()
+    start = int(read_words(transfer.folder).starts[3])
+    said = prepared.tasks[ONLY].task.label_names
+    tags = [said[tag] for tag in transfer.logits[start : start + len(text)].argmax(1)]
+    assert np.mean([one == other for one, other in zip(tags, tags_of(text), strict=True)]) > 0.7
+    assert "B-PERSON" in transfer.scores["all"]
+    shape = {"depth": 1, "width": 32, "heads": 2, "ffn_width": 64, "token_keep": 1.0, "unpacking": "run"}
+    recipe = {"transfer_share": 0.4, "state_weight": 1.0, "initialization": "layers", "learning_rate": 4e-3}
+    recipe |= {"schedule": "stagewise", "teacher_learning_rate": 0.0, "augmentation": methods[0]}
+    config, drawn = JointSpace(SpaceSpec(vocabulary_keep=0.8, transformer=shape, recipe=recipe)).draw(
+        np.random.default_rng(0)
+    )
+    record = run_trial(plan, prepared, 0, config, drawn, 0, tmp_path / "bundle")
+    assert record.quality > 0.4
 
 
 def test_the_teacher_answers_words(prepared_plan) -> None:
