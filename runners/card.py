@@ -50,7 +50,8 @@ def _what(config: BundleConfig, record: TrialRecord | None) -> str:
     does = {name: _does(config, name) for name in names}
     jobs = does[names[0]] if len(names) == 1 else "; ".join(f"{_plain(name)}: {does[name]}" for name in names)
     size = f" of {record.deployed_bytes:,} bytes" if record else ""
-    made = f"A BERT-like encoder{size}, distilled from {_code(config.teacher)} for phones by Shoebox."
+    title = get_family(config.student.family).title
+    made = f"{title}{size}, distilled from {_code(config.teacher)} for phones by Shoebox."
     return f"{made} It answers {jobs}."
 
 

@@ -50,18 +50,29 @@ def front(report: Report) -> Figure:
 
     stairs = {"shape": "hv", "width": 1.5, "color": ACCENT} if len(report.study.objectives) == 2 else {"width": 0}
     mode = "lines+markers" if len(report.study.objectives) == 2 else "markers"
+    small, large = {"size": 6, "opacity": 0.55}, {"size": 11}
+    legend: list[Figure] = []
+    if kinds:  # the points have colours of their own: the legend has size alone for what is on the front
+        legend = [
+            {**_IN_THE_LEGEND, "name": "other trials", "marker": {**small, "color": FAINT}},
+            {**_IN_THE_LEGEND, "name": "front", "marker": {**large, "color": FAINT}},
+            *({**_IN_THE_LEGEND, "name": name, "marker": {"color": colour}} for name, colour in kinds.items()),
+        ]
+    shown = {"showlegend": not kinds}
     return _figure(
         [
             points(
-                others,
-                name="other trials",
-                mode="markers",
-                marker={"size": 6, "color": colours(others, FAINT), "opacity": 0.55},
+                others, name="other trials", mode="markers", marker={**small, "color": colours(others, FAINT)}, **shown
             ),
             points(
-                ordered, name="front", mode=mode, line=stairs, marker={"size": 11, "color": colours(ordered, ACCENT)}
+                ordered,
+                name="front",
+                mode=mode,
+                line=stairs,
+                marker={**large, "color": colours(ordered, ACCENT)},
+                **shown,
             ),
-            *({**_IN_THE_LEGEND, "name": name, "marker": {"color": colour}} for name, colour in kinds.items()),
+            *legend,
         ],
         xaxis={"title": {"text": escape(report.study.file.label_of(cost))}, "rangemode": "tozero"},
         yaxis={"title": {"text": escape(report.study.file.label_of("quality"))}},

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from runners.record import TrialRecord
 from space.config import StudentConfig
 
@@ -17,10 +19,14 @@ if TYPE_CHECKING:
 
 _LAYER = {
     "ffn_width": "ffn width",
+    "hidden_width": "hidden width",
     "token_keep": "tokens kept",
     "attention_bits": "attention bits",
     "ffn_bits": "ffn bits",
+    "input_bits": "input bits",
+    "recurrent_bits": "recurrent bits",
 }
+_BITS = "_bits"  # how fields that are bit-widths end
 
 
 def kind_of(record: TrialRecord) -> str:
@@ -114,15 +120,19 @@ def bits_of_modules(configs: Sequence[StudentConfig]) -> tuple[list[str], list[l
     """Names of the modules, and their bits [modules, students]; None where a student lacks a module."""
     columns = []
     for config in configs:
-        column: dict[str, int] = {"embedding": config.embedding_bits}
+        column: dict[str, int] = _bits(config)
         for number, layer in enumerate(_layers(config), 1):
-            for field, name in (("attention_bits", "attention"), ("ffn_bits", "ffn")):
-                if hasattr(layer, field):
-                    column[f"layer {number} {name}"] = getattr(layer, field)
+            column.update({f"layer {number} {name}": bits for name, bits in _bits(layer).items()})
         columns.append(column)
     deepest_first = sorted(columns, key=lambda column: -len(column))
     names = list(dict.fromkeys(name for column in deepest_first for name in column))
     return names, [[column.get(name) for column in columns] for name in names]
+
+
+def _bits(part: BaseModel) -> dict[str, int]:
+    """The bit-widths that a configuration, or one of its layers, has itself, by what has them."""
+    names = (name for name in type(part).model_fields if name.endswith(_BITS))
+    return {name.removesuffix(_BITS): getattr(part, name) for name in names}
 
 
 def _number(value: float) -> str:

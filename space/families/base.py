@@ -194,6 +194,7 @@ class Family(ABC):
 
     Attributes:
         name: as written in a study file.
+        title: what a student is called in a sentence, with an article.
         config: the family's `StudentConfig`.
         dimensions: pydantic model of the family's section of `space:`.
         larger_is_smaller: dimensions whose larger values make a smaller file.
@@ -204,6 +205,7 @@ class Family(ABC):
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
     config: ClassVar[type[StudentConfig]]
     dimensions: ClassVar[type[BaseModel]]
     larger_is_smaller: ClassVar[frozenset[str]] = frozenset()

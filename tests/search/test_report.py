@@ -281,7 +281,8 @@ def test_kinds_of_students_have_colours(report: Report) -> None:
     figure = drawn.front(mixed)
     graph_objects.Figure(figure)
     assert figure["data"][1]["marker"]["color"] == [kinds["transformer, stagewise"]]
-    assert [trace["name"] for trace in figure["data"][2:]] == list(kinds)
+    assert [trace["name"] for trace in figure["data"][2:]] == ["other trials", "front", *kinds]
+    assert [trace["showlegend"] for trace in figure["data"][:2]] == [False, False]
 
 
 def test_small_parts_of_a_report(report: Report) -> None:
@@ -299,6 +300,14 @@ def test_small_parts_of_a_report(report: Report) -> None:
     names, rows = bits_of_modules([record.config for record in report.front])
     assert names[0] == "embedding"
     assert [len(row) for row in rows] == [len(report.front)] * len(names)
+
+
+@pytest.mark.parametrize(("family", "modules"), [("birnn", {"input", "recurrent", "projection"}), ("conv", {"conv"})])
+def test_bits_of_every_family_are_shown(family: str, modules: set[str]) -> None:
+    config, _ = JointSpace(SpaceSpec(families=[family])).draw(np.random.default_rng(0))
+    names, rows = bits_of_modules([config])
+    assert {name.split()[-1] for name in names} == {"embedding", *modules}
+    assert all(row[0] in (2, 4, 8) for row in rows)
 
 
 @pytest.mark.usefixtures("toy")

@@ -26,6 +26,7 @@ class BirnnFamily(Family):
     """Registration of the family."""
 
     name = "birnn"
+    title = "A recurrent text model"
     config = BirnnConfig
     dimensions = BirnnDimensions
 

@@ -32,6 +32,7 @@ class ConvFamily(Family):
     """Registration of the family."""
 
     name = "conv"
+    title = "A convolutional text model"
     config = ConvConfig
     dimensions = ConvDimensions
 

@@ -24,6 +24,7 @@ class TransformerFamily(Family):
     """Registration of the family."""
 
     name = "transformer"
+    title = "A BERT-like encoder"
     config = TransformerConfig
     dimensions = TransformerDimensions
     larger_is_smaller = frozenset({"token_keep"})
