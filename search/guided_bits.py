@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, NamedTuple, get_args
 
 import numpy as np
 import optuna
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from objectives.limits import Limits, broken, constraint_values
 from search.knapsack import Choice, Option, best_choices
+from search.premises import Premises
 from search.states import RECORD, state_of
 from space.config import Bits, Recipe, StudentConfig
 from space.dimensions import Choices, Range, contains, draw_from
 from space.errors import InputError
-from space.families import deployed_bytes
 from space.joint import JointSpace
-
-if TYPE_CHECKING:
-    from runners.plan import TrialPlan
-    from runners.prepared import Prepared
 
 logger = logging.getLogger("shoebox.search.guided_bits")
 
@@ -72,12 +67,7 @@ def families_with_bits(space: JointSpace) -> list[str]:
 
 def propose_bits(
     spec: GuidedBitsSpec,
-    limits: Limits,
-    seed: int,
-    plan: TrialPlan,
-    prepared: Prepared,
-    space: JointSpace,
-    predict: Callable[[StudentConfig], dict[str, float]],
+    premises: Premises,
     finished: Iterable[optuna.trial.FrozenTrial] = (),
 ) -> Guided:
     """One student for each budget, alike but for their bits; the same seed gives the same ones.
@@ -89,6 +79,8 @@ def propose_bits(
     smaller one takes its place.
 
     Args:
+        spec: how many, and from how long a training.
+        premises: of the study.
         finished: trials of the study.
 
     Raises:
@@ -97,13 +89,8 @@ def propose_bits(
     from runners.distill import DivergedError
     from runners.sensitivity import measure_sensitivities  # takes torch along
 
-    def size(config: StudentConfig) -> int:
-        return deployed_bytes(config, prepared.shape, prepared.vocabulary)
-
-    def keeps(config: StudentConfig) -> bool:
-        return not broken(constraint_values(limits, {"deployed_bytes": size(config), **predict(config)}))
-
-    base, recipe, params, number = _base(space, finished, size, keeps, np.random.default_rng([seed, 2]))
+    plan, space, size = premises.plan, premises.space, premises.size
+    base, recipe, params, number = _base(premises, finished, np.random.default_rng([premises.seed, 2]))
     values = _open_bits(space, params)
     variants = {
         name: {bits: space.config_from({**params, name: bits}) for bits in choices} for name, choices in values.items()
@@ -111,7 +98,8 @@ def propose_bits(
     logger.info("Measuring how sensitive %s is to the bits of %s.", base.summary(), ", ".join(values))
     try:
         epochs = plan.fidelity.epochs if spec.epochs is None else spec.epochs
-        found = measure_sensitivities(plan, prepared, base, recipe, variants, epochs, spec.texts, seed)
+        given = plan, premises.prepared, base, recipe, variants
+        found = measure_sensitivities(*given, epochs, spec.texts, premises.seed)
     except DivergedError as error:
         raise InputError(
             f"search.propose.guided_bits: {error}.", "Narrow space.recipe.learning_rate to lower values."
@@ -129,13 +117,13 @@ def propose_bits(
 
     students: list[StudentConfig] = []
     chosen: list[dict[str, Any]] = []
-    largest = min(own + choices[-1].size, limits.deployed_bytes)
+    largest = min(own + choices[-1].size, premises.limits.deployed_bytes)
     for budget in np.linspace(own + choices[0].size, largest, spec.budgets + 1)[1:]:
         within = [choice for choice in choices if own + choice.size <= budget]
         config = choice = None
         for choice in reversed(within):
             config = build(choice)
-            if size(config) <= budget and keeps(config):
+            if size(config) <= budget and premises.keeps_limits(config):
                 break
         else:
             continue
@@ -160,13 +148,10 @@ def propose_bits(
 
 
 def _base(
-    space: JointSpace,
-    finished: Iterable[optuna.trial.FrozenTrial],
-    size: Callable[[StudentConfig], int],
-    keeps: Callable[[StudentConfig], bool],
-    generator: np.random.Generator,
+    premises: Premises, finished: Iterable[optuna.trial.FrozenTrial], generator: np.random.Generator
 ) -> tuple[StudentConfig, Recipe, dict[str, Any], int | None]:
     """A configuration and recipe with their parameters, and the number of the trial that they are of."""
+    space = premises.space
     families = families_with_bits(space)
     best: tuple[float, Any] | None = None
     for trial in finished:
@@ -182,8 +167,8 @@ def _base(
     found: tuple[int, tuple[StudentConfig, Recipe, dict[str, Any]]] | None = None
     for _ in range(_DRAWS):
         drawn = _draw(space, families[0], generator)
-        total = size(drawn[0])
-        if (found is None or total > found[0]) and keeps(drawn[0]):
+        total = premises.size(drawn[0])
+        if (found is None or total > found[0]) and premises.keeps_limits(drawn[0]):
             found = total, drawn
     if found is None:
         raise InputError(

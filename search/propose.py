@@ -12,27 +12,22 @@ Families without cells can have students proposed whose bits follow the sensitiv
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
 from pydantic import BaseModel, ConfigDict, Field
 
-from objectives.limits import Limits, broken, constraint_values
 from runners.differentiable.spec import DifferentiableSpec
 from search.guided_bits import PROPOSER, GuidedBits, families_with_bits, propose_bits
+from search.premises import Premises
 from search.states import PROPOSED
 from space.config import Recipe, StudentConfig
 from space.dimensions import Choices, Range, contains, draw_from, ends
 from space.errors import InputError
-from space.families import deployed_bytes
 from space.families.conv.config import NODES, ConvConfig, ConvDimensions, Edge, Node
 from space.joint import JointSpace
-
-if TYPE_CHECKING:
-    from runners.plan import TrialPlan
-    from runners.prepared import Prepared
 
 logger = logging.getLogger("shoebox.search.propose")
 
@@ -40,8 +35,6 @@ GUIDED_BITS = "guided_bits"  # attribute of a study: the sensitivities that bits
 PROPOSAL = "proposal"  # attribute of a trial: its number among those proposed
 _DRAWS = 300
 _ALIKE = 0.02  # random cells are so near to the derived one's bytes, if one of the draws is
-
-Predict = Callable[[StudentConfig], dict[str, float]]
 
 
 class ProposeSpec(BaseModel):
@@ -98,23 +91,13 @@ class Proposals(NamedTuple):
     report: dict[str, Any]
 
 
-def enqueue_proposals(
-    study: optuna.Study,
-    spec: ProposeSpec,
-    limits: Limits,
-    seed: int,
-    plan: TrialPlan,
-    prepared: Prepared,
-    space: JointSpace,
-    predict: Predict,
-) -> int:
+def enqueue_proposals(study: optuna.Study, spec: ProposeSpec, premises: Premises) -> int:
     """Queue all proposals of a study that has not queued them yet; how many were queued. See `enqueue_cells`."""
-    given = (limits, seed, plan, prepared, space, predict)
-    count = enqueue_cells(study, spec, *given) if spec.about_cells else 0
+    count = enqueue_cells(study, spec, premises) if spec.about_cells else 0
     if spec.guided_bits is not None and GUIDED_BITS not in study.user_attrs:
         trials = study.get_trials(deepcopy=False)
-        guided = propose_bits(spec.guided_bits, *given, trials)
-        count += _enqueue(study, [(PROPOSER, config) for config in guided.students], guided.recipe, space)
+        guided = propose_bits(spec.guided_bits, premises, trials)
+        count += _enqueue(study, [(PROPOSER, config) for config in guided.students], guided.recipe, premises.space)
         study.set_user_attr(GUIDED_BITS, guided.report)
     return count
 
@@ -134,16 +117,7 @@ def _enqueue(
     return count
 
 
-def enqueue_cells(
-    study: optuna.Study,
-    spec: ProposeSpec,
-    limits: Limits,
-    seed: int,
-    plan: TrialPlan,
-    prepared: Prepared,
-    space: JointSpace,
-    predict: Predict,
-) -> int:
+def enqueue_cells(study: optuna.Study, spec: ProposeSpec, premises: Premises) -> int:
     """Queue the proposals of a study that has not queued them yet; a killed search queues what it had not.
 
     Returns:
@@ -154,29 +128,17 @@ def enqueue_cells(
     """
     if PROPOSED in study.user_attrs:
         return 0
-    found = propose_cells(spec, limits, seed, plan, prepared, space, predict)
-    count = _enqueue(study, found.students, found.recipe, space)
+    found = propose_cells(spec, premises)
+    count = _enqueue(study, found.students, found.recipe, premises.space)
     study.set_user_attr(PROPOSED, found.report)
     return count
 
 
-def propose_cells(
-    spec: ProposeSpec,
-    limits: Limits,
-    seed: int,
-    plan: TrialPlan,
-    prepared: Prepared,
-    space: JointSpace,
-    predict: Predict,
-) -> Proposals:
+def propose_cells(spec: ProposeSpec, premises: Premises) -> Proposals:
     """The students to try first; the same seed gives the same ones."""
-    generator = np.random.default_rng([seed, 1])
-
-    def size(config: StudentConfig) -> int:
-        return deployed_bytes(config, prepared.shape, prepared.vocabulary)
-
-    dimensions: ConvDimensions = space.spec.conv
-    base, recipe = _base(limits, space, size, predict, generator)
+    generator = np.random.default_rng([premises.seed, 1])
+    size, dimensions = premises.size, premises.space.spec.conv
+    base, recipe = _base(premises, generator)
     students: list[tuple[str, ConvConfig]] = []
     report: dict[str, Any] = {}
     if spec.differentiable is not None:
@@ -184,15 +146,15 @@ def propose_cells(
 
         depths = [depth for depth in range(1, base.depth + 1) if contains(dimensions.depth, depth)]
         derived = derive_cells(
-            plan,
-            prepared,
+            premises.plan,
+            premises.prepared,
             base,
             recipe,
             ends(dimensions.operation),  # type: ignore[arg-type]
             depths,
             spec.differentiable,
-            predict,
-            seed,
+            premises.predict,
+            premises.seed,
         )
         for cell in derived.cells:
             students.append(("differentiable", _with_cell(base, cell.depth, cell.nodes)))
@@ -207,9 +169,9 @@ def propose_cells(
         logger.info("Derived in %.0f s: %s.", derived.seconds, students[0][1].summary())
     target = size(students[0][1]) if students else None
     for _ in range(spec.random_cells):
-        students.append(("random cells", _random_cell(base, space, size, target, generator)))
+        students.append(("random cells", _random_cell(base, premises, target, generator)))
     if spec.no_cell:
-        students.append(("no cell", _without_cells(limits, space, size, target, generator)))
+        students.append(("no cell", _without_cells(premises, target, generator)))
     for proposer, config in students:
         logger.info("To be tried (%s), %d bytes: %s", proposer, size(config), config.summary())
     return Proposals(students, recipe, report)
@@ -229,26 +191,18 @@ def _draw(space: JointSpace, generator: np.random.Generator, depth: int | None =
     return config, recipe
 
 
-def _base(
-    limits: Limits,
-    space: JointSpace,
-    size: Callable[[StudentConfig], int],
-    predict: Predict,
-    generator: np.random.Generator,
-) -> tuple[ConvConfig, Recipe]:
+def _base(premises: Premises, generator: np.random.Generator) -> tuple[ConvConfig, Recipe]:
     """The largest of some draws that keeps the limits with the largest cell at the largest depth."""
-    dimensions: ConvDimensions = space.spec.conv
+    dimensions: ConvDimensions = premises.space.spec.conv
     deepest = int(max(ends(dimensions.depth)))
     edge = Edge(input="cell-1", operation=ends(dimensions.operation)[-1])  # type: ignore[arg-type]
     nodes = (Node(left=edge, right=edge),) * NODES
     found: tuple[int, ConvConfig, Recipe] | None = None
     for _ in range(_DRAWS):
-        config, recipe = _draw(space, generator, depth=deepest)
+        config, recipe = _draw(premises.space, generator, depth=deepest)
         full = _with_cell(config, deepest, nodes)
-        total = size(full)
-        if broken(constraint_values(limits, {"deployed_bytes": total, **predict(full)})):
-            continue
-        if found is None or total > found[0]:
+        total = premises.size(full)
+        if (found is None or total > found[0]) and premises.keeps_limits(full):
             found = (total, full, recipe)
     if found is None:
         raise InputError(
@@ -259,19 +213,15 @@ def _base(
 
 
 def _random_cell(
-    base: ConvConfig,
-    space: JointSpace,
-    size: Callable[[StudentConfig], int],
-    target: int | None,
-    generator: np.random.Generator,
+    base: ConvConfig, premises: Premises, target: int | None, generator: np.random.Generator
 ) -> ConvConfig:
     nearest: tuple[float, ConvConfig] | None = None
     for _ in range(_DRAWS):
-        drawn, _ = _draw(space, generator)
+        drawn, _ = _draw(premises.space, generator)
         if not drawn.executed_cells():
             continue
         config = _with_cell(base, drawn.depth, drawn.nodes)
-        distance = 0.0 if target is None else abs(size(config) / target - 1)
+        distance = 0.0 if target is None else abs(premises.size(config) / target - 1)
         if nearest is None or distance < nearest[0]:
             nearest = (distance, config)
         if distance <= _ALIKE:
@@ -281,17 +231,11 @@ def _random_cell(
     return nearest[1]
 
 
-def _without_cells(
-    limits: Limits,
-    space: JointSpace,
-    size: Callable[[StudentConfig], int],
-    target: int | None,
-    generator: np.random.Generator,
-) -> ConvConfig:
+def _without_cells(premises: Premises, target: int | None, generator: np.random.Generator) -> ConvConfig:
     """The largest of some draws that is no larger than the derived student, or the limit; else the smallest."""
-    most = limits.deployed_bytes if target is None else target
-    drawn = [_draw(space, generator, depth=0)[0] for _ in range(_DRAWS)]
-    sized = sorted(((size(config), index) for index, config in enumerate(drawn)), key=lambda one: one[0])
+    most = premises.limits.deployed_bytes if target is None else target
+    drawn = [_draw(premises.space, generator, depth=0)[0] for _ in range(_DRAWS)]
+    sized = sorted(((premises.size(config), index) for index, config in enumerate(drawn)), key=lambda one: one[0])
     fitting = [index for total, index in sized if total <= most]
     return drawn[fitting[-1] if fitting else sized[0][1]]
 

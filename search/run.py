@@ -21,6 +21,7 @@ from search.assignment import Proposal
 from search.execution import on_cluster, run_trials
 from search.ledger import Ledger
 from search.lock import only_one
+from search.premises import Premises
 from search.progress import Display, NoDisplay
 from search.propose import enqueue_proposals
 from search.resuming import check_no_bundles, check_unchanged, find_whole
@@ -166,9 +167,8 @@ def run_study(
             sampler = fitting_sampler(foreseen, file.objectives, file.limits.given())
         if file.search.propose is not None:
             with _all_cores():
-                enqueue_proposals(
-                    existing, file.search.propose, file.limits, file.search.seed, plan, prepared, space, predict
-                )
+                premises = Premises(file.limits, file.search.seed, plan, prepared, space, predict)
+                enqueue_proposals(existing, file.search.propose, premises)
         known = (space, prepared.shape, prepared.vocabulary, file.objectives, file.limits.given(), predict)
         existing.sampler = study_sampler(sampler, file.search.seed, *known, known_qualities(existing))
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from runners.trial import cost_predictor, prepare, run_trial
+from search.premises import Premises
 from search.propose import ProposeSpec, propose_cells
 from search.study_file import load_study_file
 from space import JointSpace
@@ -43,7 +44,7 @@ def main() -> None:
     found: defaultdict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for seed in range(arguments.seeds):
         begin = time.process_time()
-        proposals = propose_cells(spec, file.limits, seed, plan, prepared, space, predict)
+        proposals = propose_cells(spec, Premises(file.limits, seed, plan, prepared, space, predict))
         print(json.dumps({"seed": seed, "cpu": round(time.process_time() - begin, 1), **proposals.report}), flush=True)
         for number, (proposer, config) in enumerate(proposals.students):
             for training in range(arguments.trainings):

@@ -22,6 +22,7 @@ import torch
 
 from runners.trial import cost_predictor, prepare, run_trial
 from search.guided_bits import GuidedBitsSpec, propose_bits
+from search.premises import Premises
 from search.study_file import load_study_file
 from space.config import StudentConfig
 from space.families import deployed_bytes
@@ -46,7 +47,7 @@ def main() -> None:
     spec = GuidedBitsSpec(budgets=arguments.budgets)
     found: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for seed in range(arguments.seeds):
-        guided = propose_bits(spec, file.limits, seed, plan, prepared, space, predict)
+        guided = propose_bits(spec, Premises(file.limits, seed, plan, prepared, space, predict))
         print(json.dumps({"seed": seed, **guided.report}), flush=True)
         generator = np.random.default_rng([seed, 5])
         values = {name: [int(bits) for bits in row] for name, row in guided.report["increase"].items()}

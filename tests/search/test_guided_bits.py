@@ -18,6 +18,7 @@ from runners.trial import cost_predictor, prepare
 from search import query
 from search.guided_bits import PROPOSER
 from search.knapsack import Option, best_choices
+from search.premises import Premises
 from search.propose import GUIDED_BITS, PROPOSAL, enqueue_proposals
 from search.query.table import Row, TrialTable
 from search.states import PROPOSED, RECORD, state_of
@@ -88,7 +89,8 @@ def test_guided_students_are_queued_once_keep_the_limits_and_differ_in_bits_alon
     )
     plan, space = file.plan(), JointSpace(file.space)
     prepared = prepare(plan)
-    given = (file.search.propose, file.limits, 3, plan, prepared, space, cost_predictor(plan, prepared))
+    premises = Premises(file.limits, 3, plan, prepared, space, cost_predictor(plan, prepared))
+    given = (file.search.propose, premises)
     study = optuna.create_study(directions=["maximize", "minimize"])
     count = enqueue_proposals(study, *given)
     assert 2 <= count <= 4
@@ -119,7 +121,7 @@ def test_guided_students_are_queued_once_keep_the_limits_and_differ_in_bits_alon
         trial.set_user_attr(RECORD, {"quality": quality})
         later.tell(trial, [quality, 1.0])
     roomy = file.limits.model_copy(update={"deployed_bytes": 2_000_000})
-    enqueue_proposals(later, given[0], roomy, *given[2:])
+    enqueue_proposals(later, given[0], replace(premises, limits=roomy))
     assert later.user_attrs[GUIDED_BITS]["base_trial"] == 0
     assert later.user_attrs[GUIDED_BITS]["base"] == space.to_params(*drawn[0])
 
@@ -152,9 +154,8 @@ def test_bits_of_any_family_can_be_guided(tmp_path: Path, model: Path) -> None:
     plan = file.plan()
     prepared = prepare(plan)
     study = optuna.create_study(directions=["maximize", "minimize"])
-    assert enqueue_proposals(
-        study, file.search.propose, file.limits, 0, plan, prepared, JointSpace(file.space), lambda config: {}
-    )
+    premises = Premises(file.limits, 0, plan, prepared, JointSpace(file.space), lambda config: {})
+    assert enqueue_proposals(study, file.search.propose, premises)
     increase = study.user_attrs[GUIDED_BITS]["increase"]
     assert {"embedding_bits", "birnn.projection_bits", "birnn_layer0.input_bits", "birnn_layer0.recurrent_bits"} == set(
         increase

@@ -12,6 +12,7 @@ import small_study
 
 from runners.trial import cost_predictor, prepare
 from search.ledger import Ledger, Proposal
+from search.premises import Premises
 from search.propose import PROPOSAL, enqueue_cells
 from search.states import PROPOSED
 from search.study_file import load_study_file
@@ -37,7 +38,8 @@ def test_derived_random_and_no_cells_enter_the_study_once(tmp_path: Path, model:
     file = load_study_file(str(write(tmp_path, model)))
     plan, space = file.plan(), JointSpace(file.space)
     prepared = prepare(plan)
-    given = (file.search.propose, file.limits, 3, plan, prepared, space, cost_predictor(plan, prepared))
+    premises = Premises(file.limits, 3, plan, prepared, space, cost_predictor(plan, prepared))
+    given = (file.search.propose, premises)
     study = optuna.create_study(directions=["maximize", "minimize"])
     with caplog.at_level(logging.INFO):
         assert enqueue_cells(study, *given) == 5
@@ -100,6 +102,7 @@ def test_a_limit_that_no_draw_keeps_is_named(tmp_path: Path, model: Path) -> Non
     prepared = prepare(plan)
     tight = file.limits.model_copy(update={"deployed_bytes": 3_000})
     study = optuna.create_study(directions=["maximize", "minimize"])
+    premises = Premises(tight, 0, plan, prepared, space, lambda config: {})
     with pytest.raises(InputError, match="none of 300 draws keeps the limits with 2 cells"):
-        enqueue_cells(study, file.search.propose, tight, 0, plan, prepared, space, lambda config: {})
+        enqueue_cells(study, file.search.propose, premises)
     assert not study.get_trials()
