@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 
 from runners.bundle_store import names
+from search.states import PROPOSED
 from search.storage import find_study
 from search.study import STUDY_FILE, half_made, read_file, study_folder
 from search.study_file import StudyFile
@@ -17,6 +18,8 @@ _LENGTH = ("trials", "hours", "training_hours", "repeats")
 _PLACE = ("workers", "cpus_per_trial", "gpus_per_trial", "keep_bundles")
 # Bits can be guided by what was found: proposals that are asked for later are queued then.
 _LATER = ("propose", "propose.guided_bits")
+# Cells are searched when a study is started: what the search was like is of no effect later.
+_SPENT = "search.propose.differentiable."
 _MAY_CHANGE = {"description", *(f"search.{name}" for name in (*_LENGTH, *_PLACE, *_LATER))}
 
 
@@ -43,7 +46,12 @@ def check_unchanged(existing: optuna.Study, file: StudyFile) -> None:
         raise InputError(f"{existing.study_name!r} is an Optuna study that Shoebox did not make.")
     # Through the model, so that a default which a newer Shoebox added is no difference.
     before = read_file(existing.study_name, before).model_dump(mode="json")
-    changed = [path for path in _differences(before, file.model_dump(mode="json")) if path not in _MAY_CHANGE]
+    spent = PROPOSED in existing.user_attrs
+    changed = [
+        path
+        for path in _differences(before, file.model_dump(mode="json"))
+        if path not in _MAY_CHANGE and not (spent and path.startswith(_SPENT))
+    ]
     if changed:
         raise InputError(
             f"Study {existing.study_name!r} was started with other settings: {', '.join(sorted(changed))} "

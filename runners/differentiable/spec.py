@@ -20,7 +20,7 @@ class DifferentiableSpec(BaseModel):
         knowledge_weight: g.
         efficiency_weight: b. The gradient of E is small but always points the same way, and Adam steps by what is
             steady: in 1,000 steps on 8,000 phrases of SST-2, 0.5 and 0.1 both end with six identities (one seed), at
-            0.31 and 0.51 of the largest entropy.
+            0.31 and 0.51 of the largest entropy (without a warm-up).
         warm_up: share of the steps in which the architecture stays even and only weights learn: operations without
             weights are of use from the first step on, convolutions only once they have learned something. In 2,105
             steps on SST-2 (one seed, no efficiency weight) the search without it ended with six poolings, 40 % of all

@@ -96,11 +96,14 @@ class LessonPool:
         self._taught = _joined(taught) if len(taught) == len(sources) else None
         self._offsets = np.cumsum([0, *(len(source) for source in sources)])
         self._answer_offsets = np.cumsum([0, *(source.encoded.answers for source in sources)])
-        self._first = np.arange(len(sources[0])) if sources[0].chosen is None else sources[0].chosen
         self._labelled = _labelled_words(sources)
+        taught_by = [np.arange(len(s)) if s.chosen is None else s.chosen for s in sources]  # texts with an answer
         if self._labelled is not None:
             known = np.concatenate(([0], np.cumsum(self._labelled.answered)))[self._labelled.starts]
-            self._first = self._first[np.diff(known)[self._first] > 0]
+            answered = np.diff(known) > 0
+            taught_by = [rows[answered[rows + offset]] for rows, offset in zip(taught_by, self._offsets, strict=False)]
+            shares = [share if len(rows) else 0.0 for share, rows in zip(shares, taught_by[1:], strict=True)]
+        self._first, *self._further = taught_by
         if sample is not None and sample < len(self._first):
             self._first = np.sort(self._generator(_SAMPLE).choice(self._first, sample, replace=False))
         own = 1 - sum(shares)
@@ -231,12 +234,14 @@ class LessonPool:
 
     def _stream(self, index: int, start: int, count: int) -> npt.NDArray[np.int64]:
         """So many rows of an endless row of permutations of a source."""
-        chosen = self._sources[index].chosen
-        size = len(self._sources[index]) if chosen is None else len(chosen)
+        chosen = self._further[index - 1]
+        size = len(chosen)
+        if size == 0:
+            return chosen
         first, last = start // size, (start + count) // size
         rounds = [self._generator(_STREAM, index, number).permutation(size) for number in range(first, last + 1)]
-        found = np.concatenate(rounds)[start - first * size :][:count]
-        return found if chosen is None else chosen[found]
+        found: npt.NDArray[np.int64] = chosen[np.concatenate(rounds)[start - first * size :][:count]]
+        return found
 
     def _generator(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, *purpose])

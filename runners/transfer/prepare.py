@@ -16,7 +16,7 @@ from runners.byte_rows import ByteRows
 from runners.cache_entry import make_once, new_array
 from runners.precision import training_device
 from runners.progress import duration
-from runners.spelling import SpecialIds, spell, split_words, text_tokenizer
+from runners.spelling import SpecialIds, Words, spell, split_words, text_tokenizer
 from runners.task import Task
 from runners.teacher import TeacherOutputs, load_teacher
 from runners.teacher.infer import infer
@@ -29,7 +29,6 @@ from runners.transfer.store import (
     HIDDEN_UNIT,
     TransferOutputs,
     open_transfer,
-    read_words,
     write_record,
     write_texts,
     write_words,
@@ -111,13 +110,11 @@ def _fill(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_length: i
     write_texts(part, gathered.texts, gathered.pairs)
     clock.append(time.monotonic())
     _log.info("Teacher scores %d texts; once, then cached", len(gathered.texts))
-    _score(gathered, task, teacher, tokenizer, max_length, part)
+    words = _score(gathered, task, teacher, tokenizer, max_length, part)
     clock.append(time.monotonic())
     logits = np.load(part / "logits.npy", mmap_mode="r", allow_pickle=False)
-    kinds = gathered.kinds
-    if task.per_token:
-        kinds = np.repeat(kinds, np.diff(read_words(part).starts)).tolist()
-    scores = describe_scores(logits, kinds, task)
+    counts = np.diff(words.starts) if task.per_token else np.ones(len(gathered.texts), np.int64)
+    scores = describe_scores(logits, gathered.kinds, counts, task)
     seconds = {"gather": round(clock[1] - clock[0], 2), "score": round(clock[2] - clock[1], 2)}
     record = {
         "key": key,
@@ -138,8 +135,8 @@ def _fill(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_length: i
 
 def _score(
     gathered: Gathered, task: Task, teacher: TeacherOutputs, tokenizer: Any, max_length: int, part: Path
-) -> None:
-    """Write logits, hidden states and counts of word pieces to the entry."""
+) -> Words:
+    """Write words, logits, hidden states and counts of word pieces to the entry; returns the words."""
     device = training_device()
     pieces = text_tokenizer(tokenizer)
     words = split_words(pieces, gathered.texts, gathered.pairs)
@@ -159,3 +156,4 @@ def _score(
         array.flush()
     count = np.bincount(encoded.ids, minlength=len(teacher.vocabulary)).astype(np.int64)
     np.save(part / "vocabulary_count.npy", count, allow_pickle=False)
+    return words

@@ -92,7 +92,7 @@ def _columns(table: Table, source: FileSource | HubSource) -> list[list[str]]:
 
 
 def _texts(table: Table, column: str) -> list[str]:
-    """A column of text; where there is none, the text is empty."""
+    """A column of text, or of lists of words, which are joined; where there is none, the text is empty."""
     if column not in table.columns.column_names:
         raise InputError(
             f"{table.where} has no column {column!r}; it has {', '.join(table.columns.column_names) or 'none'}.",
@@ -102,7 +102,7 @@ def _texts(table: Table, column: str) -> list[str]:
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if _is_list(values.type) and _is_text(values.type.value_type):  # texts that are split into words already
-        return [" ".join(word or "" for word in words or ()) for words in values.to_pylist()]
+        return [" ".join(filter(None, words or ())) for words in values.to_pylist()]
     if not _is_text(values.type):
         raise InputError(f"Column {column!r} of {table.where} holds {values.type}, not text.")
     return [text or "" for text in values.to_pylist()]

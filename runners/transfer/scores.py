@@ -9,26 +9,37 @@ import numpy as np
 import numpy.typing as npt
 
 from runners.task import Task
+from space.errors import InputError
 
 _QUANTILES = (0, 10, 25, 50, 75, 90, 100)
 _SHOWN = 5  # classes, the most frequent first
 
 
-def describe_scores(logits: npt.NDArray[Any], kinds: Sequence[str], task: Task) -> dict[str, str]:
+def describe_scores(
+    logits: npt.NDArray[Any], kinds: Sequence[str], counts: npt.NDArray[np.int64], task: Task
+) -> dict[str, str]:
     """By kind of text, and for all: the share of each class with the mean confidence, or quantiles of a regression.
 
     Args:
         logits: floats [n, outputs], of texts or of words; NaN for a word that was not seen.
-        kinds: of each text or word.
+        kinds: of each text.
+        counts: int64, how many rows of the logits each text has.
         task: names the classes.
     """
-    seen = ~np.isnan(logits[:, 0])
-    logits, names = np.asarray(logits, np.float32)[seen], np.array(kinds)[seen]
+    distinct = list(dict.fromkeys(kinds))
+    numbers = {kind: number for number, kind in enumerate(distinct)}
+    rows_kind = np.repeat(np.array([numbers[kind] for kind in kinds], np.int32), counts)
+    if task.per_token:
+        seen = ~np.isnan(logits[:, 0])
+        if not seen.any():
+            raise InputError("Transfer text has no word that the teacher can read.", "Change transfer.sources.")
+        logits, rows_kind = logits[seen], rows_kind[seen]
     groups = {"all": np.arange(len(logits))}
-    if len(distinct := dict.fromkeys(names.tolist())) > 1:
-        groups.update({kind: np.flatnonzero(names == kind) for kind in distinct})
+    if len(distinct) > 1:
+        found = ((kind, np.flatnonzero(rows_kind == number)) for kind, number in numbers.items())
+        groups.update({kind: rows for kind, rows in found if len(rows)})
     describe = _quantiles if task.label_names is None else _shares
-    return {kind: describe(logits[rows], task) for kind, rows in groups.items()}
+    return {kind: describe(np.asarray(logits[rows], np.float32), task) for kind, rows in groups.items()}
 
 
 def _quantiles(logits: npt.NDArray[np.float32], task: Task) -> str:

@@ -13,7 +13,8 @@ class _Source(BaseModel):
     """What all sources of text have.
 
     Attributes:
-        text: the text column, or two columns for sentence pairs; without meaning for a `.txt` file.
+        text: the text column, or two columns for sentence pairs; a column of lists of words counts as text with spaces
+            between them. Without meaning for a `.txt` file.
         sentences: split texts into sentences that fit the task's `max_length`.
         limit: take so many texts (sentences, if they are split) at most, evenly over the source.
     """

@@ -179,7 +179,11 @@ def open_transfer(folder: Path) -> TransferOutputs:
     if (folder / HIDDEN_UNIT).is_file():
         answers = int(np.load(folder / "word_starts.npy", mmap_mode="r", allow_pickle=False)[-1])
         unit = np.load(folder / HIDDEN_UNIT, mmap_mode="r", allow_pickle=False)
+        if len(unit) != answers:
+            raise ValueError(f"{answers} answers, {len(unit)} units of hidden states")
         arrays["hidden"] = ByteRows(arrays["hidden"], unit)
+    elif arrays["hidden"].dtype == np.int8:
+        raise ValueError(f"{HIDDEN_UNIT} is missing")
     if not answers == len(arrays["logits"]) == len(arrays["hidden"]):
         raise ValueError(f"{answers} answers, {len(arrays['logits'])} logits, {len(arrays['hidden'])} hidden states")
     return TransferOutputs(folder=folder, size=size, **record, **arrays)

@@ -54,19 +54,25 @@ def front(report: Report) -> Figure:
     legend: list[Figure] = []
     if kinds:  # the points have colours of their own: the legend has size alone for what is on the front
         legend = [
-            {**_IN_THE_LEGEND, "name": "other trials", "marker": {**small, "color": FAINT}},
-            {**_IN_THE_LEGEND, "name": "front", "marker": {**large, "color": FAINT}},
+            {**_IN_THE_LEGEND, "name": "other trials", "legendgroup": "other", "marker": {**small, "color": FAINT}},
+            {**_IN_THE_LEGEND, "name": "front", "legendgroup": "front", "marker": {**large, "color": FAINT}},
             *({**_IN_THE_LEGEND, "name": name, "marker": {"color": colour}} for name, colour in kinds.items()),
         ]
     shown = {"showlegend": not kinds}
     return _figure(
         [
             points(
-                others, name="other trials", mode="markers", marker={**small, "color": colours(others, FAINT)}, **shown
+                others,
+                name="other trials",
+                legendgroup="other",
+                mode="markers",
+                marker={**small, "color": colours(others, FAINT)},
+                **shown,
             ),
             points(
                 ordered,
                 name="front",
+                legendgroup="front",
                 mode=mode,
                 line=stairs,
                 marker={**large, "color": colours(ordered, ACCENT)},

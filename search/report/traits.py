@@ -21,10 +21,6 @@ _LAYER = {
     "ffn_width": "ffn width",
     "hidden_width": "hidden width",
     "token_keep": "tokens kept",
-    "attention_bits": "attention bits",
-    "ffn_bits": "ffn bits",
-    "input_bits": "input bits",
-    "recurrent_bits": "recurrent bits",
 }
 _BITS = "_bits"  # how fields that are bit-widths end
 
@@ -97,7 +93,7 @@ def _architecture(config: StudentConfig) -> dict[str, float]:
     found: dict[str, float] = {
         "vocabulary": config.vocabulary_keep,
         "embedding width": config.embedding_width,
-        "embedding bits": config.embedding_bits,
+        **{f"{name} bits": bits for name, bits in _bits(config).items()},
     }
     layers = _layers(config)
     if layers:
@@ -108,6 +104,8 @@ def _architecture(config: StudentConfig) -> dict[str, float]:
         values = [getattr(layer, field) for layer in layers if hasattr(layer, field)]
         if values:
             found[name] = fmean(values)
+    for name in _bits(layers[0]) if layers else ():
+        found[f"{name} bits"] = fmean(_bits(layer)[name] for layer in layers)
     return found
 
 

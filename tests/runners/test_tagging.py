@@ -29,8 +29,9 @@ from runners.spelling import SpecialIds, spell, split_words, text_tokenizer
 from runners.tags import tag_words
 from runners.task import Examples
 from runners.teacher.model import load_tokenizer
+from runners.transfer.scores import describe_scores
 from runners.transfer.spec import TransferSpec
-from runners.transfer.store import read_words
+from runners.transfer.store import open_transfer, read_words
 from runners.trial import cost_predictor, measure_latency, prepare, run_trial
 from runners.word_places import NO_PIECE, WordPlaces
 from runners.wordpiece import encode_examples, encode_words, wordpiece
@@ -134,6 +135,10 @@ def test_words_without_tags_have_answers_of_their_own() -> None:
     pool = LessonPool([own, further], [0.5], 8, None, None, False, 0)
     batch = pool.batch(0, CPU)
     assert pool.examples_per_epoch == 4
+    drawn = {int(row) for epoch in range(9) for batch in pool._shuffle(epoch) for row in batch}
+    assert drawn == {0, 1, 3, 4}  # "c" teaches nothing, with a tag or without
+    nothing = replace(further, logits=np.full_like(further.logits, np.nan))
+    assert LessonPool([own, nothing], [0.5], 8, None, None, False, 0).examples_per_epoch == 2
     untagged = (batch.labels == NO_LABEL).numpy()
     assert 0 < untagged.sum() < len(untagged)
     for found, given in ((batch.logits, own.logits), (batch.hidden, own.hidden)):
@@ -148,11 +153,13 @@ def test_words_without_tags_have_answers_of_their_own() -> None:
 @pytest.mark.parametrize("max_length", [5, 32])
 def test_transfer_text_has_its_words_where_the_tokenizer_has_them(model: Path, max_length: int) -> None:
     tokenizer, _ = load_tokenizer(model, "tiny")
-    texts = ["a good film, i say.", "x", "the old ünder \u200b film"]
+    texts = ["", "a good film, i say.", "x", "\u200b", "the old ünder \u200b film", ""]
     words = split_words(text_tokenizer(tokenizer), texts, None)
     small = wordpiece(SMALL, lower_case=True, max_length=max_length)
     found = spell(words, small, SpecialIds(2, 3, 0), max_length, per_token=True)
-    as_read = encode_words(small, [["a", "good", "film", ",", "i", "say", "."], ["x"], ["the", "old", "ünder", "film"]])
+    as_read = encode_words(
+        small, [[], ["a", "good", "film", ",", "i", "say", "."], ["x"], [], ["the", "old", "ünder", "film"], []]
+    )
     np.testing.assert_array_equal(found.ids, as_read.ids)
     np.testing.assert_array_equal(found.words.first, as_read.words.first)
     np.testing.assert_array_equal(found.words.starts, as_read.words.starts)
@@ -252,6 +259,16 @@ def test_a_student_learns_from_text_without_tags(prepared_plan, tmp_path: Path, 
     tags = [said[tag] for tag in transfer.logits[start : start + len(text)].argmax(1)]
     assert np.mean([one == other for one, other in zip(tags, tags_of(text), strict=True)]) > 0.7
     assert "B-PERSON" in transfer.scores["all"]
+    assert set(transfer.scores) == {"all", *transfer.kinds}
+    unit = transfer.folder / "hidden_unit.npy"
+    kept = unit.read_bytes()
+    unit.unlink()
+    with pytest.raises(ValueError, match=r"hidden_unit\.npy is missing"):
+        open_transfer(transfer.folder)
+    np.save(unit, np.ones(3, np.float32))
+    with pytest.raises(ValueError, match="3 units"):
+        open_transfer(transfer.folder)
+    unit.write_bytes(kept)
     shape = {"depth": 1, "width": 32, "heads": 2, "ffn_width": 64, "token_keep": 1.0, "unpacking": "run"}
     recipe = {"transfer_share": 0.4, "state_weight": 1.0, "initialization": "layers", "learning_rate": 4e-3}
     recipe |= {"schedule": "stagewise", "teacher_learning_rate": 0.0, "augmentation": methods[0]}
@@ -260,6 +277,18 @@ def test_a_student_learns_from_text_without_tags(prepared_plan, tmp_path: Path, 
     )
     record = run_trial(plan, prepared, 0, config, drawn, 0, tmp_path / "bundle")
     assert record.quality > 0.4
+
+
+def test_scores_of_words_are_told_by_kind(prepared_plan) -> None:
+    task = prepared_plan[1].tasks[ONLY].task
+    logits = np.eye(5, dtype=np.float16)[[0, 0, 1, 2, 2, 2]]
+    logits[3] = np.nan
+    told = describe_scores(logits, ["a", "b", "a"], np.array([2, 1, 3]), task)
+    names = task.label_names
+    assert told["b"].startswith(f"{names[1]} 100 %")
+    assert told["a"].startswith(f"{names[0]} 50 %, {names[2]} 50 %")
+    with pytest.raises(InputError, match="no word that the teacher can read"):
+        describe_scores(np.full((2, 5), np.nan, np.float16), ["a"], np.array([2]), task)
 
 
 def test_the_teacher_answers_words(prepared_plan) -> None:

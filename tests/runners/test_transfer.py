@@ -278,6 +278,13 @@ def test_a_folder_is_all_its_files(tmp_path: Path, task: Task, teacher: TeacherO
     assert out.texts == texts
 
 
+def test_lists_of_words_are_texts(tmp_path: Path, task: Task, teacher: TeacherOutputs) -> None:
+    words = pa.array([["a", None, "good", "film"], None, ["x"]], pa.large_list(pa.string()))
+    pq.write_table(pa.table({"tokens": words}), tmp_path / "words.parquet")
+    source = {"path": str(tmp_path / "words.parquet"), "text": "tokens"}
+    assert prepare_transfer(TransferSpec(sources=source), task, teacher).texts == ["a good film", "x"]
+
+
 def test_bad_input(tmp_path: Path, task: Task, teacher: TeacherOutputs) -> None:
     def refused(message: str, **source: Any) -> None:
         with pytest.raises(InputError, match=message):
@@ -295,6 +302,8 @@ def test_bad_input(tmp_path: Path, task: Task, teacher: TeacherOutputs) -> None:
     refused("is an empty file", path=str(tmp_path / "none.parquet"))
     pq.write_table(pa.table({"sentence": [1, 2]}), tmp_path / "numbers.parquet")
     refused("holds int64, not text", path=str(tmp_path / "numbers.parquet"))
+    pq.write_table(pa.table({"sentence": [[1], [2]]}), tmp_path / "lists.parquet")
+    refused("holds list<.*int64>, not text", path=str(tmp_path / "lists.parquet"))
     (tmp_path / "latin.txt").write_bytes("ein schöner Tag".encode("latin-1"))
     refused("is not UTF-8 text", path=str(tmp_path / "latin.txt"))
     refused("two text columns, but the task reads single texts", **good, text=("sentence", "other"))

@@ -14,7 +14,9 @@ from runners.trial import cost_predictor, prepare
 from search.ledger import Ledger, Proposal
 from search.premises import Premises
 from search.propose import PROPOSAL, enqueue_cells
+from search.resuming import check_unchanged
 from search.states import PROPOSED
+from search.study import STUDY_FILE
 from search.study_file import load_study_file
 from space import InputError, JointSpace, deployed_bytes
 
@@ -106,3 +108,15 @@ def test_a_limit_that_no_draw_keeps_is_named(tmp_path: Path, model: Path) -> Non
     with pytest.raises(InputError, match="none of 300 draws keeps the limits with 2 cells"):
         enqueue_cells(study, file.search.propose, premises)
     assert not study.get_trials()
+
+
+def test_a_search_that_was_made_may_have_had_other_settings(tmp_path: Path, model: Path) -> None:
+    file = load_study_file(str(write(tmp_path, model)))
+    study = optuna.create_study()
+    before = file.model_dump(mode="json")
+    before["search"]["propose"]["differentiable"]["warm_up"] = 0.0  # a default of before
+    study.set_user_attr(STUDY_FILE, before)
+    with pytest.raises(InputError, match=r"search\.propose\.differentiable\.warm_up changed since"):
+        check_unchanged(study, file)
+    study.set_user_attr(PROPOSED, {})
+    check_unchanged(study, file)

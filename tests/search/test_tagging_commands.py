@@ -37,12 +37,13 @@ def test_tokens_that_are_tagged_are_not_pruned(tmp_path: Path) -> None:
             load_study_file(study(tmp_path, text))
 
 
-def test_transfer_text_is_for_whole_texts(tmp_path: Path) -> None:
-    text = (
-        "transfer: {sources: {path: x.txt}}\nspace: {transformer: {token_keep: 1.0}, recipe: {transfer_share: 0.5}}\n"
-    )
-    with pytest.raises(InputError, match="transfer is for tasks that judge whole texts"):
-        load_study_file(study(tmp_path, text))
+def test_words_can_have_transfer_text_but_none_that_is_learned(tmp_path: Path) -> None:
+    space = "space: {transformer: {token_keep: 1.0}, recipe: {transfer_share: 0.5}}\n"
+    text = "transfer: {sources: {path: x.txt}, augment: {count: 5, methods: [random, %s]}}\n"
+    file = load_study_file(study(tmp_path, text % "masked" + space))
+    assert file.transfer is not None
+    with pytest.raises(InputError, match="learned is for tasks that judge whole texts, not words"):
+        load_study_file(study(tmp_path, text % "learned" + space))
 
 
 def test_teachers_of_tags_do_not_learn_beside_the_student(tmp_path: Path) -> None:
