@@ -145,6 +145,8 @@ def read_config(folder: Path) -> BundleConfig:
     Raises:
         InputError: the folder is no bundle.
     """
+    if not folder.is_dir():
+        raise InputError(f"There is no bundle folder {folder}.")
     missing = [name for name in (CONFIG, MODEL, VOCABULARY) if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder} is no bundle: {', '.join(missing)} missing.", "`shoebox export` writes bundles.")

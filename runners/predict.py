@@ -217,7 +217,4 @@ def load_bundle(path: Path | str) -> Bundle:
     Raises:
         InputError: it is missing, incomplete or damaged.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise InputError(f"There is no bundle folder {folder}.")
-    return Bundle(folder)
+    return Bundle(Path(path))

@@ -107,7 +107,8 @@ def _reason(error: Exception, url: URL) -> str:
     """The first line of what is wrong, without the password."""
     text = str(getattr(error, "orig", None) or error) or type(error).__name__
     reason = text.splitlines()[0].rstrip(".")
-    return reason.replace(str(url.password), "***") if url.password else reason
+    # To replace the password would show where it is, and what it is where it is short.
+    return type(error).__name__ if url.password and str(url.password) in reason else reason
 
 
 def not_writable(storage: RDBStorage) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -93,19 +94,39 @@ def explain(
     path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
     option = (given or {}).get(path)
     where = f"{option}:" if option else f"{source}: {path}" if path else f"{source}:"
+    if given and not location:  # of several sections: what was given may be what does not fit
+        where = f"{source} with {', '.join(dict.fromkeys(given.values()))}:"
     if details["type"] == "extra_forbidden":
         parent = ".".join(str(key) for key in keys[:-1])
         known = sorted({name for found in _models_at(model, keys[:-1]) for name in found.model_fields})
         section = f"section {parent!r}" if parent else "a study file"
-        return InputError(
-            f"{source}: {path} is not a key of {section}.", closest(str(keys[-1]), known) if known else None
-        )
+        return InputError(f"{source}: {path} is not a key of {section}.", _hint(str(keys[-1]), known, model))
     if details["type"] == "missing":
         return InputError(f"{where} is missing.")
     complaint = _complaint(details)
-    if complaint[0].isupper() and not where.endswith(":"):
+    if (complaint[0].isupper() or details["type"] == "data_source") and not where.endswith(":"):
         where += ":"
-    return InputError(f"{where} {complaint}.")
+    fields = {name for found in _models_at(model, keys) for name in found.model_fields}
+    between = "." if path and not option and complaint.split(" ")[0] in fields else " "  # of a field of that section
+    return InputError(f"{where}{between}{complaint}" + "." * (not complaint.endswith("?")))
+
+
+def _hint(key: str, known: Sequence[str], model: type[BaseModel]) -> str | None:
+    """Where a key belongs that stands in the wrong section, else which one was probably meant."""
+    elsewhere = [] if difflib.get_close_matches(key, known, n=1, cutoff=0.85) else _sections_with(key, model)
+    if 0 < len(elsewhere) <= 3:
+        return f"It belongs under {' or '.join(elsewhere)}."
+    return closest(key, known) if known else None
+
+
+def _sections_with(key: str, model: type[BaseModel], path: tuple[str, ...] = ()) -> list[str]:
+    """Paths of the sections of a model that have a key; that of the model itself is `the top level`."""
+    found = [".".join(path) or "the top level"] if key in model.model_fields else []
+    for name, field in model.model_fields.items():
+        if len(path) < 3 and name != "tasks":
+            for inner in sorted(_models_in(field.annotation), key=lambda one: one.__name__):
+                found += _sections_with(key, inner, (*path, name))
+    return list(dict.fromkeys(found))
 
 
 def _complaint(details: Any) -> str:
@@ -114,13 +135,17 @@ def _complaint(details: Any) -> str:
     if len(found) > 60:
         found = found[:57] + "..."
     if kind == "literal_error":
-        return f"should be {context['expected']}, found {found}"
+        near = difflib.get_close_matches(str(value), re.findall(r"'([^']+)'", context["expected"]), n=1, cutoff=0.6)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        return f"should be {context['expected']}, found {found}{meant}"
     if kind in ("value_error", "assertion_error", "data_source"):
         text = str(context.get("error") or details["msg"])
         return text.strip().rstrip(".")
     for bound, words in _BOUNDS.items():
         if kind == bound:
             return f"should be {words} {next(iter(context.values()))}, found {found}"
+    if kind == "string_pattern_mismatch" and "://" in context["pattern"]:
+        return f"should be the URL of a folder, like s3://bucket/folder, found {found}"
     if kind == "string_pattern_mismatch":
         return f"should be of letters, digits, dots, dashes and underscores, 64 at most, found {found}"
     wanted = _WANTED.get(kind.partition("_")[0])

@@ -191,7 +191,7 @@ def check_values(name: str, dimension: Choices | Range, model: type[BaseModel]) 
             adapter.validate_python(value)
         except ValidationError as error:
             message = error.errors()[0]["msg"]
-            raise ValueError(f"{name} cannot be {value!r}: {message[0].lower()}{message[1:]}") from None
+            raise ValueError(f"{name} cannot be {value!r}: {message.replace('Input should', 'it should')}") from None
 
 
 def describe(dimension: Choices | Range) -> str:

@@ -22,11 +22,11 @@ def select(table: Table, where: Mapping[str, Value | tuple[Value, ...]]) -> Tabl
         InputError: a column is missing, or no row is left.
     """
     for column, wanted in where.items():
-        values = values_of(table, column)
+        values = values_of(table, column, CORRECT_WHERE)
         if pa.types.is_nested(values.type):
             raise InputError(
                 f"Column {column!r} of {table.where} holds {values.type}: rows cannot be chosen by it.",
-                "Correct task.where.",
+                CORRECT_WHERE,
             )
         known = pc.unique(values).to_pylist()
         allowed = wanted if isinstance(wanted, tuple) else (wanted,)
@@ -34,7 +34,7 @@ def select(table: Table, where: Mapping[str, Value | tuple[Value, ...]]) -> Tabl
         if missing := [item for item in allowed if item not in chosen]:
             raise InputError(
                 f"No row of {table.where} has {missing[0]!r} in column {column!r}; it has {shown(known)}.",
-                "Correct task.where.",
+                CORRECT_WHERE,
             )
         rows = np.flatnonzero(pc.is_in(values, value_set=pa.array(chosen, values.type)).to_numpy())
         if len(rows) == 0:
@@ -138,11 +138,17 @@ def class_labels(table: Table, column: str, names: tuple[str, ...]) -> npt.NDArr
     return numbers
 
 
-def values_of(table: Table, column: str) -> pa.ChunkedArray:
+COLUMNS_OF_TEXT = (
+    "Set task.text and task.label (--text, --label; of words: task.tokens and task.tags) to the columns that hold them."
+)
+CORRECT_WHERE = "Correct task.where (--where)."
+
+
+def values_of(table: Table, column: str, hint: str = COLUMNS_OF_TEXT) -> pa.ChunkedArray:
     if column not in table.columns.column_names:
         raise InputError(
             f"{table.where} has no column {column!r}; it has {', '.join(table.columns.column_names) or 'none'}.",
-            "Set task.text and task.label (of words: task.tokens and task.tags) to the columns that hold them.",
+            hint,
         )
     if table.columns.num_rows == 0:
         raise InputError(f"{table.where} has no rows.")

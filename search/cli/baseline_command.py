@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from search.cli.messages import messages_on
-from search.cli.options import StorageOption
+from search.cli.options import JsonOption, StorageOption
 from search.cli.pareto_command import print_front
 
 
@@ -25,6 +25,7 @@ def baseline(
     workers: Annotated[int | None, typer.Option(help="Trainings at a time.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run, or add seeds.")] = False,
     storage: StorageOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Train a published method on a study's task, under its limits, as a study STUDY-NAME of its own.
 
@@ -64,4 +65,4 @@ def baseline(
         trained = run_study(
             baseline_study(name, file, seeds), resume=resume, storage=storage, display=display_for(console)
         )
-    print_front(trained)
+    print_front(trained, as_json=json)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from search.cli.examples import epilog
+
 cluster_app = typer.Typer(help="Ray clusters for a study.", no_args_is_help=True)
 
 
@@ -20,7 +22,7 @@ class Kind(StrEnum):
 def _commands() -> None: ...
 
 
-@cluster_app.command()
+@cluster_app.command(epilog=epilog("cluster manifest"))
 def manifest(
     study: Annotated[str, typer.Argument(help="A shipped study (see `shoebox studies`) or FILE.yaml.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],

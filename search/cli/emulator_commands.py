@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from search.cli.completion import complete_device
+from search.cli.examples import epilog
 from search.cli.options import JsonOption
 
 emulator_app = typer.Typer(help="The ARM emulator that times students.", no_args_is_help=True)
 
 
-@emulator_app.command()
+@emulator_app.command(epilog=epilog("emulator install"))
 def install() -> None:
     """Set the emulator up, without root."""
     from runners.emulator import install
@@ -22,7 +23,7 @@ def install() -> None:
     typer.echo(f"Ready in {install(lambda line: typer.echo(line, err=True)).folder}")
 
 
-@emulator_app.command()
+@emulator_app.command(epilog=epilog("emulator check"))
 def check(json: JsonOption = False) -> None:
     """Say what is installed, and time a small model with it."""
     if json:
@@ -36,7 +37,7 @@ def check(json: JsonOption = False) -> None:
     check(typer.echo)
 
 
-@emulator_app.command()
+@emulator_app.command(epilog=epilog("emulator calibrate"))
 def calibrate(
     measured: Annotated[Path, typer.Argument(help="CSV file with the columns model, tokens and milliseconds.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Profile to write, a .yaml file.")],

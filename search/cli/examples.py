@@ -5,7 +5,7 @@ from __future__ import annotations
 EXIT_CODES = (
     "0 fine",
     "1 ran, but found a problem: every trial failed, no trial keeps --where, doctor names what keeps a search away",
-    "2 wrong use or input: one sentence on standard error says what, and where",
+    "2 wrong use or input: standard error says what, and where",
     "130 stopped by Ctrl-C; what has finished is kept",
 )
 
@@ -41,6 +41,13 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "ablate": ("shoebox ablate sst2", "shoebox ablate sst2 --trial 7 --seeds 5 --output ablation.md"),
     "bench-samplers": ("shoebox bench-samplers --seeds 3 --trials 50",),
     "baseline": ("shoebox baseline list", "shoebox baseline tinybert sst2 --seeds 3"),
+    "emulator install": ("shoebox emulator install",),
+    "emulator check": ("shoebox emulator check", "shoebox emulator check --json"),
+    "emulator calibrate": ("shoebox emulator calibrate measured.csv --device cortex-a55 -o my-board.yaml",),
+    "cluster manifest": (
+        "shoebox cluster manifest sst2 -o study.yaml",
+        "shoebox cluster manifest sst2 --kind ray-start -o start.sh",
+    ),
     "report": ("shoebox report sst2 -o sst2.html", "shoebox report sst2 --format md -o sst2.md"),
     "dashboard": ("shoebox dashboard", "shoebox dashboard --port 8081"),
     "quantize": ("shoebox quantize sst2-2mb/ --bits 4 -o sst2-4bit/",),

@@ -7,8 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+
+from search.study_file import load_study_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,6 +29,27 @@ def test_the_page_shows_the_whole_path() -> None:
     for command in ("search", "pareto", "export", "predict", "report", "--warm-start", "study export"):
         assert f"shoebox {command}" in commands or command in commands
     assert all(line.startswith("shoebox ") for line in _lines())
+
+
+def _studies() -> list[dict[str, Any]]:
+    """The YAML blocks, each in a study that has what it leaves out."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    task = {"data": {"path": "data/mine"}, "text": "sentence", "label": "label", "metric": "accuracy"}
+    found = []
+    for block in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL):
+        sections = yaml.safe_load(block)
+        base = {"name": "readme", "teacher": {}, **({} if "tasks" in sections else {"task": task})}
+        if "task" in sections and "data" not in sections["task"]:
+            sections["task"] = {**task, **sections["task"]}
+        found.append({**base, **sections})
+    return found
+
+
+@pytest.mark.parametrize("study", _studies(), ids=lambda study: "-".join(sorted(study)))
+def test_every_study_that_the_readme_shows_is_valid(tmp_path: Path, study: dict[str, Any]) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(study))
+    load_study_file(file)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from search.study_file import StudyFile, load_study_file, shipped_studies
 from space import InputError, JointSpace
@@ -48,7 +49,7 @@ def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
         ("tasks: {}", "a study has task or tasks, not both: put all tasks under tasks."),
         ("search: {trials: many}", "search.trials should be a whole number, found 'many'."),
         ("search: {trials: 0}", "search.trials should be at least 1, found 0."),
-        ("search: {sampler: tpp}", f"search.sampler should be {SAMPLER_NAMES}, found 'tpp'."),
+        ("search: {sampler: tpp}", f"search.sampler should be {SAMPLER_NAMES}, found 'tpp'; did you mean 'tpe'?"),
         ("search: 3", "search should be a section of keys and values, found 3."),
         ("limits: {deployed_bytes: 2 MB}", "limits.deployed_bytes should be a whole number, found '2 MB'."),
         ("fidelity: {epochs: [1]}", "fidelity.epochs should be a number, found [1]."),
@@ -74,7 +75,7 @@ def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
         ("device: {tokens: 65, latency: estimated}", "device.tokens 65 is above task.max_length 64"),
         ("pretraining: {sources: {path: a.txt}}", "pretraining is never used: add pretrained to space.recipe.init"),
         ("pretraining: {source: {path: a.txt}}", "pretraining.source is not a key of section 'pretraining'. Did you"),
-        ("pretraining: {sources: {text: a}}", "pretraining.sources say where the text is: hub"),
+        ("pretraining: {sources: {text: a}}", "pretraining.sources: say where the text is: hub"),
         ("pretraining: {sources: {path: a.txt}, epochs: 0}", "pretraining.epochs should be above 0.0, found 0."),
         ("space: {recipe: {initialization: pretrained}}", "space.recipe.initialization names pretrained, but"),
         ("space: {recipe: {initialization: supernet}}", "space.recipe.initialization names supernet, but there is no"),
@@ -83,11 +84,11 @@ def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
         ("supernet: {epochs: 0}", "supernet.epochs should be above 0.0, found 0."),
         (
             "space: {recipe: {schedule: [joint, staged]}}",
-            "space.recipe schedule cannot be 'staged': input should be 'joint'",
+            "space.recipe.schedule cannot be 'staged': it should be 'joint'",
         ),
         (
             "space: {recipe: {example_weighting: [none, expertise]}}",
-            "space.recipe example_weighting cannot be 'expertise': input should be 'none' or 'domain_expertise'",
+            "space.recipe.example_weighting cannot be 'expertise': it should be 'none' or 'domain_expertise'",
         ),
         (
             "space: {recipe: {example_weighting: [none, domain_expertise]}}",
@@ -98,8 +99,8 @@ def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
             "space.recipe.teacher_kind: meta is for a classification with domains: name their column under task.domain",
         ),
         ("teacher: {kind: meta}", "teacher.kind: meta is for a classification with domains: name their column under"),
-        ("teacher: {kind: mata}", "teacher.kind should be 'finetuned' or 'meta', found 'mata'."),
-        ("space: {birnn: {cell: [lstm, rnn]}}", "space.birnn cell cannot be 'rnn': input should be 'lstm' or 'gru'"),
+        ("teacher: {kind: mata}", "teacher.kind should be 'finetuned' or 'meta', found 'mata'; did you mean 'meta'?"),
+        ("space: {birnn: {cell: [lstm, rnn]}}", "space.birnn.cell cannot be 'rnn': it should be 'lstm' or 'gru'"),
     ],
 )
 def test_wrong_values_name_the_file_the_key_and_what_is_right(toy_file: Path, wrong: str, message: str) -> None:
@@ -144,11 +145,11 @@ def test_studies_that_a_supernet_cannot_serve_are_refused(change: dict, message:
         ),
         ("{grammar: sentiment, train: -1}", "task.data.train should be at least 2, found -1."),
         ("{hub: a/b, confg: x}", "task.data.confg is not a key of section 'task.data'. Did you mean 'config'?"),
-        ("{}", "task.data say where the data is: hub: ID, path: DIR"),
-        ("{grammar: sentiment}\n  target: film", "task target is a domain: name the column of domains under domain"),
+        ("{}", "task.data: say where the data is: hub: ID, path: DIR"),
+        ("{grammar: sentiment}\n  target: film", "task.target is a domain: name the column of domains under domain"),
         (
             "{grammar: sentiment}\n  domain: domain\n  target: film\n  unseen: arts",
-            "task target and unseen exclude each other: students are for one domain",
+            "task.target and unseen exclude each other: students are for one domain",
         ),
         (
             "{grammar: sentiment}\n  domian: domain",
@@ -180,6 +181,35 @@ def test_what_is_no_study_is_refused(tmp_path: Path, text: str, message: str) ->
     with pytest.raises(InputError) as caught:
         load_study_file(file)
     assert str(caught.value).startswith(f"Study file {file}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"space": {"transfer_share": 0.5}}, "space.transfer_share is not a key .*It belongs under space.recipe."),
+        ({"space": {"depth": 2}}, "space.depth is not a key .*It belongs under space.transformer"),
+        ({"trials": 3}, "trials is not a key of a study file. It belongs under search."),
+        ({"search": {"trails": 3}}, "search.trails is not a key .*Did you mean 'trials'?"),
+        ({"search": {"bundles": "here"}}, "search.bundles should be the URL of a folder, like s3://bucket/folder"),
+        (
+            {"space": {"recipe": {"initialization": "layer"}}},
+            "space.recipe.initialization cannot be 'layer': it sh",
+        ),
+        ({"search": {"sampler": "known"}}, "found 'known'; did you mean 'known-cost'?"),
+        ({"task": {"data": "folder"}}, "task.data: say where the data is"),
+    ],
+)
+def test_what_is_wrong_and_where_it_belongs(tmp_path: Path, sections: dict[str, Any], message: str) -> None:
+    file = tmp_path / "study.yaml"
+    base = {"name": "mine", "task": {"data": {"grammar": "sentiment"}, "text": "sentence"}, "teacher": {}}
+    file.write_text(yaml.safe_dump({**base, **sections}))
+    with pytest.raises(InputError, match=message.replace(".", r"\.").replace(r"\.*", ".*").replace("?", r"\?")):
+        load_study_file(file)
+
+
+def test_options_are_named_where_sections_do_not_fit(toy_file: Path) -> None:
+    with pytest.raises(InputError, match=r"with --latency, --workers: search\.workers should be 1"):
+        load_study_file(toy_file, {"latency": "native", "workers": 2})
 
 
 def test_unknown_studies_and_files(tmp_path: Path) -> None:
