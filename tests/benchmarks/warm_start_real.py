@@ -25,6 +25,7 @@ from space.errors import InputError
 
 PAIRS = "sst2:amazon_blitzer,mrpc:rte,banking77:stsb"
 OF_ANOTHER = {"amazon_blitzer": "sst2"}  # tasks without a shipped study, and the one whose settings they have
+COLUMNS = {"banking77": {"text": "sentence", "label": "intent"}}  # where they differ from the hub's
 DIRECTIONS: list[Direction] = ["maximize", "minimize"]
 
 
@@ -34,6 +35,7 @@ def study_file(task: str, name: str, trials: int, seed: int, options: argparse.N
         {
             "name": name,
             "data": options.data / task,
+            **COLUMNS.get(task, {}),
             "trials": trials,
             "workers": options.workers,
             "seed": seed,
