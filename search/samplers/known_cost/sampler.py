@@ -23,6 +23,9 @@ from space.dimensions import contains
 
 STARTUP = 12  # trials before the model is asked: measured, fewer leave it sure of too little, more are spent
 WITH_PRIOR = 5  # the same where older studies have told something
+PRIOR_LASTS = (
+    16  # observations that say more than older studies do: measured, later these help no more, and can mislead
+)
 SAMPLED, MUTANTS, CROSSES, FRESH = 384, 128, 64, 64  # candidates: of the pool, variants of the front, drawn anew
 BEST, REFINED = 8, 96  # refinement: so many variants of so many best candidates,
 STEPS = (0.1, 0.04)  # once with each of these steps
@@ -154,7 +157,8 @@ class KnownCostSampler(BaseSampler):
         None where they do, and there are too few trials to do without.
         """
         known, scales = self._known, None
-        shift = known.prior.model(known.layout, features, known.costs).fitted(x, y) if known.prior else None
+        prior = known.prior if len(y) < PRIOR_LASTS else None
+        shift = prior.model(known.layout, features, known.costs).fitted(x, y) if prior else None
         if shift is not None:
             rest = y - shift(x)
             shifted = self._scales(x, rest, features.remoteness, noise)
