@@ -77,7 +77,7 @@ def test_each_task_has_its_own_plan(tmp_path: Path) -> None:
             "tasks.gap.teacher.model is not a key of section 'tasks.gap.teacher'.",
         ),
         ({"tasks": changed("gap", teacher={"epochs": 0})}, "tasks.gap.teacher.epochs should be at least 1, found 0."),
-        ({"tasks": changed("gap", metric="f1")}, "tasks.gap metric f1 does not fit a regression"),
+        ({"tasks": changed("gap", metric="f1")}, "tasks.gap.metric f1 does not fit a regression"),
         (
             {"tasks": {**TASKS, "names": {"data": {"path": "data"}, "kind": "token-classification"}}},
             "tasks.names tags words, which a student of other tasks cannot: study it by itself.",
