@@ -173,7 +173,7 @@ def test_weights_count_for_the_teachers_answers_alone(teacher, batch, rate):
         objective = CrossDistillation(WIDTH, teacher, recipe(**part), regression=False)
         rows = [objective(*(value[row : row + 1] for value in batch)) for row in range(BATCH)]
         counts = torch.ones(BATCH) if "label_weight" in part else weights
-        expected = float((counts * torch.stack(rows)).mean())
+        expected = float((counts * torch.stack(rows)).mean().detach())
         assert objective(*batch, weights).item() == pytest.approx(expected, rel=1e-5)
     whole = {name: value for part in parts for name, value in part.items()}
     objective = CrossDistillation(WIDTH, teacher, recipe(**whole, teacher_learning_rate=rate), regression=False)
