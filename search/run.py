@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import optuna
@@ -45,9 +45,6 @@ from search.worker import load_pipeline
 from space.errors import InputError
 from space.families import deployed_bytes
 from space.joint import JointSpace
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger("shoebox.search.run")
 

@@ -256,9 +256,8 @@ def _labelled_words(sources: Sequence[Lessons]) -> WordPlaces | None:
             raise ValueError("labelled words cannot be mixed with texts that are answered as a whole")
         return None
     known = np.concatenate([~np.isnan(source.logits[:, 0]) for source in sources])
-    before = np.cumsum([0, *(len(found.first) for found in words)])
-    starts = [found.starts[:-1] + first for found, first in zip(words, before, strict=False)]
-    return WordPlaces(np.concatenate([w.first for w in words]), np.concatenate([*starts, before[-1:]])).only(known)
+    first = np.concatenate([found.first for found in words])
+    return WordPlaces(first, _joined_starts([found.starts for found in words])).only(known)
 
 
 def _joined_weights(sources: Sequence[Lessons]) -> npt.NDArray[np.float32] | None:
@@ -275,11 +274,16 @@ def _joined(parts: Sequence[Encoded]) -> Encoded:
     segments = [part.segments for part in parts if part.segments is not None]
     if segments and len(segments) != len(parts):
         raise ValueError("pairs of texts cannot be mixed with single texts")
-    offsets = np.cumsum([0, *(len(part.ids) for part in parts)])
-    starts = [part.starts[:-1] + offset for part, offset in zip(parts, offsets, strict=False)]
     return Encoded(
         ids=np.concatenate([part.ids for part in parts]),
         segments=np.concatenate(segments) if segments else None,
-        starts=np.concatenate([*starts, offsets[-1:]]),
+        starts=_joined_starts([part.starts for part in parts]),
         pad=parts[0].pad,
     )
+
+
+def _joined_starts(parts: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    """Where texts begin once the sources, each [n + 1] with its total at the end, stand one behind the other."""
+    offsets = np.cumsum([0, *(int(starts[-1]) for starts in parts)])
+    begins = [starts[:-1] + offset for starts, offset in zip(parts, offsets, strict=False)]
+    return np.concatenate([*begins, offsets[-1:]])

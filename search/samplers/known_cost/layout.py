@@ -100,9 +100,8 @@ class Layout:
             rows: [n, columns].
             fill: rows [n, columns] without NaN that give the values of columns it has anew.
         """
-        if (
-            fill is not None
-        ):  # first: of a family that a row did not have, what is filled in says which others there are
+        # Filled in first: of a family that a row did not have, that says which other parameters there are.
+        if fill is not None:
             rows = np.where(np.isnan(rows), fill, rows)
         return np.where(self.present(rows), rows, np.nan)
 

@@ -23,9 +23,7 @@ from space.dimensions import contains
 
 STARTUP = 12  # trials before the model is asked: measured, fewer leave it sure of too little, more are spent
 WITH_PRIOR = 5  # the same where older studies have told something
-PRIOR_LASTS = (
-    16  # observations that say more than older studies do: measured, later these help no more, and can mislead
-)
+PRIOR_LASTS = 16  # observations from which on older studies help no more, and can mislead: measured
 SAMPLED, MUTANTS, CROSSES, FRESH = 384, 128, 64, 64  # candidates: of the pool, variants of the front, drawn anew
 BEST, REFINED = 8, 96  # refinement: so many variants of so many best candidates,
 STEPS = (0.1, 0.04)  # once with each of these steps
