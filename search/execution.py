@@ -44,7 +44,7 @@ def run_trials(
             from search.worker import TrialWorker, WorkerSettings
 
             def on_change(number: int | None, state: State | None) -> None:
-                if state == "finished" and (withdrawn := withdraw(ledger.study)):
+                if state == "finished" and ledger.counts.waiting and (withdrawn := withdraw(ledger.study)):
                     ledger.counts.waiting -= withdrawn
                     ledger.counts.orphaned += withdrawn
                 monitor(number, state)

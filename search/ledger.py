@@ -44,6 +44,8 @@ from search.states import (
     State,
     state_of,
 )
+from search.storage import set_constraints
+from search.study_storage import writes_together
 from search.telling import has_result, orphan, repeat, tell_answer, tell_result, tell_stopped
 from space.errors import InputError, OutputError
 
@@ -181,34 +183,37 @@ class Ledger:
             # A repeated trial has its parameters, so nothing would ask the sampler; but NSGA-II enters a trial into
             # its generation only when it is asked.
             trial.relative_params  # noqa: B018
-            proposal = self.propose(trial)
             attributes = trial.user_attrs
-            constraints = constraint_values(self.limits, {"deployed_bytes": proposal.deployed_bytes})
-            if broken(constraints):
-                trial.set_user_attr(INFEASIBLE, constraints)
+            with writes_together(self.study):
+                proposal = self.propose(trial)
+                constraints = constraint_values(self.limits, {"deployed_bytes": proposal.deployed_bytes})
+                feasible = not broken(constraints)
+                again = feasible and RETRY_OF not in attributes
+                twin = self._known.twin(proposal.config, proposal.recipe) if again else None
+                if not feasible:
+                    trial.set_user_attr(INFEASIBLE, constraints)
+                elif twin is None:
+                    if set(self.limits.given()) == {"deployed_bytes"}:  # else the worker's measurements decide
+                        set_constraints(self.study, trial._trial_id, constraints, known=())
+                    trial.set_user_attr(BYTES, proposal.deployed_bytes)
+            if not feasible:
                 self.settle(trial.number)
                 on_rejected()
                 continue
-            if RETRY_OF not in attributes:
-                twin = self._known.twin(proposal.config, proposal.recipe)
-                if twin is not None:
-                    self._answer(trial, twin)
-                    on_rejected()
-                    continue
+            if twin is not None:
+                self._answer(trial, twin)
+                on_rejected()
+                continue
             self._answered_in_a_row = 0
-            if set(self.limits.given()) == {"deployed_bytes"}:  # else the worker's measurements decide
-                for key, value in constraints.items():
-                    trial.set_constraint(key, value)
-            trial.set_user_attr(BYTES, proposal.deployed_bytes)
             self._known.add(trial.number, proposal.config, proposal.recipe)
             # One that is repeated from a rung at which its fate was not decided.
             if attributes.get(RUNGS) and not self.goes_on(trial.number):
                 on_rejected()
                 continue
-            return self._assignment(trial.number, proposal)
+            return self._assignment(trial, proposal)
 
-    def _assignment(self, number: int, proposal: Proposal) -> Assignment:
-        trial = self._trial(number)
+    def _assignment(self, trial: optuna.Trial | FrozenTrial, proposal: Proposal) -> Assignment:
+        number = trial.number
         return Assignment(
             number=number,
             trial_id=trial._trial_id,
@@ -225,7 +230,7 @@ class Ledger:
         del self._ladder.waiting[number]
         self._count("paused", -1)
         self._count("running")
-        return self._assignment(number, self.propose(trial))
+        return self._assignment(trial, self.propose(trial))
 
     def goes_on(self, number: int) -> bool:
         """Whether a running trial may go on from the rung that it has reached; if not, it is paused.
@@ -279,10 +284,11 @@ class Ledger:
             self.orphan(trial)
             return "orphaned"
         lost = lost or "the worker ended without a result"
-        state = tell_result(self.study, trial, self.limits, self.objectives, lost)
+        told = tell_result(self.study, trial, self.limits, self.objectives, lost)
+        state = state_of(told)
         self._count("running", -1)
         self._count(state)
-        self._ended(self._trial(number))
+        self._ended(told)
         self._rejected_in_a_row = self._rejected_in_a_row + 1 if state == "infeasible" else 0
         if self._rejected_in_a_row >= self.most_rejections:
             raise InputError(
@@ -304,11 +310,11 @@ class Ledger:
         """End an exhausted search: the paused trials are told as pruned, and their checkpoints removed."""
         for number in sorted(self._ladder.waiting):
             trial = self._trial(number)
-            tell_stopped(self.study, trial, self.limits)
+            told = tell_stopped(self.study, trial, self.limits)
             del self._ladder.waiting[number]
             self._count("paused", -1)
             self._count("stopped")
-            self._ended(self._trial(number))
+            self._ended(told)
             on_change(number, "stopped")
         self.time.keep()
 

@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 from sqlalchemy.pool import NullPool
 
+from search.study_storage import StudyStorage
 from space.errors import InputError
 
 logger = logging.getLogger("shoebox.search.postgresql")
@@ -52,6 +53,7 @@ _REPEATABLE = (
     "set_trial_system_attr",
     "set_trial_intermediate_value",
     "set_trial_state_values",
+    "write_together",
 )
 _CREATION_LOCK = 5_703_811_726_408_153_088  # any number that others do not use
 
@@ -73,7 +75,7 @@ def open_postgresql(url: URL, keep_connections: bool = True) -> RDBStorage:
     address = with_driver(url).render_as_string(hide_password=False)
     options: dict[str, Any] = {"pool_pre_ping": True} if keep_connections else {"poolclass": NullPool}
     with _creating_alone(address):
-        storage = RDBStorage(address, engine_kwargs=options)
+        storage = StudyStorage(address, engine_kwargs=options)
     event.listen(storage.engine, "do_connect", _connect_patiently)
     for name in _REPEATABLE:
         call = getattr(storage, name, None)

@@ -12,7 +12,7 @@ import logging
 import os
 import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from objectives.pareto import Direction
 from search.postgresql import open_postgresql
+from search.study_storage import StudyStorage
 from space.errors import InputError
 from space.paths import home
 
@@ -89,10 +90,10 @@ def open_storage(url: str, keep_connections: bool = True) -> RDBStorage:
             if parsed.get_backend_name() in ("postgresql", "postgres"):
                 return open_postgresql(parsed, keep_connections)
             if parsed.get_backend_name() != "sqlite":
-                return RDBStorage(url)
+                return StudyStorage(url)
             with _one_at_a_time(parsed.database):
                 _prepare_sqlite(parsed.database)
-                storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT}})
+                storage = StudyStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT}})
             sqlalchemy.event.listen(storage.engine, "connect", _on_connect)
             storage.engine.dispose()  # its first connection was made before the listener
             return storage
@@ -167,17 +168,25 @@ def _prepare_sqlite(database: str | None) -> None:
 
 def _on_connect(connection: sqlite3.Connection, _: object) -> None:
     # With the write-ahead log this survives a killed process; only a crash of the whole machine can lose the
-    # last transactions. It is several times faster, and every parameter of a proposal is a transaction.
+    # last transactions. It is several times faster.
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
-def set_constraints(study: optuna.Study, trial_id: int, values: Mapping[str, float]) -> None:
+def set_constraints(
+    study: optuna.Study, trial_id: int, values: Mapping[str, float], known: Container[str] | None = None
+) -> None:
     """Set constraint values of a trial by its id, as `optuna.Trial.set_constraint` does.
 
     Optuna has no public way to do so once the `Trial` object of the asking process is gone, which is what a
     resumed study needs. Like there, a key that is set stays as it is.
+
+    Args:
+        study, trial_id: which trial.
+        values: by name of the constraint.
+        known: the system attributes that the trial has; read from the storage if not given.
     """
-    known = study._storage.get_trial_system_attrs(trial_id)
+    if known is None:
+        known = study._storage.get_trial_system_attrs(trial_id)
     for name, value in values.items():
         key = f"{_CONSTRAINTS_KEY}:{name}"
         if key not in known:

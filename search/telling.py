@@ -22,7 +22,6 @@ from search.states import (
     RUNGS,
     WORKERS_LOST,
     Objective,
-    State,
     objective_values,
     read_record,
 )
@@ -36,33 +35,31 @@ def has_result(trial: FrozenTrial) -> bool:
 
 def tell_result(
     study: optuna.Study, trial: FrozenTrial, limits: Limits, objectives: Sequence[Objective], lost: str
-) -> State:
-    """End a trial as its attributes say, or as failed with `lost` for a reason if they say nothing."""
+) -> FrozenTrial:
+    """End a trial as its attributes say, or as failed with `lost` for a reason if they say nothing; returns it."""
     attributes = trial.user_attrs
     if RECORD in attributes:
         record = read_record(attributes)
         values = objective_values(record, objectives)
         if all(math.isfinite(value) for value in values):
-            set_constraints(study, trial._trial_id, constraint_values(limits, record.costs()))
-            study.tell(trial.number, values, skip_if_finished=True)
-            return "finished"
+            set_constraints(study, trial._trial_id, constraint_values(limits, record.costs()), trial.system_attrs)
+            return study.tell(trial.number, values, skip_if_finished=True)
         lost = "not a number: " + ", ".join(
             name for name, value in zip(objectives, values, strict=True) if not math.isfinite(value)
         )
     elif INFEASIBLE in attributes:
-        set_constraints(study, trial._trial_id, attributes[INFEASIBLE])
-        study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
-        return "infeasible"
+        set_constraints(study, trial._trial_id, attributes[INFEASIBLE], trial.system_attrs)
+        return study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
     if ERROR not in attributes:
         study._storage.set_trial_user_attr(trial._trial_id, ERROR, lost)
-    study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-    return "failed"
+    return study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
 
-def tell_stopped(study: optuna.Study, trial: FrozenTrial, limits: Limits) -> None:
-    """End a trial that never got beyond its last rung: pruned, whatever it scored there."""
-    set_constraints(study, trial._trial_id, constraint_values(limits, trial.user_attrs[RUNGS][-1]["costs"]))
-    study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
+def tell_stopped(study: optuna.Study, trial: FrozenTrial, limits: Limits) -> FrozenTrial:
+    """End a trial that never got beyond its last rung: pruned, whatever it scored there; returns it."""
+    constraints = constraint_values(limits, trial.user_attrs[RUNGS][-1]["costs"])
+    set_constraints(study, trial._trial_id, constraints, trial.system_attrs)
+    return study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
 
 
 def tell_answer(study: optuna.Study, trial: optuna.Trial, twin: FrozenTrial) -> None:

@@ -11,7 +11,7 @@ RETRY_OF = "retry_of"
 PLACE = "place"
 
 
-def place(study: optuna.Study, trial: FrozenTrial) -> int:
+def place(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int:
     """The trial's place in the study, counted as if no trial had ever been orphaned.
 
     A retry takes the place of the trial that it repeats, so that seeds after a resume are those of an
@@ -19,7 +19,8 @@ def place(study: optuna.Study, trial: FrozenTrial) -> int:
     """
     if PLACE in trial.user_attrs:
         return int(trial.user_attrs[PLACE])
-    others = study.get_trials(deepcopy=False)
+    # What Optuna read when this trial was asked for will do: those with lower numbers are all there.
+    others = study._get_trials(deepcopy=False, use_cache=True)
     return trial.number - sum(t.number < trial.number and RETRY_OF in t.user_attrs for t in others)
 
 

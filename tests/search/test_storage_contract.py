@@ -14,8 +14,11 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.distributions import IntDistribution, distribution_to_json
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
+from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
 from search import postgresql as postgresql_module
@@ -24,6 +27,7 @@ from search.samplers import RETRY_OF
 from search.states import ORPHANED
 from search.storage import create_study, find_study, open_storage, set_constraints, study_names
 from search.study import load_study, study_folder
+from search.study_storage import Writes, writes_together
 from space.errors import InputError
 
 ROOMY = {"deployed_bytes": 20_000_000}
@@ -68,6 +72,81 @@ def test_constraints_by_id_stay_as_first_set(storage_url: str) -> None:
     set_constraints(study, trial._trial_id, {"bytes": 0.5, "ms": -1})
     set_constraints(study, trial._trial_id, {"bytes": 0.7})
     assert study.get_trials()[0].constraints == {"bytes": 0.5, "ms": -1}
+
+
+def ask_twice(study: optuna.Study) -> None:
+    """Suggests by every distribution and sets attributes of both kinds, of two trials."""
+    for _ in range(2):
+        trial = study.ask()
+        trial.suggest_int("depth", 1, 4)
+        trial.suggest_float("rate", 1e-4, 1e-2, log=True)
+        trial.suggest_categorical("bits", [2, 4, 8])
+        trial.set_user_attr("bytes", 12)
+        trial.set_user_attr("bytes", 13)  # the last one counts
+        set_constraints(study, trial._trial_id, {"ms": 0.5}, known=())
+
+
+def test_what_is_held_is_written_at_the_end_as_if_one_by_one(storage_url: str) -> None:
+    storage = open_storage(storage_url)
+    held, single = (
+        optuna.create_study(storage=storage, study_name=name, sampler=optuna.samplers.RandomSampler(seed=0))
+        for name in ("held", "single")
+    )
+    ask_twice(single)
+    with writes_together(held):
+        ask_twice(held)
+        seen = optuna.load_study(study_name="held", storage=open_storage(storage_url)).get_trials()
+        assert [(trial.params, trial.user_attrs) for trial in seen] == [({}, {})] * 2
+    there, here = (optuna.load_study(study_name=n, storage=open_storage(storage_url)) for n in ("held", "single"))
+    for one, other in zip(there.get_trials(), here.get_trials(), strict=True):
+        assert one.params == other.params
+        assert one.distributions == other.distributions
+        assert one.user_attrs == other.user_attrs == {"bytes": 13}
+        assert one.constraints == other.constraints == {"ms": 0.5}
+    held.ask().set_user_attr("after", 1)  # no longer held
+    assert there.get_trials()[2].user_attrs == {"after": 1}
+
+
+def test_after_an_error_nothing_held_is_written(storage_url: str) -> None:
+    study = optuna.create_study(storage=open_storage(storage_url))
+    trial = study.ask()
+
+    def suggest() -> None:
+        with writes_together(study):
+            trial.suggest_int("depth", 1, 4)
+            trial.suggest_int("depth", 1, "four")  # type: ignore[arg-type]
+
+    with pytest.raises((TypeError, ValueError)):
+        suggest()
+    assert study.get_trials()[0].params == {}
+    trial.set_user_attr("after", 1)
+    assert study.get_trials()[0].user_attrs == {"after": 1}
+
+
+def test_what_was_written_before_the_connection_broke_is_not_written_twice(storage_url: str) -> None:
+    storage = open_storage(storage_url)
+    study = optuna.create_study(storage=storage)
+    trial = study.ask()._trial_id
+    row = {"param_name": "depth", "param_value": 2.0, "distribution_json": distribution_to_json(IntDistribution(1, 4))}
+    writes = Writes(params=[row], user={"bytes": 13})
+    for _ in range(2):
+        storage.write_together(trial, writes)
+    assert study.get_trials()[0].params == {"depth": 2}
+    study.tell(0, 1.0)
+    with pytest.raises(UpdateFinishedTrialError):
+        storage.write_together(trial, writes)
+
+
+def test_a_proposal_is_a_few_transactions_however_many_parameters_it_has(
+    storage_url: str, make_engine: Callable[..., Any]
+) -> None:
+    engine = make_engine(url=storage_url, trials=3, limits=ROOMY)
+    engine.run(1)
+    commits: list[Any] = []
+    event.listen(engine.study._storage._backend.engine, "commit", commits.append)
+    number = engine.ledger.next().number
+    assert len(engine.study.get_trials()[number].params) > 10
+    assert len(commits) < 10
 
 
 def test_many_open_a_new_storage_at_once(storage_url: str) -> None:

@@ -66,7 +66,7 @@ class History:
         observed_rungs: list[list[float]] = []
         believed_rungs: list[list[float]] = []
         ratios: list[list[float]] = [[] for _ in known.names]
-        for trial in study.get_trials(deepcopy=False):
+        for trial in study._get_trials(deepcopy=False, use_cache=True):  # of this proposal, as of its beginning
             if trial.number == but.number or trial.state == TrialState.WAITING or ORPHANED in trial.user_attrs:
                 continue
             row = known.row(trial.params)

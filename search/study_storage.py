@@ -1,0 +1,111 @@
+"""Optuna's database storage, with several writes of a trial in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import _create_scoped_session
+
+
+@dataclass
+class Writes:
+    """What is to be written of one trial.
+
+    Attributes:
+        params: rows of the table of parameters.
+        user, system: attributes.
+    """
+
+    params: list[dict[str, Any]] = field(default_factory=list)
+    user: dict[str, Any] = field(default_factory=dict)
+    system: dict[str, Any] = field(default_factory=dict)
+
+
+class StudyStorage(RDBStorage):
+    """As `RDBStorage`, but see `writes_together`: Optuna takes a transaction for each parameter of a trial."""
+
+    _held: dict[int, Writes] | None = None
+
+    @contextmanager
+    def hold_writes(self) -> Iterator[None]:
+        """Parameters and attributes that are set inside are written at the end, those of a trial in one transaction.
+
+        Until then nobody reads them from the storage, and after an error inside they are not written at all.
+        """
+        held = self._held = {}
+        try:
+            yield
+        finally:
+            self._held = None
+        for trial_id, writes in held.items():
+            self.write_together(trial_id, writes)
+
+    def write_together(self, trial_id: int, writes: Writes) -> None:
+        """Write them in one transaction."""
+        # As in Optuna's own: who finds the parameters there has written them before, and was cut off.
+        with _create_scoped_session(self.scoped_session, True) as session:
+            trial = models.TrialModel.find_or_raise_by_id(trial_id, session)
+            self.check_trial_is_updatable(trial_id, trial.state)  # type: ignore[arg-type]  # its mapped value
+            if writes.params:
+                rows = [{"trial_id": trial_id, **row} for row in writes.params]
+                session.execute(sqlalchemy.insert(models.TrialParamModel), rows)
+            for model, attributes in (
+                (models.TrialUserAttributeModel, writes.user),
+                (models.TrialSystemAttributeModel, writes.system),
+            ):
+                for key, value in attributes.items():
+                    self._set_trial_attr_without_commit(session, model, trial_id, key, value)
+
+    def _of(self, trial_id: int) -> Writes | None:
+        return None if self._held is None else self._held.setdefault(trial_id, Writes())
+
+    def _set_trial_param(
+        self,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None,
+    ) -> None:
+        writes = self._of(trial_id)
+        if writes is None:
+            super()._set_trial_param(trial_id, param_name, param_value_internal, distribution, previous_distribution)
+            return
+        if previous_distribution is not None:  # what Optuna's cache remembers of the trials before
+            check_distribution_compatibility(previous_distribution, distribution)
+        writes.params.append(
+            {
+                "param_name": param_name,
+                "param_value": param_value_internal,
+                "distribution_json": distribution_to_json(distribution),
+            }
+        )
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        writes = self._of(trial_id)
+        if writes is None:
+            super().set_trial_user_attr(trial_id, key, value)
+        else:
+            writes.user[key] = value
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        writes = self._of(trial_id)
+        if writes is None:
+            super().set_trial_system_attr(trial_id, key, value)
+        else:
+            writes.system[key] = value
+
+
+def writes_together(study: optuna.Study) -> AbstractContextManager[None]:
+    """`StudyStorage.hold_writes` of a study's storage; nothing where that is another one."""
+    storage: Any = study._storage
+    storage = getattr(storage, "_backend", storage)  # what Optuna wraps a database in
+    return storage.hold_writes() if isinstance(storage, StudyStorage) else nullcontext()
