@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from objectives.pareto import Direction, non_dominated
+from objectives.pareto import Direction, hypervolume, non_dominated
 from search.warm_start.adapt import adapt
 from space.joint import JointSpace
 
+MARGIN = 0.1  # by which the reference point is worse than the worst of those taken, as a share of their range
 Costs = Callable[[Mapping[str, Any]], Mapping[str, float]]
 
 
@@ -109,8 +110,9 @@ def candidates(
 def diverse(found: Sequence[Candidate], count: int) -> list[Candidate]:
     """A few candidates from the front of the older qualities and the new costs, far from each other.
 
-    First the best one, then always the one of the front that is farthest from those taken, in quality and in the
+    Taken are the best one, then always the one of the front that is farthest from those taken, in quality and in the
     logarithm of the costs, each from 0 to 1 over the front. Where the front has too few, the one behind it serves.
+    They are ordered so that each adds as much as it can to the hypervolume of those before it.
     """
     left = list(found)
     taken: list[Candidate] = []
@@ -129,13 +131,26 @@ def diverse(found: Sequence[Candidate], count: int) -> list[Candidate]:
             chosen = np.concatenate((chosen, points[best][None]))
             waiting.remove(best)
         left = rest
-    return taken
+    return _most_gain_first(taken) if taken else []
+
+
+def _most_gain_first(found: Sequence[Candidate]) -> list[Candidate]:
+    """Of an older study that says nothing, only the first are ever tried: they should be worth it by themselves."""
+    points, waiting, ordered = _scaled(found), list(range(len(found))), list[int]()
+    reference = [-MARGIN, *(1 + MARGIN for _ in found[0].costs)]
+    while waiting:
+        volumes = [hypervolume(points[[*ordered, index]], reference, _directions(found)) for index in waiting]
+        ordered.append(waiting.pop(int(np.argmax(volumes))))
+    return [found[index] for index in ordered]
 
 
 def _front(found: Sequence[Candidate]) -> list[Candidate]:
-    directions: list[Direction] = ["maximize", *("minimize" for _ in found[0].costs)]  # type: ignore[list-item]
-    kept = non_dominated([[candidate.quality, *candidate.costs] for candidate in found], directions)
+    kept = non_dominated([[candidate.quality, *candidate.costs] for candidate in found], _directions(found))
     return sorted((found[index] for index in kept), key=lambda c: (-c.quality, c.costs, c.study, c.number))
+
+
+def _directions(found: Sequence[Candidate]) -> list[Direction]:
+    return ["maximize", *("minimize" for _ in found[0].costs)]  # type: ignore[list-item]
 
 
 def _scaled(found: Sequence[Candidate]) -> np.ndarray:
