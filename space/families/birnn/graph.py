@@ -18,8 +18,8 @@ from onnx import TensorProto
 
 from space.families.base import INPUTS
 from space.families.birnn.config import BirnnConfig, RecurrentLayer
-from space.families.transformer.graph import answers, head
-from space.families.transformer.pieces import (
+from space.families.heads import answers, head
+from space.families.pieces import (
     Storage,
     four_bit_constants,
     linear,
@@ -49,7 +49,7 @@ class _Ends(NamedTuple):
 
     @classmethod
     def of(cls, config: BirnnConfig) -> _Ends:
-        storage = Storage(config.block_size, config.accuracy_level, config.unpacking)
+        storage = Storage.of(config)
         return cls(config.embedding_width, config.embedding_bits, config.width, config.projection_bits, storage)
 
 

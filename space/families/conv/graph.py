@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from onnx import TensorProto
 
 from space.families.conv.config import OPERATIONS, ConvConfig, Operation, is_convolution, window_of
-from space.families.transformer.graph import answers
-from space.families.transformer.pieces import Storage, linear, linear_constants, node, scalar, table, vector
+from space.families.heads import answers
+from space.families.pieces import Storage, linear, linear_constants, node, scalar, table, vector
 from space.graph import MICROSOFT, Item, Part, Tensor
 from space.shape import TaskShape
 
@@ -77,7 +77,7 @@ class EmbeddingStage(NamedTuple):
     def of(cls, config: ConvConfig, shape: TaskShape) -> EmbeddingStage:
         used = used_operations(config)
         bits = {config.embedding_bits, *(config.conv_bits for operation in used if is_convolution(operation))}
-        storage = storage_of(config)
+        storage = Storage.of(config)
         return cls(
             config.embedding_width,
             config.embedding_bits,
@@ -89,11 +89,6 @@ class EmbeddingStage(NamedTuple):
             bool(used) or not shape.per_token,
             used,
         )
-
-
-def storage_of(config: ConvConfig) -> Storage:
-    """How weights are stored."""
-    return Storage(config.block_size, config.accuracy_level, config.unpacking)
 
 
 def used_operations(config: ConvConfig) -> tuple[Operation, ...]:
@@ -190,7 +185,7 @@ class _Block(NamedTuple):
 def pieces(config: ConvConfig) -> list[Piece]:
     """The cells that are computed, from `x0` to `last_state`; what is needed twice is made once."""
     found: dict[tuple[Any, ...], Piece] = {}
-    block = _Block(config.width, config.conv_bits, config.convolution == "separable", storage_of(config))
+    block = _Block(config.width, config.conv_bits, config.convolution == "separable", Storage.of(config))
 
     def make(*fields: Any) -> str:
         piece = Piece(*fields)

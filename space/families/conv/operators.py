@@ -9,7 +9,8 @@ from typing import Any
 from space.families.base import INPUTS
 from space.families.conv import graph
 from space.families.conv.config import ConvConfig
-from space.families.transformer.pieces import linear_constants, scalar, table
+from space.families.heads import answers
+from space.families.pieces import linear_constants, scalar, table
 from space.graph import Item
 from space.operators import Program, Section, Value, input_values
 from space.shape import TaskShape
@@ -73,6 +74,6 @@ def _piece(
 
 @lru_cache(maxsize=65536)
 def _head(shape: TaskShape, width: int, pooling: str, state: Value, present: Value, tokens: int) -> Section:
-    parts = (graph.head(shape, width, pooling, "state"), *graph.answers(shape))
+    parts = (graph.head(shape, width, pooling, "state"), *answers(shape))
     program = Program(item for part in parts for item in part.items)
     return Section(tuple(program.infer({"state": state, "present": present})), tokens)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 from space.families.base import INPUTS
+from space.families.heads import answers, head
+from space.families.pieces import Storage, table
 from space.families.transformer import graph
 from space.families.transformer.config import Layer, TransformerConfig
-from space.families.transformer.pieces import Storage, table
 from space.operators import Program, Section, Value, input_values
 from space.shape import TaskShape
 
@@ -98,6 +99,6 @@ def _some_layer(**fields: float) -> Layer:
 
 @lru_cache(maxsize=4096)
 def _head(shape: TaskShape, width: int, tokens: int) -> Section:
-    parts = (graph.head(shape, width, 0, 0), *graph.answers(shape))
+    parts = (head(shape, width, 0, 0), *answers(shape))
     program = Program(item for part in parts for item in part.items)
     return Section(tuple(program.infer(dict(_entry(width, tokens)))), tokens)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 from space.config import Bits
+from space.families.heads import answers, head
+from space.families.pieces import table
 from space.families.transformer import graph
 from space.families.transformer.config import Layer, TransformerConfig
-from space.families.transformer.pieces import table
 from space.graph import Part, Tensor
 from space.shape import TaskShape
 
@@ -33,8 +34,8 @@ def part_sizes(config: TransformerConfig, shape: TaskShape, vocabulary_size: int
         bits = (layer.attention_bits, layer.ffn_bits)
         last = prunes and index == final
         sizes.append(_layer_size(block, layer.ffn_width, *bits, _alike(index), own != index, following, last))
-    sizes.append(graph.head(shape, config.width, len(executed), passed).size)
-    return [*sizes, *(part.size for part in graph.answers(shape))]
+    sizes.append(head(shape, config.width, len(executed), passed).size)
+    return [*sizes, *(part.size for part in answers(shape))]
 
 
 def _alike(index: int) -> int:

@@ -1,14 +1,13 @@
-"""Pieces that the graph of the transformer family is made of."""
+"""Pieces that the graphs of families are made of."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from onnx import TensorProto
 
-from space.families.transformer.config import TransformerConfig
 from space.graph import MICROSOFT, Attribute, Item, Node, Tensor
 from space.quantization import block_count, packed_width
 
@@ -21,7 +20,8 @@ class Storage(NamedTuple):
     unpacking: str
 
     @classmethod
-    def of(cls, config: TransformerConfig) -> Storage:
+    def of(cls, config: Any) -> Storage:
+        """As a configuration says, which has fields of these names."""
         return cls(config.block_size, config.accuracy_level, config.unpacking)
 
     def unpacks(self, bits: int) -> bool:
