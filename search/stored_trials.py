@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from pydantic_core import from_json
 from sqlalchemy.exc import SQLAlchemyError
+
+from search.trial_reader import described
 
 # The trials come first: an attribute that is written between two statements belongs to a trial that is known.
 _TRIALS = "SELECT trial_id, number, state FROM trials WHERE study_id = :study ORDER BY trial_id"
@@ -55,7 +55,7 @@ def read_parameters(study: optuna.Study) -> dict[int, dict[str, Any]]:
         return {trial.number: dict(trial.params) for trial in study.get_trials(deepcopy=False)}
     parameters: defaultdict[int, dict[str, Any]] = defaultdict(dict)
     for number, name, value, distribution in found[0]:
-        parameters[number][name] = _distribution(distribution).to_external_repr(value)
+        parameters[number][name] = described(distribution).to_external_repr(value)
     return parameters
 
 
@@ -96,8 +96,3 @@ def _build(trials: list[Any], user: list[Any], system: list[Any]) -> list[Frozen
         )
         for trial_id, number, state in trials
     ]
-
-
-@cache
-def _distribution(text: str) -> BaseDistribution:
-    return json_to_distribution(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import IntDistribution, distribution_to_json
@@ -24,7 +26,7 @@ from sqlalchemy.engine import make_url
 from search import postgresql as postgresql_module
 from search.postgresql import with_driver
 from search.samplers import RETRY_OF
-from search.states import ORPHANED
+from search.states import BYTES, ORPHANED
 from search.storage import create_study, find_study, open_storage, set_constraints, study_names
 from search.study import load_study, study_folder
 from search.study_storage import Writes, writes_together
@@ -135,6 +137,77 @@ def test_what_was_written_before_the_connection_broke_is_not_written_twice(stora
     study.tell(0, 1.0)
     with pytest.raises(UpdateFinishedTrialError):
         storage.write_together(trial, writes)
+
+
+def shown(trial: FrozenTrial) -> str:
+    """All of a trial; as a text, since NaN does not equal itself."""
+    content = dict(vars(trial))
+    for name in ("_user_attrs", "_system_attrs", "intermediate_values"):  # of these the order says nothing
+        content[name] = sorted(content[name].items())
+    return repr(content)
+
+
+def test_trials_are_read_as_optuna_reads_them(storage_url: str) -> None:
+    """After each of many random writes, by one who reads all the time and by one who begins to."""
+    storage = open_storage(storage_url)
+    directions = ["maximize", "minimize"]
+    study = optuna.create_study(storage=storage, study_name="one", directions=directions)
+    optuna.create_study(storage=storage, study_name="two", directions=directions).ask()
+    watching = optuna.load_study(study_name="one", storage=open_storage(storage_url))
+    generator = np.random.default_rng(0)
+    running: list[optuna.Trial] = []
+
+    def begin() -> None:
+        trial = study.ask()
+        trial.suggest_float("rate", 1e-4, 1e-2, log=True)
+        running.append(trial)
+
+    def hand_out() -> None:
+        with writes_together(study):
+            for name in ("depth", "width"):
+                running[-1].suggest_int(name, 1, 9)
+            running[-1].suggest_categorical("kind", ["a", None, 2, 0.5, True])
+            running[-1].set_user_attr(BYTES, 12)
+
+    def attribute() -> None:
+        trial = running[int(generator.integers(len(running)))]
+        trial.set_user_attr("record", {"of": [1, None, "ä"], "count": int(generator.integers(9))})
+        storage.set_trial_system_attr(trial._trial_id, "constraints:ms", float(generator.random()))
+
+    def report() -> None:
+        study._storage.set_trial_intermediate_value(running[-1]._trial_id, int(generator.integers(9)), math.nan)
+        study._storage.set_trial_intermediate_value(running[-1]._trial_id, 9, math.inf)
+
+    def finish() -> None:
+        study.tell(running.pop(0), [float(generator.random()), math.inf])
+
+    def fail() -> None:
+        study.tell(running.pop(), state=optuna.trial.TrialState.FAIL)
+
+    def queue() -> None:
+        study.enqueue_trial({"rate": 1e-3}, user_attrs={"from": "queue"})
+
+    def same() -> None:
+        own = RDBStorage(with_driver(make_url(storage_url)).render_as_string(hide_password=False))
+        expected = [shown(trial) for trial in optuna.load_study(study_name="one", storage=own).get_trials()]
+        new = optuna.load_study(study_name="one", storage=open_storage(storage_url))
+        for reader in (watching, new, study):
+            assert [shown(trial) for trial in reader.get_trials()] == expected
+        assert [shown(storage.get_trial(trial._trial_id)) for trial in study.get_trials()] == expected
+
+    begin()
+    for step in range(40):
+        actions = [begin, queue]
+        if running:
+            actions += [hand_out, attribute, attribute, report]
+        if len(running) > 1:
+            actions += [finish, fail]
+        actions[int(generator.integers(len(actions)))]()
+        if step % 4 == 0:
+            same()
+    same()
+    with pytest.raises(KeyError):
+        storage.get_trial(10_000)
 
 
 def test_a_proposal_is_a_few_transactions_however_many_parameters_it_has(
