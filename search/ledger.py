@@ -45,7 +45,7 @@ from search.states import (
     state_of,
 )
 from search.storage import set_constraints
-from search.study_storage import writes_together
+from search.study_storage import hold_writes_of
 from search.telling import has_result, orphan, repeat, tell_answer, tell_result, tell_stopped
 from space.errors import InputError, OutputError
 
@@ -184,7 +184,7 @@ class Ledger:
             # its generation only when it is asked.
             trial.relative_params  # noqa: B018
             attributes = trial.user_attrs
-            with writes_together(self.study):
+            with hold_writes_of(self.study):
                 proposal = self.propose(trial)
                 constraints = constraint_values(self.limits, {"deployed_bytes": proposal.deployed_bytes})
                 feasible = not broken(constraints)

@@ -17,7 +17,7 @@ from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 
-from search.trial_reader import MOST_IDS, TrialReader
+from search.trial_reader import MOST_IDS, TrialReader, first_distribution, read_trial
 
 
 @dataclass
@@ -54,21 +54,29 @@ class StudyStorage(RDBStorage):
         if states is not None or len(included) > MOST_IDS:
             return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
         with _told_as_optuna_does(), self.engine.connect() as connection:
-            return self._readers[study_id].of_study(connection, study_id, included, trial_id_greater_than)
+            found = self._readers[study_id].of_study(connection, study_id, included, trial_id_greater_than)
+        # Of a study that is not there, Optuna's own says so.
+        return found or super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         with _told_as_optuna_does(), self.engine.connect() as connection:
-            trial = TrialReader().one(connection, trial_id)
+            trial = read_trial(connection, trial_id)
         if trial is None:
             raise KeyError(f"There is no trial with the id {trial_id}.")
         return trial
+
+    def delete_study(self, study_id: int) -> None:
+        super().delete_study(study_id)
+        self._readers.pop(study_id, None)  # SQLite gives the next one its number
 
     @contextmanager
     def hold_writes(self) -> Iterator[None]:
         """Parameters and attributes that are set inside are written at the end, those of a trial in one transaction.
 
-        Until then nobody reads them from the storage, and after an error inside they are not written at all.
+        Until then nobody reads them from the storage, and after an error inside they are not written at all. It is for
+        one thread that writes, and not to be nested.
         """
+        assert self._held is None
         held = self._held = {}
         try:
             yield
@@ -93,6 +101,11 @@ class StudyStorage(RDBStorage):
                 for key, value in attributes.items():
                     self._set_trial_attr_without_commit(session, model, trial_id, key, value)
 
+    def _first_of(self, trial_id: int, name: str) -> BaseDistribution | None:
+        """The distribution of the first parameter of that name in a trial's study, if there is any."""
+        with _told_as_optuna_does(), self.engine.connect() as connection:
+            return first_distribution(connection, trial_id, name)
+
     def _of(self, trial_id: int) -> Writes | None:
         return None if self._held is None else self._held.setdefault(trial_id, Writes())
 
@@ -108,8 +121,10 @@ class StudyStorage(RDBStorage):
         if writes is None:
             super()._set_trial_param(trial_id, param_name, param_value_internal, distribution, previous_distribution)
             return
-        if previous_distribution is not None:  # what Optuna's cache remembers of the trials before
-            check_distribution_compatibility(previous_distribution, distribution)
+        # What Optuna's cache remembers of the trials before; it knows only those of this process.
+        previous = previous_distribution or self._first_of(trial_id, param_name)
+        if previous is not None:
+            check_distribution_compatibility(previous, distribution)
         writes.params.append(
             {
                 "param_name": param_name,
@@ -141,7 +156,7 @@ def _told_as_optuna_does() -> Iterator[None]:
         raise StorageInternalError("The storage could not be read.") from error
 
 
-def writes_together(study: optuna.Study) -> AbstractContextManager[None]:
+def hold_writes_of(study: optuna.Study) -> AbstractContextManager[None]:
     """`StudyStorage.hold_writes` of a study's storage; nothing where that is another one."""
     storage: Any = study._storage
     storage = getattr(storage, "_backend", storage)  # what Optuna wraps a database in

@@ -18,6 +18,7 @@ from search.states import (
     ERROR,
     INFEASIBLE,
     ORPHANED,
+    PROPOSED,
     RECORD,
     RUNGS,
     WORKERS_LOST,
@@ -81,11 +82,10 @@ def repeat(study: optuna.Study, trial: FrozenTrial, further: Mapping[str, Any] |
     """Queue a trial again; it goes on from the last checkpoint that is there."""
     attributes = trial.user_attrs
     # Without its byte count a trial was killed while being asked for: some of its parameters may be
-    # missing. It is asked for again from the same seed.
-    params = trial.params if BYTES in attributes else {}
+    # missing. It is asked for again from the same seed, or as it was queued.
+    params = trial.params if BYTES in attributes else trial.system_attrs.get("fixed_params", {})
     again: dict[str, Any] = {RETRY_OF: trial.number, PLACE: place(study, trial)}
-    if WORKERS_LOST in attributes:
-        again[WORKERS_LOST] = attributes[WORKERS_LOST]
+    again |= {key: attributes[key] for key in (WORKERS_LOST, PROPOSED) if key in attributes}
     passed = attributes.get(RUNGS) or []
     if passed and Path(passed[-1]["checkpoint"]).is_file():
         again[RUNGS] = passed

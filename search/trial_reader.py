@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial
 
 from search.states import BYTES
 
-MOST_IDS = 10_000  # in one statement; databases allow 32,766 or more
+MOST_IDS = 10_000  # in one statement; SQLite allows 32,766 since 3.32 (2020), PostgreSQL 65,535
 
 _TRIALS: Any = models.TrialModel.__table__
 _PARAMS: Any = models.TrialParamModel.__table__
@@ -50,72 +50,84 @@ class TrialReader:
         wanted = _TRIALS.c.trial_id > after
         if included:
             wanted = sqlalchemy.or_(wanted, _TRIALS.c.trial_id.in_(sorted(included)))
-        return self._read(connection, sqlalchemy.and_(_TRIALS.c.study_id == study_id, wanted), self._known)
+        return _read(connection, sqlalchemy.and_(_TRIALS.c.study_id == study_id, wanted), self._known)
 
-    def one(self, connection: sqlalchemy.Connection, trial_id: int) -> FrozenTrial | None:
-        """The trial of that id, whose dictionaries are nobody else's."""
-        found = self._read(connection, _TRIALS.c.trial_id == trial_id, {})
-        return found[0] if found else None
 
-    def _read(self, connection: sqlalchemy.Connection, wanted: Any, known: dict[int, Params]) -> list[FrozenTrial]:
-        # The trials come first: what is written between two statements belongs to a trial that is known, and one that
-        # has finished has all it will ever have.
-        columns = ("trial_id", "number", "state", "datetime_start", "datetime_complete")
-        statement = sqlalchemy.select(*(_TRIALS.c[name] for name in columns)).where(wanted)
-        trials = connection.execute(statement.order_by(_TRIALS.c.trial_id)).all()
-        ids = [row.trial_id for row in trials]
+def read_trial(connection: sqlalchemy.Connection, trial_id: int) -> FrozenTrial | None:
+    """The trial of that id, whose dictionaries are nobody else's."""
+    found = _read(connection, _TRIALS.c.trial_id == trial_id, {})
+    return found[0] if found else None
 
-        def rows(table: Any, *names: str, of: Collection[int]) -> list[Any]:
-            if not of:
-                return []
-            # All trials are asked for at the beginning of a resume: more than a statement may name.
-            few = len(of) <= MOST_IDS
-            source = table if few else table.join(_TRIALS)
-            condition = table.c.trial_id.in_(of) if few else wanted
-            chosen = sqlalchemy.select(table.c.trial_id, *(table.c[name] for name in names)).select_from(source)
-            return list(connection.execute(chosen.where(condition).order_by(table.primary_key.columns[0])).tuples())
 
-        user, system = (_by_trial(rows(table, "key", "value_json", of=ids), _decoded) for table in (_USER, _SYSTEM))
-        params = self._params(rows, [number for number in ids if number not in known])
-        finished = [row.trial_id for row in trials if row.state.is_finished()]
-        values = _by_trial(rows(_VALUES, "objective", "value", "value_type", of=finished), _value)
-        intermediate = _by_trial(
-            rows(_INTERMEDIATE, "step", "intermediate_value", "intermediate_value_type", of=ids), _intermediate
-        )
-        built = []
-        for row in trials:
-            mine = known.get(row.trial_id) or params.get(row.trial_id) or Params({}, {})
-            if row.state.is_finished():
-                known.pop(row.trial_id, None)
-            elif BYTES in user[row.trial_id]:  # written with the last of them
-                known[row.trial_id] = mine
-            built.append(
-                FrozenTrial(
-                    number=row.number,
-                    state=row.state,
-                    value=None,
-                    values=[values[row.trial_id][index] for index in sorted(values[row.trial_id])] or None,
-                    datetime_start=_local(row.datetime_start),
-                    datetime_complete=_local(row.datetime_complete),
-                    params=mine.values,
-                    distributions=mine.distributions,
-                    user_attrs=user[row.trial_id],
-                    system_attrs=system[row.trial_id],
-                    intermediate_values=intermediate[row.trial_id],
-                    trial_id=row.trial_id,
-                )
+def first_distribution(connection: sqlalchemy.Connection, trial_id: int, name: str) -> BaseDistribution | None:
+    """The distribution of the first parameter of that name in a trial's study; None if there is none."""
+    study = sqlalchemy.select(_TRIALS.c.study_id).where(_TRIALS.c.trial_id == trial_id).scalar_subquery()
+    statement = sqlalchemy.select(_PARAMS.c.distribution_json).select_from(_PARAMS.join(_TRIALS))
+    statement = statement.where(_TRIALS.c.study_id == study, _PARAMS.c.param_name == name)
+    text = connection.execute(statement.order_by(_PARAMS.c.param_id).limit(1)).scalar()
+    return None if text is None else described(text)
+
+
+def _read(connection: sqlalchemy.Connection, wanted: Any, known: dict[int, Params]) -> list[FrozenTrial]:
+    # The trials come first: what is written between two statements belongs to a trial that is known, and one that has
+    # finished has all it will ever have. The attributes come before the parameters, which one with a byte count has.
+    columns = ("trial_id", "number", "state", "datetime_start", "datetime_complete")
+    statement = sqlalchemy.select(*(_TRIALS.c[name] for name in columns)).where(wanted)
+    trials = connection.execute(statement.order_by(_TRIALS.c.trial_id)).all()
+    ids = [row.trial_id for row in trials]
+
+    def rows(table: Any, *names: str, of: Collection[int]) -> list[Any]:
+        if not of:
+            return []
+        # All trials are asked for at the beginning of a resume: more than a statement may name.
+        few = len(of) <= MOST_IDS
+        source = table if few else table.join(_TRIALS)
+        condition = table.c.trial_id.in_(of) if few else wanted
+        chosen = sqlalchemy.select(table.c.trial_id, *(table.c[name] for name in names)).select_from(source)
+        return list(connection.execute(chosen.where(condition).order_by(table.primary_key.columns[0])).tuples())
+
+    user, system = (_by_trial(rows(table, "key", "value_json", of=ids), _decoded) for table in (_USER, _SYSTEM))
+    remembered = {number: known[number] for number in ids if number in known}
+    params = _params(rows, [number for number in ids if number not in remembered])
+    finished = [row.trial_id for row in trials if row.state.is_finished()]
+    values = _by_trial(rows(_VALUES, "objective", "value", "value_type", of=finished), _value)
+    intermediate = _by_trial(
+        rows(_INTERMEDIATE, "step", "intermediate_value", "intermediate_value_type", of=ids), _intermediate
+    )
+    built = []
+    for row in trials:
+        mine = remembered.get(row.trial_id) or params.get(row.trial_id) or Params({}, {})
+        if row.state.is_finished():
+            known.pop(row.trial_id, None)
+        elif BYTES in user[row.trial_id]:  # written with the last of them
+            known[row.trial_id] = mine
+        built.append(
+            FrozenTrial(
+                number=row.number,
+                state=row.state,
+                value=None,
+                values=[values[row.trial_id][index] for index in sorted(values[row.trial_id])] or None,
+                datetime_start=_local(row.datetime_start),
+                datetime_complete=_local(row.datetime_complete),
+                params=mine.values,
+                distributions=mine.distributions,
+                user_attrs=user[row.trial_id],
+                system_attrs=system[row.trial_id],
+                intermediate_values=intermediate[row.trial_id],
+                trial_id=row.trial_id,
             )
-        return built
+        )
+    return built
 
-    @staticmethod
-    def _params(rows: Callable[..., list[Any]], ids: Collection[int]) -> dict[int, Params]:
-        found: dict[int, Params] = {}
-        for trial_id, name, value, text in rows(_PARAMS, "param_name", "param_value", "distribution_json", of=ids):
-            mine = found.setdefault(trial_id, Params({}, {}))
-            distribution = described(text)
-            mine.values[name] = distribution.to_external_repr(value)
-            mine.distributions[name] = distribution
-        return found
+
+def _params(rows: Callable[..., list[Any]], ids: Collection[int]) -> dict[int, Params]:
+    found: dict[int, Params] = {}
+    for trial_id, name, value, text in rows(_PARAMS, "param_name", "param_value", "distribution_json", of=ids):
+        mine = found.setdefault(trial_id, Params({}, {}))
+        distribution = described(text)
+        mine.values[name] = distribution.to_external_repr(value)
+        mine.distributions[name] = distribution
+    return found
 
 
 def _by_trial(rows: list[Any], read: Callable[..., Any]) -> defaultdict[int, dict[Any, Any]]:

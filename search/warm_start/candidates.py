@@ -14,6 +14,7 @@ from search.warm_start.adapt import adapt
 from space.joint import JointSpace
 
 MARGIN = 0.1  # by which the reference point is worse than the worst of those taken, as a share of their range
+ORDERED = 16  # first ones whose order is looked at
 Costs = Callable[[Mapping[str, Any]], Mapping[str, float]]
 
 
@@ -112,7 +113,7 @@ def diverse(found: Sequence[Candidate], count: int) -> list[Candidate]:
 
     Taken are the best one, then always the one of the front that is farthest from those taken, in quality and in the
     logarithm of the costs, each from 0 to 1 over the front. Where the front has too few, the one behind it serves.
-    They are ordered so that each adds as much as it can to the hypervolume of those before it.
+    The first are ordered so that each adds as much as it can to the hypervolume of those before it.
     """
     left = list(found)
     taken: list[Candidate] = []
@@ -138,10 +139,10 @@ def _most_gain_first(found: Sequence[Candidate]) -> list[Candidate]:
     """Of an older study that says nothing, only the first are ever tried: they should be worth it by themselves."""
     points, waiting, ordered = _scaled(found), list(range(len(found))), list[int]()
     reference = [-MARGIN, *(1 + MARGIN for _ in found[0].costs)]
-    while waiting:
+    while waiting and len(ordered) < ORDERED:
         volumes = [hypervolume(points[[*ordered, index]], reference, _directions(found)) for index in waiting]
         ordered.append(waiting.pop(int(np.argmax(volumes))))
-    return [found[index] for index in ordered]
+    return [found[index] for index in (*ordered, *waiting)]
 
 
 def _front(found: Sequence[Candidate]) -> list[Candidate]:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from search.states import ERROR, RECORD
+from search.samplers import RETRY_OF
+from search.states import ERROR, PROPOSED, RECORD
 from search.study import load_study
 from space import InputError
 from space.errors import OutputError
@@ -101,6 +102,21 @@ def test_recovery_killed_half_way_repeats_once(make_engine: EngineMaker) -> None
     again = make_engine()
     assert again.ledger.recover() == 1
     assert again.ledger.counts.waiting == 1
+
+
+def test_a_queued_trial_that_was_killed_while_asked_for_is_repeated_as_queued(make_engine: EngineMaker) -> None:
+    engine = make_engine()
+    wanted = engine.ledger.next()
+    params = engine.study.get_trials()[wanted.number].params
+    engine.study.enqueue_trial(params, user_attrs={PROPOSED: "somebody"})
+    killed = engine.study.ask()  # nothing of the proposal was written
+    again = make_engine()
+    again.ledger.recover()
+    retries = [trial for trial in again.study.get_trials() if trial.user_attrs.get(RETRY_OF) == killed.number]
+    assert [trial.user_attrs[PROPOSED] for trial in retries] == ["somebody"]
+    found = {again.ledger.next().number for _ in range(2)}
+    assert retries[0].number in found
+    assert again.study.get_trials()[retries[0].number].params == params
 
 
 def test_record_of_a_dead_drivers_worker_cannot_be_entered_twice(make_engine: EngineMaker) -> None:

@@ -24,12 +24,14 @@ from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
 from search import postgresql as postgresql_module
+from search import study_storage, trial_reader
 from search.postgresql import with_driver
 from search.samplers import RETRY_OF
 from search.states import BYTES, ORPHANED
 from search.storage import create_study, find_study, open_storage, set_constraints, study_names
 from search.study import load_study, study_folder
-from search.study_storage import Writes, writes_together
+from search.study_storage import Writes, hold_writes_of
+from search.trial_reader import MOST_IDS
 from space.errors import InputError
 
 ROOMY = {"deployed_bytes": 20_000_000}
@@ -95,7 +97,7 @@ def test_what_is_held_is_written_at_the_end_as_if_one_by_one(storage_url: str) -
         for name in ("held", "single")
     )
     ask_twice(single)
-    with writes_together(held):
+    with hold_writes_of(held):
         ask_twice(held)
         seen = optuna.load_study(study_name="held", storage=open_storage(storage_url)).get_trials()
         assert [(trial.params, trial.user_attrs) for trial in seen] == [({}, {})] * 2
@@ -114,7 +116,7 @@ def test_after_an_error_nothing_held_is_written(storage_url: str) -> None:
     trial = study.ask()
 
     def suggest() -> None:
-        with writes_together(study):
+        with hold_writes_of(study):
             trial.suggest_int("depth", 1, 4)
             trial.suggest_int("depth", 1, "four")  # type: ignore[arg-type]
 
@@ -147,8 +149,11 @@ def shown(trial: FrozenTrial) -> str:
     return repr(content)
 
 
-def test_trials_are_read_as_optuna_reads_them(storage_url: str) -> None:
+@pytest.mark.parametrize("most", [MOST_IDS, 2])
+def test_trials_are_read_as_optuna_reads_them(storage_url: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """After each of many random writes, by one who reads all the time and by one who begins to."""
+    for module in (trial_reader, study_storage):
+        monkeypatch.setattr(module, "MOST_IDS", most)
     storage = open_storage(storage_url)
     directions = ["maximize", "minimize"]
     study = optuna.create_study(storage=storage, study_name="one", directions=directions)
@@ -163,7 +168,7 @@ def test_trials_are_read_as_optuna_reads_them(storage_url: str) -> None:
         running.append(trial)
 
     def hand_out() -> None:
-        with writes_together(study):
+        with hold_writes_of(study):
             for name in ("depth", "width"):
                 running[-1].suggest_int(name, 1, 9)
             running[-1].suggest_categorical("kind", ["a", None, 2, 0.5, True])
@@ -208,6 +213,60 @@ def test_trials_are_read_as_optuna_reads_them(storage_url: str) -> None:
     same()
     with pytest.raises(KeyError):
         storage.get_trial(10_000)
+
+
+def test_a_proposal_that_is_written_while_trials_are_read_is_seen_whole_later(storage_url: str) -> None:
+    study = optuna.create_study(storage=open_storage(storage_url), study_name="one")
+    trial = study.ask()
+    watching = optuna.load_study(study_name="one", storage=open_storage(storage_url))
+    seen_statements = 0
+
+    def write(*_: Any) -> None:
+        nonlocal seen_statements
+        seen_statements += 1
+        if seen_statements == interrupted:
+            with hold_writes_of(study):
+                trial.suggest_int("depth", 1, 4)
+                trial.set_user_attr(BYTES, 12)
+
+    event.listen(watching._storage._backend.engine, "after_cursor_execute", write)
+    for interrupted in range(1, 8):
+        seen_statements = 0
+        while seen_statements < interrupted:  # the write falls between two statements of one of these
+            watching.get_trials()
+        found = watching.get_trials()[-1]
+        assert (found.params, found.user_attrs) == ({"depth": trial.params["depth"]}, {BYTES: 12})
+        trial = study.ask()
+
+
+def test_other_choices_of_the_same_name_are_refused(storage_url: str) -> None:
+    for choices in (["a", "b"], ["b", "a"]):
+        study = optuna.create_study(storage=open_storage(storage_url), study_name="one", load_if_exists=True)
+        trial = study.ask()
+
+        def suggest(trial: optuna.Trial, study: optuna.Study, choices: list[str]) -> None:
+            with hold_writes_of(study):
+                trial.suggest_categorical("kind", choices)
+
+        if choices[0] == "a":
+            suggest(trial, study, choices)
+        else:
+            with pytest.raises(ValueError, match="dynamic value space"):
+                suggest(trial, study, choices)
+
+
+def test_a_study_in_place_of_a_deleted_one_has_none_of_its_trials(storage_url: str) -> None:
+    storage = open_storage(storage_url)
+    for depth in (1, 2):
+        study = optuna.create_study(storage=storage, study_name="one")
+        with hold_writes_of(study):
+            trial = study.ask()
+            trial.suggest_int("depth", depth, depth)
+            trial.set_user_attr(BYTES, 12)
+        assert [trial.params for trial in study.get_trials()] == [{"depth": depth}]
+        optuna.delete_study(study_name="one", storage=storage)
+        with pytest.raises(KeyError):
+            study.get_trials()
 
 
 def test_a_proposal_is_a_few_transactions_however_many_parameters_it_has(

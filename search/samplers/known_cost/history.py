@@ -58,7 +58,7 @@ class History:
         """Read a study.
 
         Args:
-            study: to read.
+            study: to read; its trials as they were when this thread last asked for one.
             but: the trial that a proposal is wanted for.
             known: its costs.
         """
