@@ -7,7 +7,6 @@ not finished, whenever it is asked for a study's trials: with 200 running ones a
 from __future__ import annotations
 
 import datetime
-import json
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from functools import cache
@@ -17,6 +16,7 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
+from pydantic_core import from_json
 
 from search.states import BYTES
 
@@ -138,7 +138,7 @@ def _by_trial(rows: list[Any], read: Callable[..., Any]) -> defaultdict[int, dic
 
 
 def _decoded(text: str) -> Any:
-    return json.loads(text)
+    return from_json(text)  # half the time of `json`
 
 
 def _value(value: float | None, kind: Any) -> float:
