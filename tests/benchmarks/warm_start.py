@@ -149,6 +149,11 @@ def show(results: list[Curves], trials: int) -> None:
         gap = warm[:, min(10, trials) - 1] - cold[:, -1]
         error = gap.std(ddof=1) / math.sqrt(len(gap)) if len(gap) > 1 else math.nan
         print(f"  warm after 10 less cold after {trials}: {gap.mean():+.4f} ±{error:.4f}")
+        if len(gap) > 1:
+            gaps = warm - cold
+            means, errors = gaps.mean(axis=0), gaps.std(axis=0, ddof=1) / math.sqrt(len(gaps))
+            at = int(np.argmin(means / np.maximum(errors, 1e-12)))
+            print(f"  warm less cold at worst, after {at + 1}: {means[at]:+.4f} ±{errors[at]:.4f}")
     print(flush=True)
 
 

@@ -176,7 +176,9 @@ def test_trials_are_read_as_optuna_reads_them(storage_url: str, most: int, monke
 
     def attribute() -> None:
         trial = running[int(generator.integers(len(running)))]
-        trial.set_user_attr("record", {"of": [1, None, "ä", math.nan, -math.inf, 1e-05, 10**20], "count": int(generator.integers(9))})
+        trial.set_user_attr(
+            "record", {"of": [1, None, "ä", math.nan, -math.inf, 1e-05, 10**20], "count": int(generator.integers(9))}
+        )
         storage.set_trial_system_attr(trial._trial_id, "constraints:ms", float(generator.random()))
 
     def report() -> None:
