@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from test_parity import TOLERANCE, random_inputs, session
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from space import InputError, JointSpace, SpaceSpec, TaskShape
-from space.families import build_student, export_model, get_family, parse_config
+from space import InputError, SpaceSpec, TaskShape
+from space.families import get_family, parse_config
 from space.families.birnn.config import RecurrentLayer
 from space.families.birnn.module import BidirectionalLayer, reversed_places
 
 CHOICES = {"depth": [1, 2], "hidden_width": [32, 64], "pooling": ["mean", "max"], "unpacking": ["run", "load"]}
-SPACE = SpaceSpec(families=["birnn"], accuracy_level=0, block_size=[16, 32, 64, 128], birnn=CHOICES)
 
 
 def config_of(bits: int = 4, **changes):
@@ -23,47 +20,6 @@ def config_of(bits: int = 4, **changes):
     fields = {"vocabulary_keep": 0.1, "embedding_width": 48, "embedding_bits": bits, "block_size": 32}
     fields |= {"accuracy_level": 0, "cell": "lstm", "width": 32, "projection_bits": bits, "layers": [layer]}
     return parse_config({"family": "birnn", **fields, **changes})
-
-
-def with_biases(student):
-    """A student whose biases are no zeros, and whose logits are of the size that training gives."""
-    with torch.no_grad():
-        student.head.weight.mul_(20)
-        for layer in student.layers:
-            for bias in (layer.bias, layer.inner_bias):
-                if bias is not None:
-                    bias.add_(torch.randn_like(bias) * 0.3)
-    return student.eval()
-
-
-@pytest.mark.parametrize("per_token", [False, True])
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_onnx_and_torch_logits_agree_batched_and_one_by_one(bits, cell, per_token, vocabulary):
-    """At every bit-width; other choices are drawn. Alone there is no padding: none leaks into either direction."""
-    generator = np.random.default_rng([bits, per_token])
-    for clipping in ("none", "searched"):
-        drawn, _ = JointSpace(SPACE).draw(generator)
-        layers = [{**layer.model_dump(), "input_bits": bits, "recurrent_bits": bits} for layer in drawn.layers]
-        changes = {"cell": cell, "projection_bits": bits, "embedding_bits": bits, "layers": layers}
-        config = parse_config({**drawn.model_dump(), **changes})
-        shape = TaskShape(outputs=3, segments=1 + (clipping == "none"), max_length=40, per_token=per_token)
-        size = vocabulary.size(config.vocabulary_keep)
-        torch.manual_seed(bits)
-        student = with_biases(build_student(config, shape, size))
-        student.use_clipping(clipping)
-        run = session(export_model(config, shape, size, student))
-        feed = random_inputs(generator, shape, size)
-        with torch.no_grad():
-            expected = student(**{name: torch.from_numpy(array) for name, array in feed.items()}).numpy()
-        present = feed["attention_mask"] == 1
-        batched = run.run(["logits"], feed)[0]
-        compared = (batched[present], expected[present]) if per_token else (batched, expected)
-        np.testing.assert_allclose(*compared, atol=TOLERANCE)
-        for row, length in enumerate(present.sum(1)):
-            alone = run.run(["logits"], {name: array[row : row + 1, :length] for name, array in feed.items()})[0]
-            wanted = expected[row, :length] if per_token else expected[row]
-            np.testing.assert_allclose(alone[0], wanted, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -111,17 +67,3 @@ def test_tags_are_not_pooled() -> None:
 def test_a_third_layer_is_refused() -> None:
     with pytest.raises((InputError, ValueError), match="whole numbers from 1 to 2"):
         SpaceSpec(birnn={"depth": [1, 3]})
-
-
-@pytest.mark.parametrize("name", ["transformer", "birnn"])
-def test_blocks_hold_every_parameter_but_those_of_the_head_once(name: str) -> None:
-    config, _ = JointSpace(SpaceSpec(families=[name], transformer={"depth": 3}, birnn={"depth": 2})).draw(
-        np.random.default_rng(0)
-    )
-    student = build_student(config, TaskShape(outputs=2, segments=2, max_length=32), 300)
-    student.use_clipping("learned")
-    blocks = student.blocks()
-    assert len(blocks) == 4
-    wanted = {id(value) for key, value in student.named_parameters() if not key.startswith("head.")}
-    assert sorted(id(value) for block in blocks for value in block) == sorted(wanted)
-    assert any(value is student.word.weight for value in blocks[-1])

@@ -7,7 +7,6 @@ from typing import get_args
 
 import numpy as np
 import onnx
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,16 +76,6 @@ def random_shape(generator: np.random.Generator) -> TaskShape:
     )
 
 
-@pytest.mark.parametrize("spec", [SpaceSpec(), WIDE, BIRNN], ids=["default", "wide", "birnn"])
-def test_predicted_bytes_equal_file_bytes_for_300_random_configurations(spec, vocabulary):
-    generator = np.random.default_rng(1)
-    space = JointSpace(spec)
-    for _ in range(100):
-        config, _ = space.draw(generator)
-        shape = random_shape(generator)
-        assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary), config.summary()
-
-
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_predicted_bytes_equal_file_bytes_for_any_seed(vocabulary, seed):
@@ -94,16 +83,6 @@ def test_predicted_bytes_equal_file_bytes_for_any_seed(vocabulary, seed):
     config, _ = JointSpace(WIDE).draw(generator)
     shape = random_shape(generator)
     assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary)
-
-
-def test_predicted_bytes_equal_file_bytes_where_every_token_has_logits(vocabulary):
-    generator = np.random.default_rng(6)
-    dimensions = WIDE.transformer.model_dump() | {"token_keep": 1.0}
-    space = JointSpace(WIDE.model_copy(update={"transformer": type(WIDE.transformer)(**dimensions)}))
-    for number in range(30):
-        config, _ = (space if number < 20 else JointSpace(BIRNN)).draw(generator)
-        shape = random_shape(generator).model_copy(update={"per_token": True})
-        assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary), config.summary()
 
 
 def test_repeated_layers_are_counted_once(vocabulary):
@@ -130,14 +109,6 @@ def test_scores_of_the_vocabulary_change_its_file_alone(vocabulary):
     models = {deployed_bytes(c, shape, vocabulary) - v.file_bytes(size) for c, v in zip(scored, kept, strict=True)}
     assert len(models) == 1
     assert len({architecture_key(one, shape, size) for one in scored}) == 1
-
-
-def test_predicted_bytes_equal_file_bytes_of_several_tasks(vocabulary):
-    generator = np.random.default_rng(7)
-    for number, count in enumerate((2, 3, 3, 12, 2, 12)):
-        config, _ = JointSpace(WIDE if number < 4 else BIRNN).draw(generator)
-        shape = TaskShape.joint({f"task{number}": random_shape(generator) for number in range(count)})
-        assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary), config.summary()
 
 
 def test_exported_model_passes_the_onnx_checker(vocabulary):

@@ -7,20 +7,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from pydantic import ValidationError
-from test_bytes import file_bytes, random_shape
-from test_parity import random_inputs, session
 
 from space import InputError, JointSpace, SpaceSpec, TaskShape, architecture_key, deployed_bytes, parse_config
-from space.config import Bits, Clipping
 from space.families import build_student, export_model
 from space.families.conv import ConvConfig
 from space.families.conv.config import OPERATIONS, Convolution, Pooling, Unpacking
-
-TOLERANCE = 1e-3
 
 
 def space(**fields: Any) -> JointSpace:
@@ -48,48 +42,6 @@ def cell(*edges: tuple[str, str], depth: int = 2, **fields: Any) -> ConvConfig:
     shared = {"vocabulary_keep": 0.05, "embedding_width": 32, "embedding_bits": 4, "block_size": 32}
     config = {"accuracy_level": 0, "width": 64, "conv_bits": 4, "depth": depth, "nodes": nodes, **fields}
     return ConvConfig(**{**shared, **config})
-
-
-def test_predicted_bytes_equal_file_bytes_for_100_random_configurations(vocabulary):
-    generator = np.random.default_rng(1)
-    wide = space()
-    for number in range(100):
-        config, _ = wide.draw(generator)
-        shape = random_shape(generator).model_copy(update={"per_token": number % 4 == 0})
-        assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary), config.summary()
-    shape = TaskShape.joint({f"task{number}": random_shape(generator) for number in range(3)})
-    assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary)
-
-
-@pytest.mark.parametrize("bits", get_args(Bits))
-@pytest.mark.parametrize("convolution", get_args(Convolution))
-@pytest.mark.parametrize("per_token", [False, True])
-def test_onnx_and_torch_logits_agree_batched_and_one_by_one(bits, convolution, per_token, vocabulary):
-    seed = 100 * bits + 10 * per_token + (convolution == "standard")
-    generator = np.random.default_rng(seed)
-    config, _ = space(depth={"low": 1, "high": 4}, conv_bits=bits, convolution=convolution).draw(generator)
-    shape = TaskShape(outputs=3, segments=1 + seed % 2, max_length=40, per_token=per_token)
-    size = vocabulary.size(config.vocabulary_keep)
-    torch.manual_seed(seed)
-    student = build_student(config, shape, size).eval()
-    student.use_clipping(get_args(Clipping)[seed % 4])
-    with torch.no_grad():
-        student.head.weight.mul_(20)  # logits of the size that training gives
-        if student.query is not None:
-            student.query.normal_()
-    model = export_model(config, shape, size, student)
-    onnx.checker.check_model(model)
-    run, feed = session(model), random_inputs(generator, shape, size)
-    with torch.no_grad():
-        expected = student(**{name: torch.from_numpy(array) for name, array in feed.items()}).numpy()
-    present = feed["attention_mask"] == 1
-    found, wanted = run.run(["logits"], feed)[0], expected
-    if per_token:
-        found, wanted = found[present], wanted[present]
-    np.testing.assert_allclose(found, wanted, atol=TOLERANCE)
-    for row, length in enumerate(present.sum(1)):
-        alone = run.run(["logits"], {name: array[row : row + 1, :length] for name, array in feed.items()})[0]
-        np.testing.assert_allclose(alone[0], expected[row, :length] if per_token else expected[row], atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS[1:])

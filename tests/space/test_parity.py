@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import get_args
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
@@ -13,14 +12,11 @@ import pytest
 import torch
 
 from space import JointSpace, SpaceSpec, TaskShape
-from space.config import Clipping
 from space.families import build_student, export_model
-from space.families.transformer.config import Activation, Unpacking
 from space.families.transformer.module import Tokens
 from space.vocabulary import CLS_ID, SEP_ID
 
 TOLERANCE = 1e-3
-ACTIVATIONS, UNPACKINGS = get_args(Activation), get_args(Unpacking)
 
 
 def random_inputs(generator: np.random.Generator, shape: TaskShape, vocabulary_size: int) -> dict[str, np.ndarray]:
@@ -41,55 +37,6 @@ def session(model) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(model.SerializeToString(), options)
-
-
-@pytest.mark.parametrize("seed", range(24))
-def test_onnx_and_torch_logits_agree_batched_and_one_by_one(seed, vocabulary):
-    generator = np.random.default_rng(seed)
-    transformer = {"depth": {"low": 1, "high": 6}, "activation": ACTIVATIONS, "unpacking": UNPACKINGS}
-    transformer["layer_repeats"] = [1, 2]
-    spec = SpaceSpec(accuracy_level=0, block_size=[16, 32, 64, 128], transformer=transformer)
-    config, _ = JointSpace(spec).draw(generator)
-    shape = TaskShape(outputs=3, segments=1 + seed % 2, max_length=40)
-    size = vocabulary.size(config.vocabulary_keep)
-    torch.manual_seed(seed)
-    student = build_student(config, shape, size).eval()
-    student.use_clipping(get_args(Clipping)[seed % 4])
-    with torch.no_grad():
-        student.head.weight.mul_(20)  # logits of the size that training gives
-    run = session(export_model(config, shape, size, student))
-    feed = random_inputs(generator, shape, size)
-    with torch.no_grad():
-        expected = student(**{name: torch.from_numpy(array) for name, array in feed.items()}).numpy()
-    batched = run.run(["logits"], feed)[0]
-    np.testing.assert_allclose(batched, expected, atol=TOLERANCE)
-    lengths = feed["attention_mask"].sum(1)
-    for row, length in enumerate(lengths):
-        alone = run.run(["logits"], {name: array[row : row + 1, :length] for name, array in feed.items()})[0]
-        np.testing.assert_allclose(alone[0], expected[row], atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_logits_of_tokens_agree_batched_and_one_by_one(seed, vocabulary):
-    generator = np.random.default_rng(seed)
-    transformer = {"depth": {"low": 1, "high": 4}, "token_keep": 1.0, "unpacking": UNPACKINGS}
-    config, _ = JointSpace(SpaceSpec(accuracy_level=0, transformer=transformer)).draw(generator)
-    shape = TaskShape(outputs=7, segments=1, max_length=40, per_token=True)
-    size = vocabulary.size(config.vocabulary_keep)
-    torch.manual_seed(seed)
-    student = build_student(config, shape, size).eval()
-    with torch.no_grad():
-        student.head.weight.mul_(20)
-    run = session(export_model(config, shape, size, student))
-    assert run.get_outputs()[0].shape == ["batch", "sequence", 7]
-    feed = random_inputs(generator, shape, size)
-    with torch.no_grad():
-        expected = student(**{name: torch.from_numpy(array) for name, array in feed.items()}).numpy()
-    present = feed["attention_mask"] == 1
-    np.testing.assert_allclose(run.run(["logits"], feed)[0][present], expected[present], atol=TOLERANCE)
-    for row, length in enumerate(present.sum(1)):
-        alone = run.run(["logits"], {name: array[row : row + 1, :length] for name, array in feed.items()})[0]
-        np.testing.assert_allclose(alone[0], expected[row, :length], atol=TOLERANCE)
 
 
 def test_tokens_that_have_logits_cannot_be_pruned(vocabulary):

@@ -1,4 +1,4 @@
-"""Whole trials with students of the convolutional family: texts, words, and a training that was stopped."""
+"""Whole trials with students of every family: texts, words, and a training that was stopped."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from runners.plan import ONLY, FidelitySpec, TrialPlan
 from runners.predict import load_bundle
 from runners.trial import cost_predictor, measure_latency, prepare, run_trial
 from space import JointSpace, SpaceSpec, deployed_bytes
-from space.families import build_student
+from space.families import FAMILIES, build_student
 
-SPACE = SpaceSpec(
-    families=["conv"],
-    vocabulary_keep=0.8,
-    embedding_width=32,
-    conv={"depth": 2, "width": 32, "operation": ["conv3", "max_pool3", "dilated_conv5"]},
-    recipe={
-        "learning_rate": 4e-3, "initialization": "teacher", "state_weight": 1.0, "teacher_learning_rate": 0.0,
-        "hidden_weight": 1.0,
-    },
-)  # fmt: skip
+DIMENSIONS = {  # of small students
+    "transformer": {"depth": 2, "width": 32, "heads": 2, "ffn_width": 64, "token_keep": 1.0},
+    "birnn": {"hidden_width": 16, "width": 32},
+    "conv": {"depth": 2, "width": 32, "operation": ["conv3", "max_pool3", "dilated_conv5"]},
+}
+RECIPE = {
+    "learning_rate": 4e-3, "initialization": "teacher", "state_weight": 1.0, "teacher_learning_rate": 0.0,
+    "hidden_weight": 1.0,
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +45,7 @@ def plan_of(folder: Path, model: Path, kind: str) -> TrialPlan:
         pq.write_table(pa.table(columns), folder / f"{split}.parquet")
     metric = {"classification": "accuracy", "token-classification": "entity_f1"}[kind]
     return TrialPlan(
-        study="cells",
+        study="small",
         task={"data": {"path": str(folder)}, "kind": kind, "metric": metric, "max_length": 24},
         teacher={"model": str(model), "learning_rate": 3e-3, "epochs": 2},
         device={"tokens": 8, "latency": "estimated"},
@@ -56,11 +55,20 @@ def plan_of(folder: Path, model: Path, kind: str) -> TrialPlan:
 
 
 @pytest.mark.parametrize("kind", ["classification", "token-classification"])
-def test_a_trial_learns_and_its_file_is_as_predicted(tmp_path: Path, model: Path, monkeypatch, kind: str) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_trial_learns_and_its_file_is_as_predicted(
+    tmp_path: Path, model: Path, monkeypatch, family: str, kind: str
+) -> None:
     monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path / "cache"))
     plan = plan_of(tmp_path, model, kind)
     prepared = prepare(plan)
-    config, recipe = JointSpace(SPACE).draw(np.random.default_rng(0))
+    spec = SpaceSpec.model_validate(
+        {
+            "families": [family], "vocabulary_keep": 0.8, "embedding_width": 32, "recipe": RECIPE,
+            family: DIMENSIONS.get(family, {}),
+        }
+    )  # fmt: skip
+    config, recipe = JointSpace(spec).draw(np.random.default_rng(0))
     record = run_trial(plan, prepared, 0, config, recipe, 0, tmp_path / "bundle")
     if kind == "token-classification":  # the small teacher learns tags, but not what is said of films
         assert record.quality > 0.8

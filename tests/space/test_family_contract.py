@@ -1,0 +1,183 @@
+"""What every family of students has to keep; one that is registered is tested here over its default dimensions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, get_args
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from test_bytes import file_bytes, random_shape
+from test_parity import TOLERANCE, random_inputs, session
+
+from space import JointSpace, SpaceSpec, TaskShape, deployed_bytes
+from space.config import Bits, Clipping, VocabularyScore
+from space.families import FAMILIES, build_student, export_model, get_family
+from space.families.base import Family
+from space.families.conv.config import Convolution, Pooling
+from space.families.transformer.config import Activation, Unpacking
+
+UNPACKING = get_args(Unpacking)[::-1]
+# Everything that any study could ask of a family, wider than its default.
+WIDE: dict[str, dict[str, Any]] = {
+    "transformer": {
+        "depth": {"low": 1, "high": 9},
+        "width": [64, 96, 128, 160, 256],
+        "token_keep": {"low": 0.2, "high": 1},
+        "activation": get_args(Activation)[::-1],
+        "unpacking": UNPACKING,
+        "layer_repeats": [1, 2],
+    },
+    "birnn": {
+        "depth": [1, 2],
+        "hidden_width": {"low": 16, "high": 256, "step": 16},
+        "pooling": ["mean", "max"],
+        "unpacking": UNPACKING,
+    },
+    "conv": {
+        "depth": {"low": 0, "high": 8},
+        "width": [64, 96, 128],
+        "convolution": get_args(Convolution)[::-1],
+        "pooling": get_args(Pooling)[::-1],
+        "unpacking": UNPACKING,
+    },
+}
+SMALL = {
+    "transformer": {"depth": {"low": 1, "high": 5}},
+    "birnn": {"hidden_width": [32, 64]},
+    "conv": {"depth": [1, 3]},
+}
+OF_TOKENS = {"transformer": {"token_keep": 1.0}, "birnn": {"pooling": "mean"}}  # where each token has logits
+
+
+def space(
+    family: str, per_token: bool = False, bits: int | None = None, small: bool = False, **fields: Any
+) -> JointSpace:
+    """The wide space of a family; of one bit-width, or small enough to be run, where that is wanted."""
+    section = {**WIDE.get(family, {}), **(SMALL.get(family, {}) if small else {})}
+    section |= OF_TOKENS.get(family, {}) if per_token else {}
+    if bits is not None:
+        section |= {name: bits for name in FAMILIES[family].dimensions.model_fields if name.endswith("bits")}
+        fields["embedding_bits"] = bits
+    spec = SpaceSpec.model_validate(
+        {
+            "families": [family],
+            "vocabulary_keep": {"low": 0.01, "high": 0.1 if small else 1.0},
+            "vocabulary_score": get_args(VocabularyScore)[::-1],
+            "embedding_width": {"low": 16, "high": 256, "step": 16},
+            "block_size": [16, 32, 64, 128],
+            "accuracy_level": [0, 4],
+            family: section,
+            **fields,
+        }
+    )
+    assert FAMILIES[family].misfit(getattr(spec, family), per_token) is None
+    return JointSpace(spec)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_predicted_bytes_equal_file_bytes_for_100_random_configurations(family: str, vocabulary: Any) -> None:
+    generator = np.random.default_rng(1)
+    for number in range(100):
+        per_token = number % 4 == 0
+        config, _ = space(family, per_token).draw(generator)
+        shape = random_shape(generator).model_copy(update={"per_token": per_token})
+        assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary), config.summary()
+    config, _ = space(family).draw(generator)
+    shape = TaskShape.joint({f"task{number}": random_shape(generator) for number in range(3)})
+    assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary)
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("bits", get_args(Bits))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_onnx_and_torch_logits_agree_batched_and_one_by_one(
+    family: str, bits: int, per_token: bool, vocabulary: Any
+) -> None:
+    """At every bit-width; other choices are drawn. Alone there is no padding: none leaks into what is beside it."""
+    generator = np.random.default_rng([bits, per_token])
+    drawn = space(family, per_token, bits, small=True, accuracy_level=0)
+    for number, clipping in enumerate(get_args(Clipping)):
+        config, _ = drawn.draw(generator)
+        shape = TaskShape(outputs=3, segments=1 + number % 2, max_length=40, per_token=per_token)
+        size = vocabulary.size(config.vocabulary_keep)
+        torch.manual_seed(number)
+        student = build_student(config, shape, size).eval()
+        student.use_clipping(clipping)
+        with torch.no_grad():
+            student.head.weight.mul_(20)  # logits of the size that training gives
+            for name, value in student.named_parameters():
+                if value.dim() == 1 and not name.startswith("head"):  # biases and gains that are no zeros and ones
+                    value.add_(torch.randn_like(value) * 0.1)
+        model = export_model(config, shape, size, student)
+        onnx.checker.check_model(model)
+        run, feed = session(model), random_inputs(generator, shape, size)
+        with torch.no_grad():
+            expected = student(**{name: torch.from_numpy(array) for name, array in feed.items()}).numpy()
+        present = feed["attention_mask"] == 1
+        found, wanted = run.run(["logits"], feed)[0], expected
+        if per_token:
+            found, wanted = found[present], wanted[present]
+        np.testing.assert_allclose(found, wanted, atol=TOLERANCE, err_msg=config.summary())
+        for row, length in enumerate(present.sum(1)):
+            alone = run.run(["logits"], {name: array[row : row + 1, :length] for name, array in feed.items()})[0]
+            np.testing.assert_allclose(alone[0], expected[row, :length] if per_token else expected[row], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_it_says_that_runs_is_what_its_graph_runs(family: str) -> None:
+    """Its sections, which the latency model adds up, against the operators of the whole graph."""
+    generator = np.random.default_rng(2)
+    kind = get_family(family)
+    for number in range(20):
+        per_token = number % 4 == 0
+        config, _ = space(family, per_token).draw(generator)
+        shape = random_shape(generator).model_copy(update={"per_token": per_token})
+        tokens = int(generator.integers(2, shape.max_length + 1))
+        said = [call for section in kind.sections(config, shape, 600, tokens) for call in section.calls]
+        [whole] = Family.sections(kind, config, shape, 600, tokens)
+        assert Counter(said) == Counter(whole.calls), config.summary()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_hold_every_parameter_but_those_of_the_head_once(family: str) -> None:
+    """They are what training in stages unfreezes, the word embeddings last."""
+    config, _ = space(family, small=True).draw(np.random.default_rng(0))
+    student = build_student(config, TaskShape(outputs=2, segments=2, max_length=32), 300)
+    student.use_clipping("learned")
+    blocks = student.blocks()
+    assert len(blocks) > 1
+    wanted = {id(value) for key, value in student.named_parameters() if not key.startswith("head.")}
+    assert sorted(id(value) for block in blocks for value in block) == sorted(wanted)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_starting_embeddings_are_those_of_the_file(family: str, vocabulary: Any) -> None:
+    config, _ = space(family, bits=8, small=True).draw(np.random.default_rng(3))
+    shape = TaskShape(outputs=2, segments=1, max_length=16)
+    student = build_student(config, shape, 300)
+    words = torch.randn(300, student.embedding_width) * 0.1
+    positions = torch.randn(16, student.embedding_width) * 0.1
+    student.load_embeddings(words, positions)
+    assert any(torch.equal(value, words) for value in student.state_dict().values())
+    saved = student.state_dict()
+    other = build_student(config, shape, 300)
+    other.load_weights(saved)
+    one, two = (export_model(config, shape, 300, made).SerializeToString() for made in (student, other))
+    assert one == two
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_says_what_it_is(family: str) -> None:
+    kind = get_family(family)
+    assert kind.name == family
+    assert kind.title.split()[0] in ("A", "An")
+    assert kind.initializations >= {"random"}
+    config, _ = space(family).draw(np.random.default_rng(4))
+    assert config.family == family
+    assert config.summary()
+    assert (
+        kind.parameters(config).keys() <= space(family).to_params(*space(family).draw(np.random.default_rng(4))).keys()
+    )
