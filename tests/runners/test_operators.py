@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from objectives.latency import cycles, known_profiles, load_profile
 from objectives.latency.estimate import LatencyModel
@@ -13,45 +10,10 @@ from runners.emulator import Installation
 from runners.fit_estimates import sample
 from runners.measurements import load, save
 from runners.operators import count_operators
-from runners.record_estimates import draw_student, measure_students, student_calls
-from space import JointSpace, SpaceSpec, TaskShape
+from runners.record_estimates import draw_student, measure_students
 from space.errors import InputError
-from space.families import build_student, export_model
 
 FRESH = 700_000  # seeds from here on are not recorded
-
-
-@pytest.mark.parametrize("tokens", [2, 7, 64])
-def test_inferred_operators_are_those_that_run(tmp_path: Path, tokens: int) -> None:
-    """From the configuration alone, one or two segments, pruned or not; as ONNX Runtime's own profile says."""
-    segments, pruned = set(), set()
-    for number in range(12):
-        config, shape, vocabulary_size = draw_student(("default", "wide")[number % 2], FRESH + number)
-        if config.heads == 1:  # then ONNX Runtime moves transpositions past the split
-            continue
-        torch.manual_seed(0)
-        path = tmp_path / f"{number}.onnx"
-        student = build_student(config, shape, vocabulary_size)
-        path.write_bytes(export_model(config, shape, vocabulary_size, student).SerializeToString())
-        inferred = student_calls(config, shape, vocabulary_size, tokens)
-        assert Counter(inferred) == Counter(count_operators(path, tokens)), config.summary()
-        segments.add(shape.segments)
-        pruned.add(min(layer.token_keep for layer in config.layers) < 1)
-    assert segments == {1, 2}
-    assert pruned == {True, False}
-
-
-@pytest.mark.parametrize("tokens", [2, 7])
-def test_inferred_operators_of_recurrent_students_are_those_that_run(tmp_path: Path, tokens: int) -> None:
-    choices = {"depth": [1, 2], "hidden_width": [32, 64], "pooling": ["mean", "max"], "unpacking": ["run", "load"]}
-    space, generator = JointSpace(SpaceSpec(families=["birnn"], birnn=choices)), np.random.default_rng(0)
-    for number in range(8):
-        config, _ = space.draw(generator)
-        shape = TaskShape(outputs=2, segments=1 + number % 2, max_length=64, per_token=number % 4 > 1)
-        path = tmp_path / "student.onnx"
-        path.write_bytes(export_model(config, shape, 900, build_student(config, shape, 900)).SerializeToString())
-        inferred = student_calls(config, shape, 900, tokens)
-        assert Counter(inferred) == Counter(count_operators(path, tokens)), config.summary()
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
