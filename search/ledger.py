@@ -91,6 +91,7 @@ class Ledger:
     folders: Folders = field(init=False)
     _rejected_in_a_row: int = field(init=False, default=0)
     _answered_in_a_row: int = field(init=False, default=0)
+    _last_told: FrozenTrial | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.counts = Counts()
@@ -117,6 +118,11 @@ class Ledger:
     def _trial(self, number: int) -> FrozenTrial:
         storage = self.study._storage
         return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number))
+
+    def ended(self, number: int) -> FrozenTrial:
+        """A trial that has ended; the storage is asked for all but the one that was told last."""
+        last = self._last_told
+        return last if last is not None and last.number == number else self._trial(number)
 
     def _remember(self, trial: FrozenTrial) -> None:
         if BYTES not in trial.user_attrs:  # never handed out
@@ -299,6 +305,7 @@ class Ledger:
 
     def _ended(self, trial: FrozenTrial) -> None:
         """Enter what a trial has cost, and free what nobody needs any more."""
+        self._last_told = trial
         if BYTES in trial.user_attrs:
             self.time.add(trial)
             self.time.keep()

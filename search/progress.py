@@ -178,9 +178,7 @@ class Monitor:
         """A trial was handed out (no number), or trial `number` ended as `state`."""
         event = None
         if number is not None and state is not None:
-            study = self.ledger.study
-            trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
-            trial = study._storage.get_trial(trial_id)
+            trial = self.ledger.ended(number)
             self._add(trial.user_attrs, trial.constraints, trial.values)
             event = f"trial {number} {describe(state, trial.user_attrs, self.metric)}"
         self.display.show(self.snapshot(), event)
