@@ -26,6 +26,7 @@ RUNGS = "rungs"  # the RungResult of every rung that a trial has passed (JSON)
 PAUSED = "paused"  # the rung at which a trial was set aside; None once it goes on
 ANSWERED_BY = "answered_by"  # number of the trial of the same configuration that stands for this one
 PROPOSED = "proposed"  # who proposed a trial that the sampler did not (of a study: what was found of cells)
+FROM = "warm_start_from"  # study, number and place of what a trial repeats of an older study
 WORKERS_LOST = "workers_lost"  # how many workers died of this trial and of those that it repeats
 
 Objective = Literal["quality", Cost]

@@ -16,6 +16,7 @@ from search.states import (
     ANSWERED_BY,
     BYTES,
     ERROR,
+    FROM,
     INFEASIBLE,
     ORPHANED,
     PROPOSED,
@@ -85,7 +86,7 @@ def repeat(study: optuna.Study, trial: FrozenTrial, further: Mapping[str, Any] |
     # missing. It is asked for again from the same seed, or as it was queued.
     params = trial.params if BYTES in attributes else trial.system_attrs.get("fixed_params", {})
     again: dict[str, Any] = {RETRY_OF: trial.number, PLACE: place(study, trial)}
-    again |= {key: attributes[key] for key in (WORKERS_LOST, PROPOSED) if key in attributes}
+    again |= {key: attributes[key] for key in (WORKERS_LOST, PROPOSED, FROM) if key in attributes}
     passed = attributes.get(RUNGS) or []
     if passed and Path(passed[-1]["checkpoint"]).is_file():
         again[RUNGS] = passed

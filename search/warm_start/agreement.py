@@ -8,8 +8,8 @@ import optuna
 from optuna.trial import TrialState
 from scipy.stats import spearmanr
 
-from search.states import ORPHANED
-from search.warm_start.plan import FROM, WARM_START, WarmStart
+from search.states import FROM, ORPHANED
+from search.warm_start.plan import WARM_START, WarmStart
 
 logger = logging.getLogger("shoebox.search.warm_start")
 

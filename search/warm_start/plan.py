@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import optuna
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from search.states import FROM
 from search.storage import find_study, masked, study_names
 from search.study import STUDY_FILE, Study, half_made
 from search.study_file import StudyFile
@@ -24,7 +25,6 @@ logger = logging.getLogger("shoebox.search.warm_start")
 
 AUTO = "auto"  # in place of names: all studies of the storage
 WARM_START = "warm_start"  # attribute of a study: its `WarmStart`
-FROM = "warm_start_from"  # attribute of a trial: study, number and place of what it repeats
 SHARE = 4  # one trial in so many may be an older study's configuration,
 FEWEST = 4  # but so many may be in a small study, up to half of it
 MOST_STUDIES = 4  # with `auto`

@@ -151,9 +151,9 @@ def show(results: list[Curves], trials: int) -> None:
         print(f"  warm after 10 less cold after {trials}: {gap.mean():+.4f} ±{error:.4f}")
         if len(gap) > 1:
             gaps = warm - cold
-            means, errors = gaps.mean(axis=0), gaps.std(axis=0, ddof=1) / math.sqrt(len(gaps))
-            at = int(np.argmin(means / np.maximum(errors, 1e-12)))
-            print(f"  warm less cold at worst, after {at + 1}: {means[at]:+.4f} ±{errors[at]:.4f}")
+            means, errors = gaps.mean(axis=0), np.maximum(gaps.std(axis=0, ddof=1), 1e-12) / math.sqrt(len(gaps))
+            for what, at in (("standard errors", np.argmin(means / errors)), ("hypervolume", np.argmin(means))):
+                print(f"  warm less cold at worst in {what}, after {at + 1}: {means[at]:+.4f} ±{errors[at]:.4f}")
     print(flush=True)
 
 

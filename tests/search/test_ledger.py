@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from search.samplers import RETRY_OF
-from search.states import ERROR, PROPOSED, RECORD
+from search.states import ERROR, FROM, PROPOSED, RECORD
 from search.study import load_study
 from space import InputError
 from space.errors import OutputError
@@ -108,12 +108,14 @@ def test_a_queued_trial_that_was_killed_while_asked_for_is_repeated_as_queued(ma
     engine = make_engine()
     wanted = engine.ledger.next()
     params = engine.study.get_trials()[wanted.number].params
-    engine.study.enqueue_trial(params, user_attrs={PROPOSED: "somebody"})
+    engine.study.enqueue_trial(params, user_attrs={PROPOSED: "somebody", FROM: {"study": "old"}})
     killed = engine.study.ask()  # nothing of the proposal was written
     again = make_engine()
     again.ledger.recover()
     retries = [trial for trial in again.study.get_trials() if trial.user_attrs.get(RETRY_OF) == killed.number]
-    assert [trial.user_attrs[PROPOSED] for trial in retries] == ["somebody"]
+    assert [(trial.user_attrs[PROPOSED], trial.user_attrs[FROM]) for trial in retries] == [
+        ("somebody", {"study": "old"})
+    ]
     found = {again.ledger.next().number for _ in range(2)}
     assert retries[0].number in found
     assert again.study.get_trials()[retries[0].number].params == params

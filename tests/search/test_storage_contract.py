@@ -22,6 +22,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
+from sqlalchemy.pool import NullPool
 
 from search import postgresql as postgresql_module
 from search import study_storage, trial_reader
@@ -78,6 +79,11 @@ def test_constraints_by_id_stay_as_first_set(storage_url: str) -> None:
     assert study.get_trials()[0].constraints == {"bytes": 0.5, "ms": -1}
 
 
+def passing(url: str) -> RDBStorage:
+    """A storage that keeps none of the server's connections, of which there are few."""
+    return open_storage(url, keep_connections=False)
+
+
 def ask_twice(study: optuna.Study) -> None:
     """Suggests by every distribution and sets attributes of both kinds, of two trials."""
     for _ in range(2):
@@ -91,7 +97,7 @@ def ask_twice(study: optuna.Study) -> None:
 
 
 def test_what_is_held_is_written_at_the_end_as_if_one_by_one(storage_url: str) -> None:
-    storage = open_storage(storage_url)
+    storage = passing(storage_url)
     held, single = (
         optuna.create_study(storage=storage, study_name=name, sampler=optuna.samplers.RandomSampler(seed=0))
         for name in ("held", "single")
@@ -99,9 +105,9 @@ def test_what_is_held_is_written_at_the_end_as_if_one_by_one(storage_url: str) -
     ask_twice(single)
     with hold_writes_of(held):
         ask_twice(held)
-        seen = optuna.load_study(study_name="held", storage=open_storage(storage_url)).get_trials()
+        seen = optuna.load_study(study_name="held", storage=passing(storage_url)).get_trials()
         assert [(trial.params, trial.user_attrs) for trial in seen] == [({}, {})] * 2
-    there, here = (optuna.load_study(study_name=n, storage=open_storage(storage_url)) for n in ("held", "single"))
+    there, here = (optuna.load_study(study_name=n, storage=passing(storage_url)) for n in ("held", "single"))
     for one, other in zip(there.get_trials(), here.get_trials(), strict=True):
         assert one.params == other.params
         assert one.distributions == other.distributions
@@ -195,9 +201,10 @@ def test_trials_are_read_as_optuna_reads_them(storage_url: str, most: int, monke
         study.enqueue_trial({"rate": 1e-3}, user_attrs={"from": "queue"})
 
     def same() -> None:
-        own = RDBStorage(with_driver(make_url(storage_url)).render_as_string(hide_password=False))
+        address = with_driver(make_url(storage_url)).render_as_string(hide_password=False)
+        own = RDBStorage(address, engine_kwargs={"poolclass": NullPool})
         expected = [shown(trial) for trial in optuna.load_study(study_name="one", storage=own).get_trials()]
-        new = optuna.load_study(study_name="one", storage=open_storage(storage_url))
+        new = optuna.load_study(study_name="one", storage=passing(storage_url))
         for reader in (watching, new, study):
             assert [shown(trial) for trial in reader.get_trials()] == expected
         assert [shown(storage.get_trial(trial._trial_id)) for trial in study.get_trials()] == expected
@@ -243,7 +250,7 @@ def test_a_proposal_that_is_written_while_trials_are_read_is_seen_whole_later(st
 
 def test_other_choices_of_the_same_name_are_refused(storage_url: str) -> None:
     for choices in (["a", "b"], ["b", "a"]):
-        study = optuna.create_study(storage=open_storage(storage_url), study_name="one", load_if_exists=True)
+        study = optuna.create_study(storage=passing(storage_url), study_name="one", load_if_exists=True)
         trial = study.ask()
 
         def suggest(trial: optuna.Trial, study: optuna.Study, choices: list[str]) -> None:
@@ -296,7 +303,7 @@ def test_many_writers_lose_nothing(storage_url: str) -> None:
     trials = [study.ask()._trial_id for _ in range(8)]
 
     def write(trial: int) -> None:
-        storage = open_storage(storage_url, keep_connections=False)
+        storage = passing(storage_url)
         storage.set_trial_user_attr(trial, "record", {"of": trial})
 
     with ThreadPoolExecutor(8) as pool:

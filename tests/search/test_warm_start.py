@@ -15,7 +15,7 @@ import toy_pipeline
 from search.bench import SyntheticProblem
 from search.samplers.known_cost import KnownCosts, OlderQualities, Prior
 from search.samplers.known_cost.gaussian_process import GaussianProcess, Scales
-from search.states import state_of
+from search.states import FROM, state_of
 from search.storage import default_url, open_storage
 from search.study import load_study
 from search.warm_start import (
@@ -32,7 +32,7 @@ from search.warm_start import (
 )
 from search.warm_start.adapt import adapt, flat_values
 from search.warm_start.candidates import OldTrial, Tally, candidates, diverse
-from search.warm_start.plan import FROM, most_tried
+from search.warm_start.plan import most_tried
 from space import JointSpace, deployed_bytes
 from space.joint import SpaceSpec
 

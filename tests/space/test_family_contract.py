@@ -20,6 +20,7 @@ from space.dimensions import draw_from
 from space.families import FAMILIES, build_student, export_model, get_family
 from space.families.conv.config import Convolution, Pooling
 from space.families.transformer.config import Activation, Unpacking
+from space.operators import OperatorCall
 
 UNPACKING = get_args(Unpacking)[::-1]
 # Everything that any study could ask of a family, wider than its default.
@@ -27,7 +28,7 @@ WIDE: dict[str, dict[str, Any]] = {
     "transformer": {
         "depth": {"low": 1, "high": 9},
         "width": [64, 96, 128, 160, 256],
-        "token_keep": {"low": 0.2, "high": 1},
+        "token_keep": [1.0, 0.83, 0.5, 0.21],
         "activation": get_args(Activation)[::-1],
         "unpacking": UNPACKING,
         "layer_repeats": [1, 2],
@@ -87,19 +88,20 @@ def test_predicted_bytes_equal_file_bytes_for_100_random_configurations(family: 
         config, _ = space(family, per_token).draw(generator)
         shape = random_shape(generator).model_copy(update={"per_token": per_token})
         assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary), config.summary()
-    config, _ = space(family).draw(generator)
-    shape = TaskShape.joint({f"task{number}": random_shape(generator) for number in range(3)})
-    assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary)
+    for tasks in (2, 3, 12):
+        config, _ = space(family).draw(generator)
+        shape = TaskShape.joint({f"task{number}": random_shape(generator) for number in range(tasks)})
+        assert deployed_bytes(config, shape, vocabulary) == file_bytes(config, shape, vocabulary)
 
 
 @pytest.mark.parametrize("per_token", [False, True])
-@pytest.mark.parametrize("bits", get_args(Bits))
+@pytest.mark.parametrize("bits", [*get_args(Bits), None])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_onnx_and_torch_logits_agree_batched_and_one_by_one(
-    family: str, bits: int, per_token: bool, vocabulary: Any
+    family: str, bits: int | None, per_token: bool, vocabulary: Any
 ) -> None:
-    """At every bit-width; other choices are drawn. Alone there is no padding: none leaks into what is beside it."""
-    generator = np.random.default_rng([bits, per_token])
+    """At every bit-width, and mixed; the rest is drawn. Alone there is no padding, and none leaks elsewhere."""
+    generator = np.random.default_rng([bits or 0, per_token])
     drawn = space(family, per_token, bits, small=True, accuracy_level=0)
     for number, clipping in enumerate(get_args(Clipping)):
         config, _ = drawn.draw(generator)
@@ -111,7 +113,9 @@ def test_onnx_and_torch_logits_agree_batched_and_one_by_one(
         with torch.no_grad():
             student.head.weight.mul_(20)  # logits of the size that training gives
             for name, value in student.named_parameters():
-                if value.dim() == 1 and not name.startswith("head"):  # biases and gains that are no zeros and ones
+                if name == "query":  # of attentive pooling, zero at first
+                    value.normal_()
+                elif value.dim() == 1 and not name.startswith("head"):  # biases and gains that are no zeros and ones
                     value.add_(torch.randn_like(value) * 0.1)
         model = export_model(config, shape, size, student)
         onnx.checker.check_model(model)
@@ -128,12 +132,28 @@ def test_onnx_and_torch_logits_agree_batched_and_one_by_one(
             np.testing.assert_allclose(alone[0], expected[row, :length] if per_token else expected[row], atol=TOLERANCE)
 
 
+def with_bias(calls: list[OperatorCall]) -> list[OperatorCall]:
+    """As ONNX Runtime does it: the bias of weights that are unpacked at load is added within the activation.
+
+    The latency model counts an addition more there, up to 2.7 % of a small student.
+    """
+    found: list[OperatorCall] = []
+    names = {"Gelu": "BiasGelu", "FastGelu": "FastGelu"}
+    for call in calls:
+        if call.operator in names and found[-1].operator == "Add":
+            bias = found.pop()
+            call = call._replace(operator=names[call.operator], inputs=bias.inputs)
+        found.append(call)
+    return found
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_it_says_that_runs_is_what_onnx_runtime_runs(family: str, tmp_path: Path) -> None:
     """Its sections, which the latency model adds up, against ONNX Runtime's own profile of the file."""
     generator = np.random.default_rng(2)
     file = tmp_path / "model.onnx"
     seen = Counter[tuple[bool, int]]()
+    kept = set()
     for number in range(30):
         per_token, segments = number % 3 == 0, 1 + number % 2
         config, _ = space(family, per_token, small=True).draw(generator)
@@ -144,20 +164,28 @@ def test_what_it_says_that_runs_is_what_onnx_runtime_runs(family: str, tmp_path:
         file.write_bytes(export_model(config, shape, 600, build_student(config, shape, 600)).SerializeToString())
         tokens = int(generator.choice([2, 7, 64]))
         sections = get_family(family).sections(config, shape, 600, tokens)
-        said = Counter(call for section in sections for call in section.calls)
-        assert said == Counter(count_operators(file, tokens)), config.summary()
+        said = [call for section in sections for call in section.calls]
+        assert Counter(with_bias(said)) == Counter(count_operators(file, tokens)), config.summary()
         seen[per_token, segments] += 1
+        if not per_token:
+            kept.add(
+                min((getattr(layer, "token_keep", 1.0) for layer in getattr(config, "layers", ())), default=1.0) < 1
+            )
     assert len(seen) == 4
+    assert kept == ({True, False} if family == "transformer" else {False})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_blocks_hold_every_parameter_but_those_of_the_head_once(family: str) -> None:
     """They are what training in stages unfreezes, the word embeddings last."""
-    config, _ = space(family, small=True).draw(np.random.default_rng(0))
+    config, _ = space(family, small=True).draw(np.random.default_rng(1))
     student = build_student(config, TaskShape(outputs=2, segments=2, max_length=32), 300)
     student.use_clipping("learned")
+    words = torch.randn(300, student.embedding_width)
+    student.load_embeddings(words, torch.zeros(32, student.embedding_width))
     blocks = student.blocks()
     assert len(blocks) > 1
+    assert any(torch.equal(value, words) for value in blocks[-1])
     wanted = {id(value) for key, value in student.named_parameters() if not key.startswith("head.")}
     assert sorted(id(value) for block in blocks for value in block) == sorted(wanted)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
 
 from space.families.base import INPUTS
@@ -10,14 +9,13 @@ from space.families.heads import answers, head
 from space.families.pieces import Storage, table
 from space.families.transformer import graph
 from space.families.transformer.config import Layer, TransformerConfig
-from space.operators import OperatorCall, Program, Section, Value, input_values
+from space.operators import Program, Section, Value, input_values
 from space.shape import TaskShape
 
 # Any layer does where its feed-forward network, or its attention, is not looked at.
 _SMALLEST = {"ffn_width": 16, "token_keep": 1.0, "attention_bits": 8, "ffn_bits": 8}
 _PLAIN = Storage(block_size=16, accuracy_level=0, unpacking="run")
 _POSITIONS = 1
-_WITH_BIAS = {"Gelu": "BiasGelu", "FastGelu": "FastGelu"}
 
 
 def sections(config: TransformerConfig, shape: TaskShape, vocabulary_size: int, tokens: int) -> list[Section]:
@@ -91,18 +89,7 @@ def _attended(width: int, tokens: int) -> dict[str, Value]:
 @lru_cache(maxsize=65536)
 def _feed_forward(block: graph._Block, width: int, bits: int, tokens: int) -> Section:
     program, start = _layer(block._replace(heads=1), _some_layer(ffn_width=width, ffn_bits=bits), 0, True)
-    return Section(tuple(_fused(program.infer(dict(_attended(block.width, tokens)), start))), tokens)
-
-
-def _fused(calls: Iterable[OperatorCall]) -> list[OperatorCall]:
-    """ONNX Runtime adds the bias of weights that are unpacked at load within the activation."""
-    found: list[OperatorCall] = []
-    for call in calls:
-        if call.operator in _WITH_BIAS and found[-1].operator == "Add":
-            bias = found.pop()
-            call = call._replace(operator=_WITH_BIAS[call.operator], inputs=bias.inputs)
-        found.append(call)
-    return found
+    return Section(tuple(program.infer(dict(_attended(block.width, tokens)), start)), tokens)
 
 
 @lru_cache(maxsize=4096)
