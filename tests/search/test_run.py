@@ -174,7 +174,7 @@ def test_killed_and_resumed(shoebox_command: list[str], toy_file: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_and_resumed(shoebox_command: list[str], toy_file: Path, number: signal.Signals) -> None:
-    command = [*shoebox_command, "search", str(toy_file), "--trials", "5"]
+    command = [*shoebox_command, "search", str(toy_file), "--trials", "12"]
     driver = start(command, SHOEBOX_TOY_SECONDS="0.5")
     try:
         wait_for_trained(1)
@@ -192,7 +192,7 @@ def test_interrupted_and_resumed(shoebox_command: list[str], toy_file: Path, num
     assert "running" not in states()
     done = run([*command, "--resume"])
     assert done.returncode == 0, done.stderr
-    assert states().count("finished") == 5
+    assert states().count("finished") == 12
     assert set(states()) <= {"finished", "infeasible", "orphaned"}
 
 
