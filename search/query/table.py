@@ -20,6 +20,7 @@ from search.study import Study, unreadable
 from space.errors import InputError
 
 MOST_SUGGESTED = 3
+MANY_OBJECTS = 100_000  # those of some 5,000 trials
 
 
 class Row(NamedTuple):
@@ -161,10 +162,11 @@ class TrialTable:
 
 @contextmanager
 def _collected_once() -> Iterator[None]:
-    """Python's garbage collector waits, and goes through everything at the end.
+    """Python's garbage collector waits, and goes through everything at the end if there is much that is new.
 
-    It would otherwise do so again and again as trials are read, half of the time that this takes, and once more in the
-    middle of a query: 0.3 s with 10,000 trials.
+    It would otherwise do so again and again as the trials of a large study are read, half of the time that this takes,
+    and once more in the middle of a query: 0.3 s with 10,000 trials. With few it is left alone: torch and other modules
+    have so many objects that once costs 0.2 s.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -173,7 +175,8 @@ def _collected_once() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-            gc.collect()
+            if gc.get_count()[0] > MANY_OBJECTS:
+                gc.collect()
 
 
 def task_label(study: Study) -> str:
