@@ -12,17 +12,19 @@ from space.shape import TaskShape
 
 def head(shape: TaskShape, width: int, depth: int, stage: int) -> Part:
     """From `x<depth>`, after `stage` prunings, to `logits`."""
-    return _token_head(width, shape.outputs, depth) if shape.per_token else _head(width, shape.outputs, depth, stage)
+    if shape.per_token:
+        return token_head(width, shape.outputs, f"x{depth}")
+    return _head(width, shape.outputs, depth, stage)
 
 
 @lru_cache(maxsize=4096)
-def _token_head(width: int, outputs: int, depth: int) -> Part:
+def token_head(width: int, outputs: int, states: str) -> Part:
     """A linear map of each hidden state to its `logits`."""
 
     def items() -> Iterator[Item]:
         yield Tensor("head.weight", (outputs, width))
         yield Tensor("head.bias", (outputs,))
-        yield node("FusedMatMul", f"x{depth} head.weight", "head", MICROSOFT, transB=1)
+        yield node("FusedMatMul", f"{states} head.weight", "head", MICROSOFT, transB=1)
         yield node("Add", "head head.bias", "logits")
 
     return Part.of(items())

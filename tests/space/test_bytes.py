@@ -8,43 +8,16 @@ from typing import get_args
 import numpy as np
 import onnx
 import torch
+from helpers.spaces import wide_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from space import JointSpace, SpaceSpec, StudentConfig, TaskShape, Vocabulary, architecture_key, deployed_bytes
 from space.config import VocabularyScore
 from space.families import build_student, export_model
-from space.families.transformer.config import Activation, Unpacking
+from space.families.transformer.config import Unpacking
 
-# Everything that any study could ask for, wider than the default space.
-WIDE = SpaceSpec(
-    vocabulary_keep={"low": 0.01, "high": 1.0},
-    embedding_width={"low": 16, "high": 256, "step": 16},
-    block_size=[16, 32, 64, 128],
-    accuracy_level=[0, 4],
-    transformer={
-        "depth": {"low": 1, "high": 9},
-        "width": [64, 96, 128, 160, 256],
-        "token_keep": {"low": 0.2, "high": 1},
-        "activation": get_args(Activation)[::-1],
-        "unpacking": get_args(Unpacking)[::-1],
-        "layer_repeats": [1, 2],
-    },
-    vocabulary_score=get_args(VocabularyScore)[::-1],
-)
-BIRNN = SpaceSpec(
-    families=["birnn"],
-    vocabulary_keep={"low": 0.01, "high": 1.0},
-    embedding_width={"low": 16, "high": 256, "step": 16},
-    block_size=[16, 32, 64, 128],
-    accuracy_level=[0, 4],
-    birnn={
-        "depth": [1, 2],
-        "hidden_width": {"low": 16, "high": 256, "step": 16},
-        "pooling": ["mean", "max"],
-        "unpacking": get_args(Unpacking)[::-1],
-    },
-)
+WIDE, BIRNN = wide_spec("transformer"), wide_spec("birnn")
 # Few layers gone through so often that their numbers have two digits.
 REPEATED = SpaceSpec(
     vocabulary_keep=0.05,

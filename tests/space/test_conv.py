@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.spaces import wide_spec
 from pydantic import ValidationError
 
-from space import InputError, JointSpace, SpaceSpec, TaskShape, architecture_key, deployed_bytes, parse_config
+from space import InputError, JointSpace, TaskShape, architecture_key, deployed_bytes, parse_config
 from space.families import build_student
 from space.families.conv import ConvConfig
-from space.families.conv.config import OPERATIONS, Convolution, Pooling, Unpacking
+from space.families.conv.config import OPERATIONS
 
 
 def space(**fields: Any) -> JointSpace:
     """Everything that any study could ask of the family, but for what is given."""
-    conv = {
-        "depth": {"low": 0, "high": 8},
-        "width": [64, 96, 128],
-        "convolution": get_args(Convolution)[::-1],
-        "pooling": get_args(Pooling)[::-1],
-        "unpacking": get_args(Unpacking)[::-1],
-        **fields,
-    }
     recipe = {"initialization": ["random", "teacher"]}
-    spec = SpaceSpec(
-        families=["conv"], vocabulary_keep=[0.02, 0.05], block_size=[16, 32, 64, 128], accuracy_level=0, conv=conv,
-        recipe=recipe,
-    )  # fmt: skip
-    return JointSpace(spec)
+    return JointSpace(wide_spec("conv", fields, vocabulary_keep=[0.02, 0.05], accuracy_level=0, recipe=recipe))
 
 
 def cell(*edges: tuple[str, str], depth: int = 2, **fields: Any) -> ConvConfig:

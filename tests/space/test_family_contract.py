@@ -10,47 +10,23 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from helpers.spaces import wide_spec
 from test_bytes import file_bytes, random_shape
 from test_parity import TOLERANCE, random_inputs, session
 
 from runners.operators import count_operators
-from space import JointSpace, SpaceSpec, TaskShape, deployed_bytes
-from space.config import Bits, Clipping, StudentConfig, VocabularyScore
+from space import JointSpace, TaskShape, deployed_bytes
+from space.config import Bits, Clipping, StudentConfig
 from space.dimensions import draw_from
 from space.families import FAMILIES, build_student, export_model, get_family
-from space.families.conv.config import Convolution, Pooling
-from space.families.transformer.config import Activation, Unpacking
 from space.operators import OperatorCall
 
-UNPACKING = get_args(Unpacking)[::-1]
-# Everything that any study could ask of a family, wider than its default.
-WIDE: dict[str, dict[str, Any]] = {
-    "transformer": {
-        "depth": {"low": 1, "high": 9},
-        "width": [64, 96, 128, 160, 256],
-        "token_keep": [1.0, 0.83, 0.5, 0.21],
-        "activation": get_args(Activation)[::-1],
-        "unpacking": UNPACKING,
-        "layer_repeats": [1, 2],
-    },
-    "birnn": {
-        "depth": [1, 2],
-        "hidden_width": {"low": 16, "high": 256, "step": 16},
-        "pooling": ["mean", "max"],
-        "unpacking": UNPACKING,
-    },
-    "conv": {
-        "depth": {"low": 0, "high": 8},
-        "width": [64, 96, 128],
-        "convolution": get_args(Convolution)[::-1],
-        "pooling": get_args(Pooling)[::-1],
-        "unpacking": UNPACKING,
-    },
-}
+# Of shares in a range, 1 would hardly be drawn: then nothing is pruned.
+SHARES = {"transformer": {"token_keep": [1.0, 0.83, 0.5, 0.21]}}
 SMALL = {
     "transformer": {"depth": {"low": 1, "high": 5}},
     "birnn": {"hidden_width": [32, 64]},
-    "conv": {"depth": [1, 3]},
+    "conv": {"depth": {"low": 0, "high": 4}},
 }
 OF_TOKENS = {"transformer": {"token_keep": 1.0}, "birnn": {"pooling": "mean"}}  # where each token has logits
 
@@ -59,23 +35,14 @@ def space(
     family: str, per_token: bool = False, bits: int | None = None, small: bool = False, **fields: Any
 ) -> JointSpace:
     """The wide space of a family; of one bit-width, or small enough to be run, where that is wanted."""
-    section = {**WIDE.get(family, {}), **(SMALL.get(family, {}) if small else {})}
+    section = {**SHARES.get(family, {}), **(SMALL.get(family, {}) if small else {})}
     section |= OF_TOKENS.get(family, {}) if per_token else {}
     if bits is not None:
         section |= {name: bits for name in FAMILIES[family].dimensions.model_fields if name.endswith("bits")}
         fields["embedding_bits"] = bits
-    spec = SpaceSpec.model_validate(
-        {
-            "families": [family],
-            "vocabulary_keep": {"low": 0.01, "high": 0.1 if small else 1.0},
-            "vocabulary_score": get_args(VocabularyScore)[::-1],
-            "embedding_width": {"low": 16, "high": 256, "step": 16},
-            "block_size": [16, 32, 64, 128],
-            "accuracy_level": [0, 4],
-            family: section,
-            **fields,
-        }
-    )
+    if small:
+        fields["vocabulary_keep"] = {"low": 0.01, "high": 0.1}
+    spec = wide_spec(family, section, **fields)
     assert FAMILIES[family].misfit(getattr(spec, family), per_token) is None
     return JointSpace(spec)
 
@@ -168,9 +135,8 @@ def test_what_it_says_that_runs_is_what_onnx_runtime_runs(family: str, tmp_path:
         assert Counter(with_bias(said)) == Counter(count_operators(file, tokens)), config.summary()
         seen[per_token, segments] += 1
         if not per_token:
-            kept.add(
-                min((getattr(layer, "token_keep", 1.0) for layer in getattr(config, "layers", ())), default=1.0) < 1
-            )
+            shares = [getattr(layer, "token_keep", 1.0) for layer in getattr(config, "layers", ())]
+            kept.add(min(shares, default=1.0) < 1)
     assert len(seen) == 4
     assert kept == ({True, False} if family == "transformer" else {False})
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from onnx import TensorProto
 
 from space.families.conv.config import OPERATIONS, ConvConfig, Operation, is_convolution, window_of
-from space.families.heads import answers
+from space.families.heads import answers, token_head
 from space.families.pieces import Storage, linear, linear_constants, node, scalar, table, vector
 from space.graph import MICROSOFT, Item, Part, Tensor
 from space.shape import TaskShape
@@ -311,14 +311,12 @@ def _bytes(name: str, rows: int, width: int) -> Iterator[Item]:
 @lru_cache(maxsize=4096)
 def head(shape: TaskShape, width: int, pooling: str, state: str) -> Part:
     """From the last states to `logits`: of each token, or of their mean."""
+    if shape.per_token:
+        return token_head(width, shape.outputs, state)
 
     def items() -> Iterator[Item]:
         yield Tensor("head.weight", (shape.outputs, width))
         yield Tensor("head.bias", (shape.outputs,))
-        if shape.per_token:
-            yield node("FusedMatMul", f"{state} head.weight", "head", MICROSOFT, transB=1)
-            yield node("Add", "head head.bias", "logits")
-            return
         yield from _shares(width, pooling, state)
         yield node("MatMul", f"shares {state}", "means")
         yield node("Squeeze", "means middle_axis", "pooled")
