@@ -17,7 +17,7 @@ from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 
-from search.trial_reader import MOST_IDS, TrialReader, first_distribution, read_trial
+from search.trial_reader import TrialReader, first_distribution, most_trials, read_trial
 
 
 @dataclass
@@ -42,6 +42,9 @@ class StudyStorage(RDBStorage):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._readers: defaultdict[int, TrialReader] = defaultdict(TrialReader)
+        # PostgreSQL is told of each beginning and end of a transaction, and a read needs none.
+        postgresql = self.engine.dialect.name == "postgresql"
+        self._reads = self.engine.execution_options(isolation_level="AUTOCOMMIT") if postgresql else self.engine
 
     def _get_trials(
         self,
@@ -51,15 +54,15 @@ class StudyStorage(RDBStorage):
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
         included = {number for number in included_trial_ids if number <= trial_id_greater_than}
-        if states is not None or len(included) > MOST_IDS:
+        if states is not None or len(included) > most_trials():
             return super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
-        with _told_as_optuna_does(), self.engine.connect() as connection:
+        with _told_as_optuna_does(), self._reads.connect() as connection:
             found = self._readers[study_id].of_study(connection, study_id, included, trial_id_greater_than)
         # Of a study that is not there, Optuna's own says so.
         return found or super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        with _told_as_optuna_does(), self.engine.connect() as connection:
+        with _told_as_optuna_does(), self._reads.connect() as connection:
             trial = read_trial(connection, trial_id)
         if trial is None:
             raise KeyError(f"There is no trial with the id {trial_id}.")
@@ -103,7 +106,7 @@ class StudyStorage(RDBStorage):
 
     def _first_of(self, trial_id: int, name: str) -> BaseDistribution | None:
         """The distribution of the first parameter of that name in a trial's study, if there is any."""
-        with _told_as_optuna_does(), self.engine.connect() as connection:
+        with _told_as_optuna_does(), self._reads.connect() as connection:
             return first_distribution(connection, trial_id, name)
 
     def _of(self, trial_id: int) -> Writes | None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import datetime
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from enum import IntEnum
 from functools import cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import sqlalchemy
@@ -28,6 +30,21 @@ _VALUES: Any = models.TrialValueModel.__table__
 _INTERMEDIATE: Any = models.TrialIntermediateValueModel.__table__
 _USER: Any = models.TrialUserAttributeModel.__table__
 _SYSTEM: Any = models.TrialSystemAttributeModel.__table__
+
+
+class _Table(IntEnum):
+    """What a trial consists of."""
+
+    USER = 0
+    SYSTEM = 1
+    PARAMS = 2
+    VALUES = 3
+    INTERMEDIATE = 4
+
+
+def most_trials() -> int:
+    """How many a statement may name, which asks all tables for each of them."""
+    return MOST_IDS // len(_Table)
 
 
 class Params(NamedTuple):
@@ -69,30 +86,32 @@ def first_distribution(connection: sqlalchemy.Connection, trial_id: int, name: s
 
 
 def _read(connection: sqlalchemy.Connection, wanted: Any, known: dict[int, Params]) -> list[FrozenTrial]:
-    # The trials come first: what is written between two statements belongs to a trial that is known, and one that has
-    # finished has all it will ever have. The attributes come before the parameters, which one with a byte count has.
+    # The trials come first: what is written between the two statements belongs to a trial that is known, and one that
+    # has finished has all it will ever have. The other tables are asked at once: over a network each statement waits.
     columns = ("trial_id", "number", "state", "datetime_start", "datetime_complete")
     statement = sqlalchemy.select(*(_TRIALS.c[name] for name in columns)).where(wanted)
     trials = connection.execute(statement.order_by(_TRIALS.c.trial_id)).all()
+    if not trials:
+        return []
     ids = [row.trial_id for row in trials]
-
-    def rows(table: Any, *names: str, of: Collection[int]) -> list[Any]:
-        if not of:
-            return []
-        # All trials are asked for at the beginning of a resume: more than a statement may name.
-        few = len(of) <= MOST_IDS
-        source = table if few else table.join(_TRIALS)
-        condition = table.c.trial_id.in_(of) if few else wanted
-        chosen = sqlalchemy.select(table.c.trial_id, *(table.c[name] for name in names)).select_from(source)
-        return list(connection.execute(chosen.where(condition).order_by(table.primary_key.columns[0])).tuples())
-
-    user, system = (_by_trial(rows(table, "key", "value_json", of=ids), _decoded) for table in (_USER, _SYSTEM))
     remembered = {number: known[number] for number in ids if number in known}
-    params = _params(rows, [number for number in ids if number not in remembered])
-    finished = [row.trial_id for row in trials if row.state.is_finished()]
-    values = _by_trial(rows(_VALUES, "objective", "value", "value_type", of=finished), _value)
-    intermediate = _by_trial(
-        rows(_INTERMEDIATE, "step", "intermediate_value", "intermediate_value_type", of=ids), _intermediate
+    asked = {
+        _Table.USER: ids,
+        _Table.SYSTEM: ids,
+        _Table.PARAMS: [number for number in ids if number not in remembered],
+        _Table.VALUES: [row.trial_id for row in trials if row.state.is_finished()],
+        _Table.INTERMEDIATE: ids,
+    }
+    found = _rows(connection, asked, wanted)
+    params = _params(found[_Table.PARAMS])
+    user, system, values, intermediate = (
+        _by_trial(found[table], read)
+        for table, read in (
+            (_Table.USER, _attribute),
+            (_Table.SYSTEM, _attribute),
+            (_Table.VALUES, _value),
+            (_Table.INTERMEDIATE, _intermediate),
+        )
     )
     built = []
     for row in trials:
@@ -120,33 +139,97 @@ def _read(connection: sqlalchemy.Connection, wanted: Any, known: dict[int, Param
     return built
 
 
-def _params(rows: Callable[..., list[Any]], ids: Collection[int]) -> dict[int, Params]:
+class _Row(NamedTuple):
+    """One of any table: its number there, its key, and a number or a text or both."""
+
+    table: int
+    place: int
+    trial_id: int
+    key: str
+    number: float | None
+    text: str | None
+
+
+def _columns(table: Any, which: _Table, key: str, number: str | None, text: str) -> sqlalchemy.Select[Any]:
+    """A table's columns as those of `_Row`."""
+    return sqlalchemy.select(
+        sqlalchemy.literal_column(str(which.value)),
+        table.primary_key.columns[0],
+        table.c.trial_id,
+        sqlalchemy.cast(table.c[key], sqlalchemy.Text),
+        sqlalchemy.cast(sqlalchemy.null() if number is None else table.c[number], sqlalchemy.Double),
+        sqlalchemy.cast(table.c[text], sqlalchemy.Text),
+    )
+
+
+_SELECTS = {
+    _Table.USER: (_USER, _columns(_USER, _Table.USER, "key", None, "value_json")),
+    _Table.SYSTEM: (_SYSTEM, _columns(_SYSTEM, _Table.SYSTEM, "key", None, "value_json")),
+    _Table.PARAMS: (_PARAMS, _columns(_PARAMS, _Table.PARAMS, "param_name", "param_value", "distribution_json")),
+    _Table.VALUES: (_VALUES, _columns(_VALUES, _Table.VALUES, "objective", "value", "value_type")),
+    _Table.INTERMEDIATE: (
+        _INTERMEDIATE,
+        _columns(_INTERMEDIATE, _Table.INTERMEDIATE, "step", "intermediate_value", "intermediate_value_type"),
+    ),
+}
+_OF_FEW = sqlalchemy.union_all(
+    *(
+        select.where(table.c.trial_id.in_(sqlalchemy.bindparam(which.name, expanding=True)))
+        for which, (table, select) in _SELECTS.items()
+    )
+)
+
+
+def _rows(
+    connection: sqlalchemy.Connection, asked: Mapping[_Table, Sequence[int]], wanted: Any
+) -> defaultdict[int, list[_Row]]:
+    """Rows of trials, table by table, in the order in which they were written."""
+    if all(len(ids) <= most_trials() for ids in asked.values()):
+        given = {which.name: ids for which, ids in asked.items()}
+        rows = connection.execute(_OF_FEW, given)
+    else:  # all trials at the beginning of a resume: more than a statement may name
+        selects = (select.select_from(table.join(_TRIALS)).where(wanted) for table, select in _SELECTS.values())
+        rows = connection.execute(sqlalchemy.union_all(*selects))
+    chosen = {which.value: set(ids) for which, ids in asked.items()}
+    found: defaultdict[int, list[_Row]] = defaultdict(list)
+    for row in sorted(map(_Row._make, rows.tuples()), key=itemgetter(0, 1)):
+        if row.trial_id in chosen[row.table]:
+            found[row.table].append(row)
+    return found
+
+
+def _params(rows: Iterable[_Row]) -> dict[int, Params]:
     found: dict[int, Params] = {}
-    for trial_id, name, value, text in rows(_PARAMS, "param_name", "param_value", "distribution_json", of=ids):
-        mine = found.setdefault(trial_id, Params({}, {}))
-        distribution = described(text)
-        mine.values[name] = distribution.to_external_repr(value)
-        mine.distributions[name] = distribution
+    for row in rows:
+        mine = found.setdefault(row.trial_id, Params({}, {}))
+        distribution = described(row.text or "")
+        assert row.number is not None  # each is written with one
+        mine.values[row.key] = distribution.to_external_repr(row.number)
+        mine.distributions[row.key] = distribution
     return found
 
 
-def _by_trial(rows: list[Any], read: Callable[..., Any]) -> defaultdict[int, dict[Any, Any]]:
+def _by_trial(rows: Iterable[_Row], read: Callable[[_Row], tuple[Any, Any]]) -> defaultdict[int, dict[Any, Any]]:
     found: defaultdict[int, dict[Any, Any]] = defaultdict(dict)
-    for trial_id, key, *rest in rows:
-        found[trial_id][key] = read(*rest)
+    for row in rows:
+        key, value = read(row)
+        found[row.trial_id][key] = value
     return found
 
 
-def _decoded(text: str) -> Any:
-    return from_json(text)  # half the time of `json`
+def _attribute(row: _Row) -> tuple[str, Any]:
+    return row.key, from_json(row.text or "")  # half the time of `json`
 
 
-def _value(value: float | None, kind: Any) -> float:
-    return models.TrialValueModel.stored_repr_to_value(value, kind)
+def _value(row: _Row) -> tuple[int, float]:
+    model = models.TrialValueModel
+    return int(row.key), model.stored_repr_to_value(row.number, model.TrialValueType[row.text or ""])
 
 
-def _intermediate(value: float | None, kind: Any) -> float:
-    return models.TrialIntermediateValueModel.stored_repr_to_intermediate_value(value, kind)
+def _intermediate(row: _Row) -> tuple[int, float]:
+    model = models.TrialIntermediateValueModel
+    kind = model.TrialIntermediateValueType[row.text or ""]
+    return int(row.key), model.stored_repr_to_intermediate_value(row.number, kind)
 
 
 def _local(moment: datetime.datetime | None) -> datetime.datetime | None:

@@ -25,7 +25,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from search import postgresql as postgresql_module
-from search import study_storage, trial_reader
+from search import trial_reader
 from search.postgresql import with_driver
 from search.samplers import RETRY_OF
 from search.states import BYTES, ORPHANED
@@ -155,11 +155,27 @@ def shown(trial: FrozenTrial) -> str:
     return repr(content)
 
 
-@pytest.mark.parametrize("most", [MOST_IDS, 2])
+def test_trials_are_read_in_two_statements(storage_url: str) -> None:
+    """Over a network each one waits."""
+    storage = open_storage(storage_url)
+    study = optuna.create_study(storage=storage, study_name="one")
+    statements: list[str] = []
+    engine = storage.engine
+    event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    with engine.connect() as connection:
+        assert trial_reader.TrialReader().of_study(connection, study._study_id, (), -1) == []
+        assert len(statements) == 1
+        for _ in range(3):
+            study.ask({"depth": IntDistribution(1, 9)})
+        statements.clear()
+        assert len(trial_reader.TrialReader().of_study(connection, study._study_id, (), -1)) == 3
+    assert len(statements) == 2
+
+
+@pytest.mark.parametrize("most", [MOST_IDS, 10])
 def test_trials_are_read_as_optuna_reads_them(storage_url: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """After each of many random writes, by one who reads all the time and by one who begins to."""
-    for module in (trial_reader, study_storage):
-        monkeypatch.setattr(module, "MOST_IDS", most)
+    monkeypatch.setattr(trial_reader, "MOST_IDS", most)
     storage = open_storage(storage_url)
     directions = ["maximize", "minimize"]
     study = optuna.create_study(storage=storage, study_name="one", directions=directions)
