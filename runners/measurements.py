@@ -54,7 +54,7 @@ class Measurement:
         return cache_key(profile) in self.caches
 
 
-_NO_CACHES = CacheCounts(0, 0, 0, 0, 0, 0, 0, 0)
+_NO_CACHES = CacheCounts()
 
 
 def instruction_set(profile: DeviceProfile) -> str:
@@ -65,8 +65,7 @@ def instruction_set(profile: DeviceProfile) -> str:
 
 def cache_key(profile: DeviceProfile) -> str:
     """Names what cache counts depend on."""
-    caches = (profile.memory.l1d, profile.memory.l1i, profile.memory.l2)
-    return "/".join([instruction_set(profile), *(figure.value.option() for figure in caches)])
+    return "/".join([instruction_set(profile), *(size.option() for size in profile.memory.caches().values())])
 
 
 def measure_batch(

@@ -1,13 +1,13 @@
 """Record what operators cost on each shipped device, for the latency model.
 
-    python -m runners.record_estimates            # measure what is missing (an hour or more on one core), then fit
-    python -m runners.record_estimates --fit-only # fit again what was measured: a minute or two
+    python -m runners.record_estimates            # measure what is missing (an hour on one core), then fit
+    python -m runners.record_estimates --fit-only # fit again what was measured: some minutes
 
-Three sets are measured: single operators, random students of the default space, and random students of a wider
-one (all blocks and accuracy levels, deeper, other widths). What was measured is kept raw in the cache folder, batch by
-batch, so that a recording can be continued and a changed cost model or device profile fitted without emulating again.
-Errors are stated for students by cross-validation: each predicted by costs that were fitted without it. Writes
-``objectives/latency/data``.
+What is measured: single operators of transformers, and random students of every family, half of them of the default
+space and half of a wider one (all blocks and accuracy levels, deeper, other widths). What was measured is kept raw in
+the cache folder, batch by batch, so that a recording can be continued and a changed cost model or device profile fitted
+without emulating again. Errors are stated for students by cross-validation: each predicted by costs that were fitted
+without it. Writes ``objectives/latency/data``.
 """
 
 from __future__ import annotations
@@ -30,43 +30,15 @@ from runners.emulator import Installation, find_installation, install
 from runners.fit_estimates import Sample, fit, relative_errors, sample, summarize
 from runners.measurements import Measurement, cache_key, load, measure_batch, save
 from runners.operators import count_operators
+from runners.recorded_students import SPACES, draw_student, plan_of, spaces_of
 from runners.single_operators import TOKENS, choose_calls, single_operator
-from space import JointSpace, SpaceSpec, TaskShape
+from space import TaskShape
 from space.config import StudentConfig
-from space.families import build_student, export_model, get_family
+from space.families import FAMILIES, build_student, export_model, get_family
 from space.operators import OperatorCall
 from space.paths import cache
 
-SPACES = ("default", "wide")
-_BATCH = 20
 _SINGLES_BATCH = 60
-_TOKENS = (16, 64, 128, 32, 8, 96, 24, 48, 16, 64, 128, 40, 20, 80, 112)  # of the batches of students in turn
-_WIDE: dict[str, Any] = {
-    "block_size": [16, 32, 64, 128],
-    "accuracy_level": [0, 4],
-    "embedding_width": [32, 64, 96, 128, 192],
-    "transformer": {
-        "width": [64, 96, 128, 160, 192, 256, 320],
-        "heads": [1, 2, 4, 8],
-        "ffn_width": [64, 128, 256, 320, 384, 512, 768, 1024],
-        "token_keep": [1.0, 0.8, 0.6, 0.5, 0.3],
-        "depth": {"low": 1, "high": 6},
-        "activation": ["gelu", "gelu_tanh", "relu", "relu_squared"],
-        "unpacking": ["run", "load"],
-    },
-}
-
-
-def draw_student(space: str, seed: int) -> tuple[StudentConfig, TaskShape, int]:
-    """A random configuration of the default or the wide space, a task's shape and a size of the vocabulary."""
-    generator = np.random.default_rng(seed)
-    spec = SpaceSpec() if space == "default" else SpaceSpec.model_validate(_WIDE)
-    config, _ = JointSpace(spec).draw(generator)
-    if space == "wide" and generator.random() < 0.5:  # half of them unpruned
-        layers = [layer.model_copy(update={"token_keep": 1.0}) for layer in config.layers]  # type: ignore[attr-defined]
-        config = config.model_copy(update={"layers": tuple(layers)})
-    shape = TaskShape(outputs=2, segments=1 + int(generator.integers(2)), max_length=128)
-    return config, shape, int(generator.integers(1500, 6000))
 
 
 def student_calls(config: StudentConfig, shape: TaskShape, vocabulary_size: int, tokens: int) -> list[OperatorCall]:
@@ -113,13 +85,13 @@ def _singles() -> list[OperatorCall]:
     generator = np.random.default_rng(1)
     calls: list[OperatorCall] = []
     for number in range(1500):
-        config, shape, vocabulary_size = draw_student(SPACES[number % 2], 90_000 + number)
+        config, shape, vocabulary_size = draw_student(spaces_of("transformer")[number % 2], 90_000 + number)
         tokens = round(float(np.exp(generator.uniform(0, np.log(128.4)))))
         calls += student_calls(config, shape, vocabulary_size, tokens)
     return choose_calls(calls, generator)
 
 
-def record(folder: Path, batches: int, installation: Installation) -> None:
+def record(folder: Path, installation: Installation) -> None:
     """Measure what a store lacks."""
     devices = known_profiles()
     # Caches hold a single operator whatever they are like: one device of each instruction set will do.
@@ -130,13 +102,16 @@ def record(folder: Path, batches: int, installation: Installation) -> None:
         if not (folder / f"{name}.json").exists():
             save(measure_singles(calls[first : first + _SINGLES_BATCH], few, installation), folder, name)
             print(f"{min(first + _SINGLES_BATCH, len(calls))} of {len(calls)} single operators measured", flush=True)
-    for batch in range(batches):
-        tokens = _TOKENS[batch % len(_TOKENS)]
-        name = f"students-{batch:03d}"
-        if not (folder / f"{name}.json").exists():
-            students = [(SPACES[number % 2], 10_000 + batch * _BATCH + number) for number in range(_BATCH)]
-            save(measure_students(students, tokens, devices, installation), folder, name)
-            print(f"{(batch + 1) * _BATCH} of {batches * _BATCH} students measured", flush=True)
+    for family in FAMILIES:
+        plan = plan_of(family)
+        for batch in range(plan.batches):
+            name = f"{family}-{batch:03d}"
+            if not (folder / f"{name}.json").exists():
+                seeds = range(plan.first_seed + batch * plan.size, plan.first_seed + (batch + 1) * plan.size)
+                students = [(spaces_of(family)[seed % 2], seed) for seed in seeds]
+                tokens = plan.tokens[batch % len(plan.tokens)]
+                save(measure_students(students, tokens, devices, installation), folder, name)
+                print(f"{family}: {batch + 1} of {plan.batches} batches measured", flush=True)
 
 
 def samples_of(folder: Path, devices: Sequence[str]) -> dict[str, list[Sample]]:
@@ -150,18 +125,19 @@ def samples_of(folder: Path, devices: Sequence[str]) -> dict[str, list[Sample]]:
 
 def estimates_of(device: str, samples: Sequence[Sample], versions: dict[str, str]) -> Iterator[str | Estimates]:
     """Fit one device: yields lines to print, then what to ship, which is fitted to all students."""
-    errors = relative_errors(samples)
+    profile = load_profile(device)
+    errors = relative_errors(samples, profile.memory)
     stated = {}
     for space in SPACES:
         own = [(entry, error) for entry, error in errors if entry.subject["kind"] == space]
         stated[space] = summarize([error for _, error in own])
-        yield f"{device}, {space} space: {stated[space].median:.1%} median, {stated[space].maximum:.1%} maximum"
+        yield f"{device}, {space}: {stated[space].median:.1%} median, {stated[space].maximum:.1%} maximum"
         for entry, error in sorted(own, key=lambda pair: -abs(pair[1]))[:3]:
             yield f"    {error:+.1%} at {entry.subject['tokens']} tokens: {entry.subject.get('summary', '')}"
-    fitted = fit(samples)
+    fitted = fit(samples, profile.memory)
     yield Estimates(
         device=device,
-        profile=profile_digest(load_profile(device)),
+        profile=profile_digest(profile),
         recorded=date.today().isoformat(),
         versions=versions,
         error=stated,
@@ -174,16 +150,16 @@ def estimates_of(device: str, samples: Sequence[Sample], versions: dict[str, str
 def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Record operator costs for the latency model.")
-    parser.add_argument("--batches", type=int, default=20, help=f"batches of {_BATCH} random students to measure")
     parser.add_argument("--fit-only", action="store_true", help="only fit what was measured before")
+    parser.add_argument("--devices", nargs="+", choices=known_profiles(), default=known_profiles(), help="to fit")
     arguments = parser.parse_args()
     installation = find_installation() or install(print)
     store = cache() / "estimates" / "-".join(installation.versions.values())
     if not arguments.fit_only:
-        record(store, arguments.batches, installation)
+        record(store, installation)
     folder = Path(next(iter(objectives.latency.__path__))) / "data"
     versions = {**installation.versions, "cost_model": cost_model_version()}
-    for device, samples in samples_of(store, known_profiles()).items():
+    for device, samples in samples_of(store, arguments.devices).items():
         for found in estimates_of(device, samples, versions):
             if isinstance(found, str):
                 print(found, flush=True)

@@ -99,7 +99,10 @@ class Program:
         for node, (rule, names, attributes, whole) in zip(self.nodes[first:last], self._steps[first:last], strict=True):
             inputs = [values[name] for name in names]
             outputs = rule(inputs, attributes)[: len(node.outputs)]
-            if all(value.fixed for value in inputs):
+            for value in inputs:
+                if not value.fixed:
+                    break
+            else:
                 values.update(
                     (name, value._replace(fixed=True)) for name, value in zip(node.outputs, outputs, strict=True)
                 )

@@ -66,6 +66,7 @@ class _Parameter:
 _PARAMETERS = (
     _Parameter(("pipeline", "overhead"), 0.5, 4.0, 0.3),
     _Parameter(("memory", "l2_cycles"), 0.2, 5.0, 0.7),
+    _Parameter(("memory", "l3_cycles"), 0.2, 5.0, 0.7),
     _Parameter(("memory", "memory_cycles"), 0.2, 5.0, 0.7),
     _Parameter(("memory", "bandwidth_gb_per_s"), 0.2, 5.0, 0.7),
     _Parameter(("memory", "hidden_share"), 0.0, 0.95, 0.3, relative=False),
@@ -144,7 +145,7 @@ def calibrate(runs: Sequence[MeasuredRun], profile: DeviceProfile, *, name: str,
     Raises:
         InputError: too few runs, all of them alike, or a profile that holds no guess.
     """
-    parameters = [parameter for parameter in _PARAMETERS if _figure(profile, parameter).guess is not None]
+    parameters = [parameter for parameter in _PARAMETERS if _is_guess(profile, parameter)]
     if not parameters:
         raise InputError(
             f"The device profile {profile.name!r} has no guess to fit.", "Start from a profile that is not calibrated."
@@ -189,6 +190,12 @@ def _figure(profile: DeviceProfile, parameter: _Parameter) -> Figure[float]:
     section, key = parameter.path
     figure: Figure[float] = getattr(getattr(profile, section), key)
     return figure
+
+
+def _is_guess(profile: DeviceProfile, parameter: _Parameter) -> bool:
+    section, key = parameter.path
+    figure: Figure[float] | None = getattr(getattr(profile, section), key)  # None: the core has no such level
+    return figure is not None and figure.guess is not None
 
 
 class _Model:

@@ -5,26 +5,30 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from objectives.latency.decoding import decode
 
-MAGIC = b"SHOEBOX1"
+MAGIC = b"SHOEBOX2"
 
 
 @dataclass(frozen=True)
 class CacheCounts:
     """Accesses and misses in lines of 64 bytes. "Streamed" misses continue an ascending sequence, which a
-    hardware prefetcher would have seen coming."""
+    hardware prefetcher would have seen coming. What no cache held came from memory: on a core without a third level,
+    all that the second one missed."""
 
-    l1d_accesses: int
-    l1d_misses: int
-    l1d_streamed: int
-    l2_data_misses: int
-    l2_data_streamed: int
-    l1i_accesses: int
-    l1i_misses: int
-    l2_instruction_misses: int
+    l1d_accesses: int = 0
+    l1d_misses: int = 0
+    l1d_streamed: int = 0
+    l2_data_misses: int = 0
+    l2_data_streamed: int = 0
+    l1i_accesses: int = 0
+    l1i_misses: int = 0
+    l2_instruction_misses: int = 0
+    memory_data: int = 0
+    memory_data_streamed: int = 0
+    memory_instructions: int = 0
 
     def misses(self) -> dict[str, int]:
         """The figures that a reading carries."""
@@ -35,6 +39,9 @@ class CacheCounts:
             "l2_data": self.l2_data_misses,
             "l2_data_streamed": self.l2_data_streamed,
             "l2_instruction": self.l2_instruction_misses,
+            "memory_data": self.memory_data,
+            "memory_data_streamed": self.memory_data_streamed,
+            "memory_instruction": self.memory_instructions,
         }
 
 
@@ -71,8 +78,9 @@ def read_counts(data: bytes) -> ExecutionCounts:
     try:
         if data[: len(MAGIC)] != MAGIC:
             raise ValueError("not a file of execution counts")
-        *caches, count = struct.unpack_from("<9Q", data, len(MAGIC))
-        offset = len(MAGIC) + 9 * 8
+        head = struct.Struct(f"<{len(fields(CacheCounts)) + 1}Q")
+        *caches, count = head.unpack_from(data, len(MAGIC))
+        offset = len(MAGIC) + head.size
         blocks: dict[tuple[int, ...], int] = {}
         for _ in range(count):
             _, executions, size = struct.unpack_from("<3Q", data, offset)

@@ -26,7 +26,7 @@ from objectives.latency.profile import (
     OutOfOrderPipeline,
 )
 
-_STREAMED_L2_SHARE = 0.25  # of the L2 latency that a prefetched line still costs: a guess
+_STREAMED_SHARE = 0.25  # of the latency of the second or third level that a prefetched line still costs: a guess
 _LOOP_ROUNDS = 4  # enough for the steady state of a self-loop in an in-order core
 _DATA_ROUNDS = 8  # the first half fills the pipeline of a loop that works on several rounds at once
 _FLOAT_KINDS = frozenset({Kind.VECTOR_FLOAT, Kind.VECTOR_MULTIPLY_ADD})
@@ -292,14 +292,22 @@ def stall_cycles(caches: CacheCounts, memory: Memory, clock_ghz: float) -> float
     """Cycles spent waiting. Streamed lines cost bandwidth, others latency; fetching code hides nothing."""
     exposed = 1 - memory.hidden_share.value
     l2, far = memory.l2_cycles.value, memory.memory_cycles.value
+    l3 = memory.l3_cycles.value if memory.l3_cycles is not None else 0.0  # and nothing is served by it
     per_line = LINE_BYTES / memory.bandwidth_gb_per_s.value * clock_ghz
-    served_by_l2 = caches.l1d_misses - caches.l2_data_misses
-    streamed_by_l2 = max(0, caches.l1d_streamed - caches.l2_data_streamed)
+
+    def served(lines: int, streamed: int, latency: float) -> float:
+        streamed = max(0, streamed)
+        return (lines - streamed) * latency * exposed + streamed * latency * _STREAMED_SHARE * exposed
+
     data = (
-        (served_by_l2 - streamed_by_l2) * l2 * exposed
-        + streamed_by_l2 * l2 * _STREAMED_L2_SHARE * exposed
-        + (caches.l2_data_misses - caches.l2_data_streamed) * far * exposed
-        + caches.l2_data_streamed * per_line
+        served(caches.l1d_misses - caches.l2_data_misses, caches.l1d_streamed - caches.l2_data_streamed, l2)
+        + served(caches.l2_data_misses - caches.memory_data, caches.l2_data_streamed - caches.memory_data_streamed, l3)
+        + (caches.memory_data - caches.memory_data_streamed) * far * exposed
+        + caches.memory_data_streamed * per_line
     )
-    code = (caches.l1i_misses - caches.l2_instruction_misses) * l2 + caches.l2_instruction_misses * far
+    code = (
+        (caches.l1i_misses - caches.l2_instruction_misses) * l2
+        + (caches.l2_instruction_misses - caches.memory_instructions) * l3
+        + caches.memory_instructions * far
+    )
     return data + code

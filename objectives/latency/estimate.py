@@ -19,15 +19,24 @@ emulated ones.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from objectives.latency.profile import DeviceProfile
+from objectives.latency.profile import LINE_BYTES, DeviceProfile
 from objectives.latency.reading import LatencyReading
-from objectives.latency.recorded import estimate_version, load_estimates
-from objectives.latency.traffic import THRESHOLDS, Machine, footprint_of, ramp, scaled_by_footprint, traffic_of
+from objectives.latency.recorded import Estimates, estimate_version, load_estimates
+from objectives.latency.traffic import (
+    AGAIN,
+    Footprint,
+    Machine,
+    Traffic,
+    Workspace,
+    footprint_of,
+    scaled_by_footprint,
+    traffic_of,
+)
 from objectives.latency.work import kind_of, work_of
 from space.config import StudentConfig
 from space.families import get_family
@@ -57,12 +66,21 @@ class LatencyEstimate:
     uncosted_calls: int
 
 
-class _Use(NamedTuple):
-    """A use of a kernel, and what its section touched before it; its costs by threshold."""
+# Plain tuples, of which there are very many: the garbage collector leaves those of numbers and texts alone.
+# What it costs that other memory was touched since a use: the cost, bytes up to which there is none of it, and in how
+# many more it becomes all.
+_Step = tuple[float, float, float]
+_Steps = tuple[_Step, ...]
+_Touched = tuple[float, float, float, float]  # bytes of weights, activations, workspace, code
+_Use = tuple[str, _Touched, _Steps]  # of a kernel, and what its section touched before it
 
-    kernel: str
-    before: tuple[float, float, float, float]
+
+class _Call(NamedTuple):
+    """What a call costs: as the first fields of a `_Summary`, one after the other."""
+
     costs: tuple[float, ...]
+    traffic: Traffic
+    steps: _Steps | None
 
 
 class _Summary(NamedTuple):
@@ -72,13 +90,16 @@ class _Summary(NamedTuple):
     compute: float
     stall: float
     uncosted: int
-    scaled: tuple[float, ...]  # stalls by threshold, where the whole model exceeds it
-    touched: tuple[float, float, float, float]  # weights, activations, workspace, code
+    scaled: tuple[float, ...]  # stalls by edge, where the whole model exceeds it
+    touched: _Touched
     largest: tuple[float, float]  # activations, workspace
     kernels: dict[str, float]  # bytes of code
-    first: list[_Use]  # of each kernel
-    later: list[tuple[tuple[float, float, float, float], tuple[float, ...]]]  # touched since the use before, costs
-    last: list[tuple[str, tuple[float, float, float, float]]]
+    first: tuple[_Use, ...]  # of each kernel
+    later: tuple[tuple[_Touched, _Steps], ...]  # touched since the use before
+    last: tuple[tuple[str, _Touched], ...]
+    unpacked: tuple[
+        tuple[float, tuple[float, float, float]], ...
+    ]  # bytes of workspace; touched until then but workspace
 
 
 class LatencyModel:
@@ -86,26 +107,34 @@ class LatencyModel:
 
     Args:
         profile: of a device with recorded costs.
+        estimates: these costs; the shipped ones by default.
 
     Raises:
-        InputError: there are none for it.
+        InputError: none are shipped for it.
     """
 
-    def __init__(self, profile: DeviceProfile) -> None:
+    def __init__(self, profile: DeviceProfile, estimates: Estimates | None = None) -> None:
         self.profile = profile
-        self.estimates = load_estimates(profile)
+        self.estimates = estimates or load_estimates(profile)
         self._machine = Machine.of(profile)
         self._kinds = set(self.estimates.kinds)
         stalls = self.estimates.stalls
         self._fixed = {name: cost for name, cost in stalls.items() if "@" not in name}
-        by_threshold: defaultdict[str, list[float]] = defaultdict(lambda: [0.0] * len(THRESHOLDS))
+        self._edges = self._machine.edges()
+        places = {edge.name: place for place, edge in enumerate(self._edges)}
+        by_edge: defaultdict[str, list[float]] = defaultdict(lambda: [0.0] * len(places))
         for name, cost in stalls.items():
-            feature, _, threshold = name.partition("@")
-            if threshold:
-                by_threshold[feature][THRESHOLDS.index(float(threshold))] = cost
-        self._by_threshold = {name: tuple(costs) for name, costs in by_threshold.items()}
+            feature, _, edge = name.partition("@")
+            if edge:
+                by_edge[feature][places[edge]] = cost
+        self._by_edge = {name: tuple(costs) for name, costs in by_edge.items()}
+        slopes = [edge.slope() for edge in self._edges]
+        self._steps = {
+            name: tuple((cost, *slope) for cost, slope in zip(costs, slopes, strict=True) if cost)
+            for name, costs in by_edge.items()
+        }
         self._summaries: dict[Section, _Summary] = {}
-        self._known: dict[OperatorCall, tuple[float, float, float, int]] = {}
+        self._known: dict[OperatorCall, _Call] = {}
 
     def predict(self, config: StudentConfig, shape: TaskShape, vocabulary_size: int, tokens: int) -> LatencyEstimate:
         """Latency of a configuration at a length of ``tokens``, in well under a millisecond."""
@@ -127,8 +156,7 @@ class LatencyModel:
             summaries.append(summary)
         return self._add_up(summaries)
 
-    def _call_costs(self, call: OperatorCall) -> tuple[float, float, float, int]:
-        """Instructions, cycles of computing and fixed cycles of waiting of a call, and whether it has no record."""
+    def _cost_call(self, call: OperatorCall) -> _Call:
         known = self._known.get(call)
         if known is None:
             recorded = kind_of(call) in self._kinds
@@ -139,57 +167,58 @@ class LatencyModel:
                 if cost is not None:
                     instructions += amount * cost.instructions
                     compute += amount * cost.cycles
-            fixed = traffic_of(call, self._machine).fixed
-            stall = sum(amount * self._fixed.get(name, 0.0) for name, amount in fixed)
-            known = self._known[call] = (instructions, compute, stall, not recorded)
+            traffic = traffic_of(call, self._machine)
+            stall = sum(amount * self._fixed.get(name, 0.0) for name, amount in traffic.fixed)
+            scaled = [0.0] * len(self._edges)
+            for name, amount in scaled_by_footprint(traffic).items():
+                for index, by_edge in enumerate(self._by_edge.get(name, ())):
+                    scaled[index] += amount * by_edge
+            steps = self._steps.get(f"code {traffic.kernel}")
+            known = _Call((instructions, compute, stall, float(not recorded), *scaled), traffic, steps)
             if len(self._known) >= _KEPT_SECTIONS:
                 self._known.clear()
+            self._known[call] = known
         return known
 
     def _summarize(self, calls: Sequence[OperatorCall]) -> _Summary:
-        instructions = compute = stall = 0.0
-        uncosted = 0
-        scaled = [0.0] * len(THRESHOLDS)
         weights = activations = workspace = code = 0.0
         largest_activations = largest_workspace = 0.0
         kernels: dict[str, float] = {}
         first: list[_Use] = []
         later = []
-        last: dict[str, tuple[float, float, float, float]] = {}
-        harmless = (THRESHOLDS[0] * 0.8) * self._machine.capacity  # no use is that near and misses
-        for call in calls:
-            costs = self._call_costs(call)
-            instructions += costs[0]
-            compute += costs[1]
-            stall += costs[2]
-            uncosted += costs[3]
-            traffic = traffic_of(call, self._machine)
-            for name, amount in scaled_by_footprint(traffic).items():
-                for index, cost in enumerate(self._by_threshold.get(name, ())):
-                    scaled[index] += amount * cost
+        last: dict[str, _Touched] = {}
+        unpacked = []
+        harmless = self._machine.harmless()
+        costed = [self._cost_call(call) for call in calls]
+        for _, traffic, steps in costed:
+            kernel, own_weights, own_activations, own_workspace, own_code, *_ = traffic
             now = (weights, activations, workspace, code)
-            by_threshold = self._by_threshold.get(f"code {traffic.kernel}")
-            if by_threshold is not None:
-                before = last.get(traffic.kernel)
+            if steps is not None:
+                before = last.get(kernel)
                 if before is None:
-                    first.append(_Use(traffic.kernel, now, by_threshold))
+                    first.append((kernel, now, steps))
                 else:
                     since = (now[0] - before[0], now[1] - before[1], now[2] - before[2], now[3] - before[3])
                     if sum(since) > harmless:
-                        later.append((since, by_threshold))
-                last[traffic.kernel] = now
-            kernels[traffic.kernel] = traffic.code
-            weights += traffic.weights
-            activations += traffic.activations
-            workspace += traffic.workspace
-            code += traffic.code
-            largest_activations = max(largest_activations, traffic.activations)
-            largest_workspace = max(largest_workspace, traffic.workspace)
-        touched, largest = (weights, activations, workspace, code), (largest_activations, largest_workspace)
-        uses = list(last.items())
-        return _Summary(
-            instructions, compute, stall, uncosted, tuple(scaled), touched, largest, kernels, first, later, uses
+                        later.append((since, steps))
+                last[kernel] = now
+            kernels[kernel] = own_code
+            weights += own_weights
+            activations += own_activations
+            workspace += own_workspace
+            code += own_code
+            if own_workspace:
+                unpacked.append((own_workspace, (weights, activations, code)))
+                largest_workspace = max(largest_workspace, own_workspace)
+            largest_activations = max(largest_activations, own_activations)
+        none = (0.0,) * (4 + len(self._edges))
+        instructions, compute, stall, uncosted, *scaled = map(
+            sum, zip(none, *(call.costs for call in costed), strict=True)
         )
+        touched, largest = (weights, activations, workspace, code), (largest_activations, largest_workspace)
+        costs = (instructions, compute, stall, int(uncosted), tuple(scaled))
+        uses = (tuple(first), tuple(later), tuple(last.items()), tuple(unpacked))
+        return _Summary(*costs, touched, largest, kernels, *uses)
 
     def _add_up(self, summaries: Sequence[_Summary]) -> LatencyEstimate:
         run = self.estimates.costs.get("run")
@@ -205,13 +234,13 @@ class LatencyModel:
             max(s.largest[1] for s in summaries),
             sum(kernels.values()),
         )
-        capacity = self._machine.capacity
-        runs = self._by_threshold.get("run", (0.0,) * len(THRESHOLDS))
-        for index, threshold in enumerate(THRESHOLDS):
-            share = ramp(footprint.total / capacity, threshold)
+        runs = self._by_edge.get("run", (0.0,) * len(self._edges))
+        for index, edge in enumerate(self._edges):
+            share = edge.crossed(footprint.total)
             if share:
                 stall += share * (runs[index] + sum(s.scaled[index] for s in summaries))
-        stall += self._code_stalls(summaries, footprint.distance, capacity)
+        if footprint.total > self._edges[0].slope()[0]:
+            stall += self._code_stalls(summaries, footprint) + self._workspace_stalls(summaries, footprint)
         cycles = compute + stall
         return LatencyEstimate(
             milliseconds=cycles / self.profile.clock_ghz.value / 1e6,
@@ -222,33 +251,53 @@ class LatencyModel:
         )
 
     @staticmethod
-    def _code_stalls(summaries: Sequence[_Summary], distance: Callable[..., float], capacity: int) -> float:
+    def _code_stalls(summaries: Sequence[_Summary], footprint: Footprint) -> float:
         """Cycles of fetching kernels again that other memory has displaced since their last use."""
         stall = 0.0
-        lowest = THRESHOLDS[0] * 0.8 * capacity
-
-        def cost(since: tuple[float, float, float, float], costs: tuple[float, ...]) -> float:
-            apart = distance(*since)
-            if apart <= lowest:
-                return 0.0
-            return sum(c * ramp(apart / capacity, t) for c, t in zip(costs, THRESHOLDS, strict=True) if c)
-
-        last: dict[str, tuple[float, float, float, float]] = {}
+        total, activations, workspace, code = footprint.total, *footprint[1:]
+        last: dict[str, _Touched] = {}
         w = a = s = c = 0.0
         for counted in (False, True):  # the first round is the warm-up
             for summary in summaries:
                 if counted:
-                    for use in summary.first:
-                        before, at = last[use.kernel], use.before
-                        since = (w + at[0] - before[0], a + at[1] - before[1], s + at[2] - before[2])
-                        stall += cost((*since, c + at[3] - before[3]), use.costs)
-                    for since_then, costs in summary.later:
-                        stall += cost(since_then, costs)
-                for kernel, at in summary.last:
-                    last[kernel] = (w + at[0], a + at[1], s + at[2], c + at[3])
-                touched = summary.touched
-                w, a, s, c = w + touched[0], a + touched[1], s + touched[2], c + touched[3]
+                    for kernel, (w1, a1, s1, c1), steps in summary.first:
+                        w0, a0, s0, c0 = last[kernel]
+                        # `Footprint.distance`, which is too slow to call: this is most of a prediction.
+                        apart = w + w1 - w0 + min(a + a1 - a0, activations)
+                        apart += min(s + s1 - s0, workspace) + min(c + c1 - c0, code)
+                        stall += _cost(min(apart, total), steps)
+                    for since, steps in summary.later:
+                        stall += _cost(footprint.distance(*since), steps)
+                for kernel, (w1, a1, s1, c1) in summary.last:
+                    last[kernel] = (w + w1, a + a1, s + s1, c + c1)
+                w1, a1, s1, c1 = summary.touched
+                w, a, s, c = w + w1, a + a1, s + s1, c + c1
         return stall
+
+    def _workspace_stalls(self, summaries: Sequence[_Summary], footprint: Footprint) -> float:
+        """Cycles of fetching workspace that other memory has displaced since it was used."""
+        steps = self._steps.get(AGAIN)
+        if not steps or not footprint.workspace:
+            return 0.0
+        stall = w = a = c = 0.0
+        workspace = Workspace()
+        for counted in (False, True):  # the first round is the warm-up
+            for summary in summaries:
+                for size, (weights, activations, code) in summary.unpacked:
+                    pieces = workspace.use(size, (w + weights, a + activations, c + code))
+                    if counted:
+                        for amount, since in pieces:
+                            stall += amount * _cost(footprint.distance(*since), steps)
+                w, a, c = w + summary.touched[0], a + summary.touched[1], c + summary.touched[3]
+        return stall / LINE_BYTES
+
+
+def _cost(apart: float, steps: _Steps) -> float:
+    found = 0.0
+    for cost, start, width in steps:
+        if apart > start:
+            found += cost if apart >= start + width else cost * (apart - start) / width
+    return found
 
 
 def _elements(call: OperatorCall) -> float:

@@ -138,15 +138,33 @@ class OutOfOrderPipeline(_Pipeline):
 
 
 class Memory(_Strict):
-    """Caches and what a miss costs."""
+    """Caches and what a miss costs: cycles until a line of each level is there, less what the core hides.
+
+    Of a third level, where there is one, both its size and its cycles are given.
+    """
 
     l1d: Figure[CacheSize]
     l1i: Figure[CacheSize]
     l2: Figure[CacheSize]
     l2_cycles: Figure[PositiveFloat]
+    l3: Figure[CacheSize] | None = None
+    l3_cycles: Figure[PositiveFloat] | None = None
     memory_cycles: Figure[PositiveFloat]
     bandwidth_gb_per_s: Figure[PositiveFloat]
     hidden_share: Figure[Annotated[float, Field(ge=0, lt=1)]]  # of a data stall, overlapped with other work
+
+    @model_validator(mode="after")
+    def _third_level_is_whole(self) -> Self:
+        if (self.l3 is None) != (self.l3_cycles is None):
+            raise ValueError("needs both l3 and l3_cycles, or neither")
+        if self.l3 is not None and self.l3.value.kib < self.l2.value.kib:
+            raise ValueError("has an l3 that is smaller than its l2")
+        return self
+
+    def caches(self) -> dict[str, CacheSize]:
+        """All caches of the core by name, l1d first."""
+        found = {name: getattr(self, name) for name in ("l1d", "l1i", "l2", "l3")}
+        return {name: figure.value for name, figure in found.items() if figure is not None}
 
 
 class Emulation(_Strict):

@@ -1,10 +1,10 @@
-"""Operator calls -> what they move through the second-level cache, and what of it is still there.
+"""Operator calls -> what they move through the caches behind the first, and what of it is still there.
 
 Between two uses of the same kernel or the same weights a model touches other memory. Where that is more than the
-cache holds, the second use finds nothing left. `Traffic` is what a call touches; the distance between two uses is
-the weights touched in between plus, at most once each, the activations, the workspace and the code of the model,
-since their memory is used again and again. Weights are used once per inference: their distance is the footprint of
-the whole model.
+cache holds, the second use finds nothing left; so at the second level, and at the third where a core has one.
+`Traffic` is what a call touches; the distance between two uses is the weights touched in between plus, at most once
+each, the activations, the workspace and the code of the model, since their memory is used again and again. Weights are
+used once per inference: their distance is the footprint of the whole model.
 
 One sort of kernel unpacks all its weights to float32 into a workspace before it multiplies: 2 and 8 bits wherever
 there is no int8 kernel for them. That workspace is the largest single cause of misses.
@@ -23,13 +23,33 @@ from objectives.latency.profile import LINE_BYTES, DeviceProfile
 from objectives.latency.work import kind_of
 from space.operators import OperatorCall
 
-# Shares of the cache around which misses set in, and how gradually. Found by trying on random students.
-THRESHOLDS = (0.7, 1.0, 1.4)
+# Shares of a cache around which misses set in, and how gradually. Found by trying on random students.
+_THRESHOLDS = (0.7, 1.0, 1.4)
 _SPREAD = 0.2
-_CODE_BYTES = {"MatMulNBits": 12288, "MatMul": 6144, "FusedMatMul": 6144, "Gemm": 6144}
-_OTHER_CODE_BYTES = 3072
+THIRD = "l3 "  # before the names of features of the third level
+CODE_BYTES = {"MatMulNBits": 12288, "MatMul": 6144, "FusedMatMul": 6144, "Gemm": 6144}
+OTHER_CODE_BYTES = 3072
 RECURRENT = ("LSTM", "GRU")
+WINDOWED = ("Gather[windows]", "Pad", "ReduceSum[rows]", "ReduceMean[rows]", "ReduceMax[rows]")
+AGAIN = "workspace again"  # lines of the workspace that other memory has displaced since their last use
 _LIVE_ACTIVATIONS = 2  # largest inputs and outputs of one call, times this, is the memory that activations use
+
+
+class Edge(NamedTuple):
+    """A size of memory around which misses set in: a share of the capacity of a cache."""
+
+    name: str
+    capacity: int
+    share: float
+
+    def crossed(self, size: float) -> float:
+        """How much of ``size`` bytes is displaced: 0 to 1."""
+        return ramp(size / self.capacity, self.share)
+
+    def slope(self) -> tuple[float, float]:
+        """Bytes up to which nothing is displaced, and in how many more bytes it becomes all."""
+        middle = self.share * self.capacity
+        return middle * (1 - _SPREAD), middle * 2 * _SPREAD
 
 
 @dataclass(frozen=True)
@@ -37,18 +57,34 @@ class Machine:
     """What of a device decides where memory comes from.
 
     Attributes:
-        capacity: bytes of the second-level cache.
+        first, capacity, third: bytes of the first-level cache of data, the second-level one, and the third-level one (0
+            without).
         dot_products: whether the core has int8 dot products.
     """
 
+    first: int
     capacity: int
+    third: int
     dot_products: bool
 
     @classmethod
     def of(cls, profile: DeviceProfile) -> Machine:
         """Read it off a profile."""
-        features = profile.emulation.features.split()
-        return cls(profile.memory.l2.value.kib * 1024, "asimddp" in features)
+        caches, features = profile.memory.caches(), profile.emulation.features.split()
+        first, second, third = (caches[name].kib * 1024 if name in caches else 0 for name in ("l1d", "l2", "l3"))
+        return cls(first, second, third, "asimddp" in features)
+
+    def levels(self) -> tuple[tuple[str, int], ...]:
+        """What names of features of each level begin with, and its capacity."""
+        return (("", self.capacity), (THIRD, self.third)) if self.third else (("", self.capacity),)
+
+    def edges(self) -> tuple[Edge, ...]:
+        """All of them by level, the smallest first."""
+        return tuple(Edge(f"{name}{t}", size, t) for name, size in self.levels() for t in _THRESHOLDS)
+
+    def harmless(self) -> float:
+        """Bytes that lie below any edge."""
+        return _THRESHOLDS[0] * (1 - _SPREAD) * self.capacity
 
 
 class Traffic(NamedTuple):
@@ -98,12 +134,18 @@ def traffic_of(call: OperatorCall, machine: Machine) -> Traffic:
         inputs, group = prod(call.inputs[0]) * 4.0, "recurrent"
     elif kind == "View":
         inputs = outputs = 0.0
+    elif kind in WINDOWED or (call.operator == "Mul" and list(map(len, call.inputs)) == [4, 2]):
+        group = "windows"
     elif kind.startswith("Product") or kind in ("Softmax", "Transpose"):
         group = kind.partition("[")[0]
     activations = inputs + outputs
-    lines, share = activations / LINE_BYTES, activations / machine.capacity
+    lines = activations / LINE_BYTES
     fixed = {f"lines.{group}": lines, "weights": weights / LINE_BYTES, "calls": 1.0}
-    fixed |= {f"large.{t}": lines * ramp(share, t, 0.3) for t in (0.25, 0.5, 1.0, 2.0)}
+    for cache, capacity in machine.levels():
+        share = activations / capacity
+        fixed |= {f"{cache}large.{t}": lines * ramp(share, t, 0.3) for t in (0.25, 0.5, 1.0, 2.0)}
+        if group in ("Product", "Softmax"):
+            fixed |= {f"{cache}large {group}.{t}": lines * ramp(share, t, 0.3) for t in (0.25, 0.5, 1.0)}
     if call.operator in RECURRENT:
         # Every step reads the weights of its direction on the states again, all of them: where they do not fit, no
         # line of them is left from the step before.
@@ -111,17 +153,18 @@ def traffic_of(call: OperatorCall, machine: Machine) -> Traffic:
         again = rows * hidden * 4.0
         reads = again / LINE_BYTES * directions * call.inputs[0][0]
         fixed["recurrent"] = reads
-        fixed |= {f"recurrent.{t}": reads * ramp(again / machine.capacity, t) for t in (0.75, 1.0, 1.4, 2.0)}
-    if group in ("Product", "Softmax"):
-        fixed |= {f"large {group}.{t}": lines * ramp(share, t, 0.3) for t in (0.25, 0.5, 1.0)}
+        for cache, capacity in (("l1 ", machine.first), *machine.levels()):
+            fixed |= {f"{cache}recurrent.{t}": reads * ramp(again / capacity, t, 0.1) for t in (0.9, 1.0)}
     if weights:
         fixed[f"reread.{group}"] = weights / LINE_BYTES * -(-rows // 4)
     if workspace:
-        unpacked, share = workspace / LINE_BYTES, workspace / machine.capacity
+        unpacked = workspace / LINE_BYTES
         fixed["workspace"] = unpacked
         fixed["workspace reread"] = unpacked * -(-rows // 16)
-        fixed |= {f"workspace.{t}": unpacked * ramp(share, t) for t in (0.25, 0.5, 0.75, 1.0, 1.5)}
-    code = float(_CODE_BYTES.get(call.operator, _OTHER_CODE_BYTES))
+        for cache, capacity in machine.levels():
+            share = workspace / capacity
+            fixed |= {f"{cache}workspace.{t}": unpacked * ramp(share, t) for t in (0.25, 0.5, 0.75, 1.0, 1.5)}
+    code = float(CODE_BYTES.get(call.operator, OTHER_CODE_BYTES))
     kept = tuple((name, amount) for name, amount in fixed.items() if amount)
     return Traffic(kernel, weights, activations, workspace, code, group, kept)
 
@@ -152,6 +195,51 @@ class Footprint(NamedTuple):
         return min(self.total, weights + activations + workspace + min(code, self.code))
 
 
+class _Layer(NamedTuple):
+    """A piece of the workspace that was last used at the same time.
+
+    Attributes:
+        end: in bytes from its beginning; it starts where the piece before it ends.
+        touched: what the model had touched when this use had ended: weights, activations and code.
+        largest: bytes of the largest use since.
+    """
+
+    end: float
+    touched: tuple[float, float, float]
+    largest: float
+
+
+class Workspace:
+    """The memory that weights are unpacked into, at the same place in every call, and what was touched since."""
+
+    def __init__(self) -> None:
+        self._layers: list[_Layer] = []
+
+    def use(
+        self, size: float, touched: tuple[float, float, float]
+    ) -> list[tuple[float, tuple[float, float, float, float]]]:
+        """Use its first ``size`` bytes.
+
+        Args:
+            size: in bytes.
+            touched: weights, activations and code until the end of this use.
+
+        Returns:
+            bytes that were used before, piece by piece, with what was touched in between (see `Footprint.distance`).
+        """
+        found, kept, start = [], [_Layer(size, touched, size)], 0.0
+        for end, then, largest in self._layers:
+            largest = max(largest, size)
+            if start < size:
+                since = (touched[0] - then[0], touched[1] - then[1], largest, touched[2] - then[2])
+                found.append((min(end, size) - start, since))
+            if end > size:
+                kept.append(_Layer(end, then, largest))
+            start = end
+        self._layers = kept
+        return found
+
+
 def footprint_of(weights: float, largest_activations: float, largest_workspace: float, code: float) -> Footprint:
     """The footprint of a model from sums and maxima over its calls."""
     return Footprint(weights, _LIVE_ACTIVATIONS * largest_activations, largest_workspace, code)
@@ -167,30 +255,37 @@ def memory_features(calls: Sequence[OperatorCall], machine: Machine) -> dict[str
         max(traffic.workspace for traffic in touched),
         sum(codes.values()),
     )
-    evicted = [ramp(footprint.total / machine.capacity, t) for t in THRESHOLDS]
+    edges = machine.edges()
+    evicted = [edge.crossed(footprint.total) for edge in edges]
     found: defaultdict[str, float] = defaultdict(float)
     found["run"] = 1.0
-    for threshold, share in zip(THRESHOLDS, evicted, strict=True):
-        found[f"run@{threshold}"] = share
+    for edge, share in zip(edges, evicted, strict=True):
+        found[f"run@{edge.name}"] = share
     last: dict[str, tuple[float, float, float, float]] = {}
     weights = activations = workspace = code = 0.0
+    unpacked = Workspace()
     for counted in (False, True):  # the first round is the warm-up
         for traffic in touched:
             if counted:
                 for name, amount in traffic.fixed:
                     found[name] += amount
                 for name, amount in scaled_by_footprint(traffic).items():
-                    for threshold, share in zip(THRESHOLDS, evicted, strict=True):
-                        found[f"{name}@{threshold}"] += amount * share
+                    for edge, share in zip(edges, evicted, strict=True):
+                        found[f"{name}@{edge.name}"] += amount * share
                 before = last[traffic.kernel]
                 distance = footprint.distance(
                     weights - before[0], activations - before[1], workspace - before[2], code - before[3]
                 )
-                for threshold in THRESHOLDS:
-                    found[f"code {traffic.kernel}@{threshold}"] += ramp(distance / machine.capacity, threshold)
+                for edge in edges:
+                    found[f"code {traffic.kernel}@{edge.name}"] += edge.crossed(distance)
             last[traffic.kernel] = (weights, activations, workspace, code)
             weights += traffic.weights
             activations += traffic.activations
             workspace += traffic.workspace
             code += traffic.code
+            if traffic.workspace:
+                for size, since in unpacked.use(traffic.workspace, (weights, activations, code)):
+                    for edge in edges if counted else ():
+                        amount = size / LINE_BYTES * edge.crossed(footprint.distance(*since))
+                        found[f"{AGAIN}@{edge.name}"] += amount
     return dict(found)

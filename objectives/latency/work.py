@@ -15,6 +15,7 @@ from space.operators import Dims, OperatorCall
 
 Work = dict[str, float]
 _TRANSPARENT = {"Reshape", "Squeeze", "Unsqueeze", "Identity"}  # pass their input on
+_FEW = 512  # elements of a call whose fixed costs are all that matters
 _ELEMENTWISE = {"Gelu", "Relu", "BiasGelu", "FastGelu", "QuickGelu", "Tanh", "Sigmoid", "Erf", "HardSwish"}
 
 
@@ -100,7 +101,7 @@ def _elementwise(call: OperatorCall) -> tuple[str, Work]:
 def _binary(call: OperatorCall) -> tuple[str, Work]:
     output = call.outputs[0]
     elements = prod(output)
-    if elements <= 512:
+    if elements <= _FEW:
         return "Small", {"elements": elements}
     spans, same = _spans(call.inputs, output)
     # What broadcasts goes through the same loops whatever it computes; sums were recorded.
@@ -143,7 +144,22 @@ def _gather_quantized(call: OperatorCall) -> tuple[str, Work]:
 
 def _gather(call: OperatorCall) -> tuple[str, Work]:
     output = call.outputs[0]
-    return call.operator, {"elements": prod(output), "rows": prod(output[:-1])}
+    windows = call.operator == "Gather" and len(output) == 4  # of several rows each
+    return "Gather[windows]" if windows else call.operator, {"elements": prod(output), "rows": prod(output[:-1])}
+
+
+def _pad(call: OperatorCall) -> tuple[str, Work]:
+    output = call.outputs[0]
+    return "Pad", {"elements": prod(output), "rows": prod(output[:-1])}
+
+
+def _reduction(call: OperatorCall) -> tuple[str, Work]:
+    """Of rows along one axis to one row each; other reductions are as good as nothing in any model of ours."""
+    source, output = call.inputs[0], call.outputs[0]
+    elements = prod(source)
+    if elements <= _FEW or output not in [source[:axis] + source[axis + 1 :] for axis in range(len(source) - 1)]:
+        return _other(call)
+    return f"{call.operator}[rows]", {"elements": elements, "outputs": prod(output), "rows": elements // source[-1]}
 
 
 def _top_k(call: OperatorCall) -> tuple[str, Work]:
@@ -155,8 +171,11 @@ def _recurrent(call: OperatorCall) -> tuple[str, Work]:
     """What comes in is multiplied at once, what comes back one row at a time; kernels of LSTM and GRU differ."""
     (sequence, batch, inputs), (directions, rows, _) = call.inputs[:2]
     steps, hidden = directions * sequence, call.inputs[2][-1]
-    return call.operator, {
-        "inputs.products": steps * batch * rows * inputs,
+    products: Work = {
+        f"inputs.{name}.products": directions * count * rows * inputs for name, count in _row_groups(sequence * batch)
+    }
+    return call.operator, products | {
+        "inputs.weights": directions * rows * inputs,
         "states.products": steps * batch * rows * hidden,
         "states": steps * batch * hidden,
         "steps": steps,
@@ -184,6 +203,8 @@ _MEASURES: dict[str, Callable[[OperatorCall], tuple[str, Work]]] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _binary),
     **dict.fromkeys(("LSTM", "GRU"), _recurrent),
+    **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceMax"), _reduction),
+    "Pad": _pad,
     "BiasGelu": _bias_gelu,
     "Transpose": _transpose,
     "Split": _split,

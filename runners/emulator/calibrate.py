@@ -26,6 +26,7 @@ _COLUMNS = "Give the columns model, tokens and milliseconds, and repeats if you 
 _FITTED = (
     ("pipeline", "overhead"),
     ("memory", "l2_cycles"),
+    ("memory", "l3_cycles"),
     ("memory", "memory_cycles"),
     ("memory", "bandwidth_gb_per_s"),
     ("memory", "hidden_share"),

@@ -161,10 +161,8 @@ def emulated_runner(
     """The runner on an emulated core of a device, with or without counting, in a `work_folder`."""
     command = [*installation.qemu, "-seed", "1", "-L", str(folder / "root"), "-cpu", profile.emulation.qemu_cpu]
     if plugin:
-        memory = profile.memory
-        caches = [f"l1d={memory.l1d.value.option()}", f"l1i={memory.l1i.value.option()}"]
-        options = [str(installation.plugin), "out=counts", *caches, f"l2={memory.l2.value.option()}"]
-        command += ["-plugin", ",".join(options)]
+        caches = [f"{name}={size.option()}" for name, size in profile.memory.caches().items()]
+        command += ["-plugin", ",".join([str(installation.plugin), "out=counts", *caches])]
     return Runner(
         what="The emulator",
         where="on ARM",

@@ -2,14 +2,17 @@
  * accesses do to a model of the caches. It decodes nothing: the counted blocks are written out with their
  * instruction words, and the reader classifies and costs them.
  *
- * Options: out=PREFIX,l1d=KIB:WAYS,l1i=KIB:WAYS,l2=KIB:WAYS (line size 64 bytes, least recently used).
+ * Options: out=PREFIX,l1d=KIB:WAYS,l1i=KIB:WAYS,l2=KIB:WAYS[,l3=KIB:WAYS] (line size 64 bytes, least recently
+ * used). What the second level lacks is looked for in the third, where there is one, and kept in both. (Where the
+ * third one takes what the second drops instead, it holds a little more.)
  *
  * Markers (see runner.c): hint #100 starts filling the caches, hint #101 starts counting, hint #102 stops
  * both and writes PREFIX-PID, after the process: the runner forks. All numbers in it are little-endian:
  *
- *     char[8]   "SHOEBOX1"
- *     u64[8]    accesses and misses: l1d accesses, l1d misses, l1d misses on a stream, l2 misses of data,
- *               l2 misses of data on a stream, l1i accesses, l1i misses, l2 misses of instructions
+ *     char[8]   "SHOEBOX2"
+ *     u64[11]   accesses and misses: l1d accesses, l1d misses, l1d misses on a stream, l2 misses of data,
+ *               l2 misses of data on a stream, l1i accesses, l1i misses, l2 misses of instructions; lines from
+ *               memory: of data, of data on a stream, of instructions
  *     u64       number of blocks, then for each of them
  *     u64[3]    address, executions, number of instructions;  then u32[number of instructions]
  *
@@ -68,8 +71,9 @@ typedef struct {
     uint64_t accesses, misses;
 } Cache;
 
-static Cache l1d, l1i, l2;
+static Cache l1d, l1i, l2, l3; /* l3 without tags: there is none */
 static uint64_t l1d_streamed, l2_data_misses, l2_data_streamed, l2_instruction_misses;
+static uint64_t memory_data, memory_data_streamed, memory_instructions;
 
 static bool cache_create(Cache *cache, const char *text) {
     unsigned long kib, ways;
@@ -116,6 +120,8 @@ static bool continues_stream(uint64_t line) {
     return false;
 }
 
+static inline bool third_level_has(uint64_t line) { return l3.tags && cache_touch(&l3, line); }
+
 static inline void touch_data(uint64_t line) {
     if (cache_touch(&l1d, line)) return;
     const bool streamed = continues_stream(line);
@@ -123,6 +129,9 @@ static inline void touch_data(uint64_t line) {
     if (cache_touch(&l2, line)) return;
     l2_data_misses++;
     l2_data_streamed += streamed;
+    if (third_level_has(line)) return;
+    memory_data++;
+    memory_data_streamed += streamed;
 }
 
 static bool simulating;
@@ -151,30 +160,35 @@ static void on_block(unsigned vcpu, void *data) {
     if (!simulating) return;
     const Block *block = data;
     const uint64_t last = (block->address + 4 * block->size - 1) >> LINE_BITS;
-    for (uint64_t line = block->address >> LINE_BITS; line <= last; line++)
-        if (!cache_touch(&l1i, line) && !cache_touch(&l2, line)) l2_instruction_misses++;
+    for (uint64_t line = block->address >> LINE_BITS; line <= last; line++) {
+        if (cache_touch(&l1i, line) || cache_touch(&l2, line)) continue;
+        l2_instruction_misses++;
+        memory_instructions += !third_level_has(line);
+    }
 }
 
 /* ---- markers --------------------------------------------------------------------------------------- */
 
-enum { MARK_WARM = 0xd5032c9f, MARK_BEGIN = 0xd5032cbf, MARK_END = 0xd5032cdf, COUNTERS = 8 };
+enum { MARK_WARM = 0xd5032c9f, MARK_BEGIN = 0xd5032cbf, MARK_END = 0xd5032cdf, COUNTERS = 11 };
 
 static const char *prefix = "counts";
 static uint64_t counters_before[COUNTERS];
 static bool counting;
 
 static void read_counters(uint64_t *counters) {
-    const uint64_t now[COUNTERS] = {l1d.accesses,     l1d.misses,   l1d_streamed, l2_data_misses,
-                                    l2_data_streamed, l1i.accesses, l1i.misses,   l2_instruction_misses};
+    const uint64_t now[COUNTERS] = {
+        l1d.accesses, l1d.misses, l1d_streamed,          l2_data_misses, l2_data_streamed,     l1i.accesses,
+        l1i.misses,   l2_instruction_misses, memory_data, memory_data_streamed, memory_instructions,
+    };
     memcpy(counters, now, sizeof now);
 }
 
 static void on_warm(unsigned vcpu, void *data) {
     (void)vcpu, (void)data;
     /* Every model starts from empty caches: its figure must not depend on who ran before it. */
-    memset(l1d.tags, 0, l1d.sets * l1d.ways * sizeof *l1d.tags);
-    memset(l1i.tags, 0, l1i.sets * l1i.ways * sizeof *l1i.tags);
-    memset(l2.tags, 0, l2.sets * l2.ways * sizeof *l2.tags);
+    Cache *const caches[] = {&l1d, &l1i, &l2, &l3};
+    for (size_t i = 0; i < sizeof caches / sizeof *caches; i++)
+        if (caches[i]->tags) memset(caches[i]->tags, 0, caches[i]->sets * caches[i]->ways * sizeof *caches[i]->tags);
     simulating = true;
 }
 
@@ -209,7 +223,7 @@ static void on_end(unsigned vcpu, void *data) {
     read_counters(counters);
     for (size_t i = 0; i < COUNTERS; i++) counters[i] -= counters_before[i];
     for (size_t i = 0; i < block_count; i++) executed += blocks[i]->executions > blocks[i]->executions_before;
-    put(file, "SHOEBOX1", 8);
+    put(file, "SHOEBOX2", 8);
     put(file, counters, sizeof counters);
     put(file, &executed, sizeof executed);
     for (size_t i = 0; i < block_count; i++) {
@@ -266,6 +280,7 @@ EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const void *info, int argc, 
         else if (!strncmp(argv[i], "l1d=", 4)) understood = cache_create(&l1d, argv[i] + 4);
         else if (!strncmp(argv[i], "l1i=", 4)) understood = cache_create(&l1i, argv[i] + 4);
         else if (!strncmp(argv[i], "l2=", 3)) understood = cache_create(&l2, argv[i] + 3);
+        else if (!strncmp(argv[i], "l3=", 3)) understood = cache_create(&l3, argv[i] + 3);
         else understood = false;
         if (!understood) {
             fprintf(stderr, "plugin: cannot use the option %s\n", argv[i]);

@@ -32,6 +32,7 @@ import optuna
 import torch
 
 from objectives.latency import LatencyModel, load_profile
+from objectives.latency.recorded import load_estimates
 from objectives.pareto import non_dominated
 from runners.batches import Encoded
 from runners.distill import Distillation, DivergedError
@@ -121,6 +122,7 @@ class Recorder:
             steps=round(math.ceil(len(taught.task.train) / fidelity.batch_size) * fidelity.epochs),
             teacher_quality=taught.teacher.validation_quality,
             versions=library_versions(),
+            estimates=load_estimates(load_profile(self.file.device.profile)),
         )
 
     def costs(self, params: Any) -> dict[str, float]:

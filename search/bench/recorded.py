@@ -79,7 +79,7 @@ class RecordedProblem:
         limit = float(file.limits.deployed_bytes)
         self.limits: dict[str, float] = {"deployed_bytes": limit}
         self.reference = {name: {**REFERENCE, "deployed_bytes": limit}[name] for name in objectives}
-        self._latency = LatencyModel(load_profile(file.device.profile))
+        self._latency = LatencyModel(load_profile(file.device.profile), setting.estimates)
         self._vocabulary = {kept.keep: kept for kept in setting.vocabulary}
         self._layout = Layout(self.space)
         self._known: dict[tuple[tuple[str, Any], ...], np.ndarray] = {}

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from objectives.latency.recorded import Estimates
 from space.shape import TaskShape
 
 Origin = Literal["random", "known-cost", "variant", "repeat"]
@@ -85,6 +86,8 @@ class Setting(BaseModel):
         steps: of the training.
         teacher_quality: on the validation split.
         versions: of what shaped the results.
+        estimates: what operators cost on the study's device: latencies of a frozen benchmark must not change with the
+            costs that are recorded later.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -98,6 +101,7 @@ class Setting(BaseModel):
     steps: int
     teacher_quality: float
     versions: dict[str, str]
+    estimates: Estimates
 
 
 class Recording(BaseModel):

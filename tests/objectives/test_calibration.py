@@ -16,7 +16,7 @@ ADD = 0x8B020020  # add x0, x1, x2
 SOURCE = "calibrated on 12 measurements of measured.csv, 2026-01-01"
 
 
-def some_counts(number: int) -> list[ExecutionCounts]:
+def some_counts(number: int, third: bool = False) -> list[ExecutionCounts]:
     """Runs that differ in work and in what they miss, as models of several shapes and lengths do."""
     random = np.random.default_rng(0)
     runs = []
@@ -24,9 +24,11 @@ def some_counts(number: int) -> list[ExecutionCounts]:
         far = int(random.integers(1_000, 60_000))
         streamed = int(random.integers(0, far))
         near = int(random.integers(1_000, 200_000))
-        caches = CacheCounts(
-            10**7, far + near, streamed + near // 2, far, streamed, 10**7, int(random.integers(100, 20_000)), 50
-        )
+        # Beyond the second level lies a third one that has some of it, or memory alone.
+        memory, memory_streamed = (far // 3, streamed // 3) if third else (far, streamed)
+        code = int(random.integers(100, 20_000))
+        nearer = (10**7, far + near, streamed + near // 2, far, streamed, 10**7, code, 50)
+        caches = CacheCounts(*nearer, memory, memory_streamed, 50)
         runs.append(ExecutionCounts({(ADD,) * 4: int(random.integers(500_000, 5_000_000))}, caches))
     return runs
 
@@ -51,8 +53,10 @@ def test_finds_the_figures_that_made_the_measurements(name: str) -> None:
     start = load_profile(name)
     bandwidth = 0.5 * start.memory.bandwidth_gb_per_s.value
     hidden = {"overhead": 1.3, "l2_cycles": 20.0, "memory_cycles": 250.0, "bandwidth_gb_per_s": bandwidth}
-    device = with_figures(start, **hidden)
-    found = calibrate(measure(some_counts(40), device), start, name="mine", source=SOURCE)
+    third = start.memory.l3 is not None
+    device = with_figures(start, **hidden, **({"l3_cycles": 60.0} if third else {}))
+    found = calibrate(measure(some_counts(40, third), device), start, name="mine", source=SOURCE)
+    assert ("memory.l3_cycles" in found.fitted) == third
     for key in ("overhead", "bandwidth_gb_per_s"):
         figure = (found.profile.pipeline if key == "overhead" else found.profile.memory).model_dump()[key]
         assert figure["value"] == pytest.approx(hidden[key], rel=0.05)
@@ -60,7 +64,7 @@ def test_finds_the_figures_that_made_the_measurements(name: str) -> None:
         assert figure["guess"] is None
     # A hidden share and the latencies that it scales can replace each other: only their effect is known.
     assert found.residual_after[1] < 0.01 < 0.1 < found.residual_before[0]
-    others = measure(some_counts(60)[40:], device)
+    others = measure(some_counts(60, third)[40:], device)
     for run in others:
         assert milliseconds(run.counts, found.profile) == pytest.approx(run.milliseconds, rel=0.02)
 
@@ -87,8 +91,7 @@ def test_a_right_profile_stays_as_it_is() -> None:
 def test_what_the_measurements_do_not_tell_stays_a_guess() -> None:
     """Runs without a miss say nothing of the memory."""
     start = load_profile("cortex-a53")
-    none = CacheCounts(0, 0, 0, 0, 0, 0, 0, 0)
-    counts = [ExecutionCounts({(ADD,) * 4: number}, none) for number in (10**5, 10**6, 10**7)]
+    counts = [ExecutionCounts({(ADD,) * 4: number}, CacheCounts()) for number in (10**5, 10**6, 10**7)]
     found = calibrate(measure(counts, with_figures(start, overhead=1.5)), start, name="mine", source=SOURCE)
     assert found.profile.pipeline.overhead.value == pytest.approx(1.5, rel=0.02)
     memory = found.profile.memory
@@ -99,7 +102,8 @@ def test_what_the_measurements_do_not_tell_stays_a_guess() -> None:
 def test_what_moves_without_being_settled_says_so() -> None:
     """So few misses that no figure of the memory is known well, though they pull at all of them."""
     start = load_profile("cortex-a53")
-    few = [replace(run, caches=CacheCounts(10**7, 800, 400, 400, 200, 10**7, 0, 0)) for run in some_counts(8)]
+    caches = CacheCounts(10**7, 800, 400, 400, 200, 10**7, memory_data=400, memory_data_streamed=200)
+    few = [replace(run, caches=caches) for run in some_counts(8)]
     found = calibrate(measure(few, with_figures(start, memory_cycles=700.0)), start, name="mine", source=SOURCE)
     memory = found.profile.memory
     assert not found.fitted["memory.memory_cycles"].identified
@@ -119,8 +123,7 @@ def test_figures_with_a_source_are_not_touched() -> None:
 
 def test_weights_decide_between_measurements() -> None:
     start = load_profile("cortex-a53")
-    none = CacheCounts(0, 0, 0, 0, 0, 0, 0, 0)
-    counts = [ExecutionCounts({(ADD,) * 4: number}, none) for number in (10**5, 10**6, 10**7)]
+    counts = [ExecutionCounts({(ADD,) * 4: number}, CacheCounts()) for number in (10**5, 10**6, 10**7)]
     runs = [
         MeasuredRun(run.name, run.counts, run.milliseconds * factor, weight)
         for run, factor, weight in zip(measure(counts, start), (1.0, 1.0, 1.5), (1, 1, 98), strict=True)

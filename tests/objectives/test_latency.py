@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -26,7 +27,7 @@ from objectives.latency.instructions import FLAGS, Instruction, Kind
 from objectives.latency.profile import Figure
 from space.errors import InputError
 
-NO_MISSES = CacheCounts(0, 0, 0, 0, 0, 0, 0, 0)
+NO_MISSES = CacheCounts()
 
 # Encodings by LLVM's assembler. Registers: x = general, v = vector, F = flags.
 ENCODINGS = """
@@ -158,10 +159,22 @@ def test_recognises_a_block_that_jumps_to_itself(words: tuple[int, ...], loops: 
 
 def test_misses_cost_time_and_streams_cost_less() -> None:
     profile = load_profile("cortex-a53")
-    random = CacheCounts(1000, 100, 0, 100, 0, 0, 0, 0)
-    streamed = CacheCounts(1000, 100, 100, 100, 100, 0, 0, 0)
+    random = CacheCounts(1000, l1d_misses=100, l2_data_misses=100, memory_data=100)
+    streamed = replace(random, l1d_streamed=100, l2_data_streamed=100, memory_data_streamed=100)
     spent = [cycles(ExecutionCounts({}, caches), profile).stall for caches in (NO_MISSES, streamed, random)]
     assert spent[0] == 0 < spent[1] < spent[2] == 100 * profile.memory.memory_cycles.value
+
+
+def test_what_the_third_level_holds_costs_its_own_time() -> None:
+    profile = load_profile("cortex-a76")
+    memory = profile.memory
+    assert memory.l3_cycles is not None
+    exposed = 1 - memory.hidden_share.value
+    data = CacheCounts(1000, l1d_misses=100, l2_data_misses=100, memory_data=30)
+    code = CacheCounts(l1i_misses=10, l2_instruction_misses=10, memory_instructions=4)
+    found = [cycles(ExecutionCounts({}, caches), profile).stall for caches in (data, code)]
+    near, far = memory.l3_cycles.value, memory.memory_cycles.value
+    assert found == pytest.approx([(70 * near + 30 * far) * exposed, 6 * near + 4 * far])
 
 
 def test_counts_become_milliseconds() -> None:
@@ -182,14 +195,14 @@ def test_counts_become_milliseconds() -> None:
 
 def _counts_file() -> bytes:
     block = struct.pack("<3Q2I", 0x4000, 7, 2, 0xD503201F, 0xD65F03C0)
-    return MAGIC + struct.pack("<9Q", 9, 8, 7, 6, 5, 4, 3, 2, 2) + block + block
+    return MAGIC + struct.pack("<12Q", 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 2) + block + block
 
 
 def test_reads_the_file_of_the_plugin_and_merges_equal_blocks() -> None:
     counts = read_counts(_counts_file())
     assert counts.blocks == {(0xD503201F, 0xD65F03C0): 14}
-    assert counts.caches.l1d_accesses == 9
-    assert counts.caches.l2_instruction_misses == 2
+    assert counts.caches.l1d_accesses == 12
+    assert counts.caches.memory_instructions == 2
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", _counts_file()[:-1], _counts_file()[:40]])
@@ -255,6 +268,7 @@ def test_a_profile_of_ones_own(own_profile) -> None:
         (lambda data: data.update(speed=3), r"wrong at speed: Extra inputs"),
         (lambda data: data["clock_ghz"].pop("source"), r"wrong at clock_ghz: .*source"),
         (lambda data: data["memory"]["l2"]["value"].update(kib=300), r"wrong at memory.l2.value: .*power of two"),
+        (lambda data: data["memory"].update(l3=data["memory"]["l2"]), r"wrong at memory: .*both l3 and l3_cycles"),
         (lambda data: data["pipeline"]["latency"]["value"].pop("branch"), r"wrong at pipeline.*lacks branch"),
     ],
 )

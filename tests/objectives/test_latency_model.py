@@ -5,7 +5,7 @@ import pytest
 
 from objectives.latency import known_profiles, load_profile
 from objectives.latency.estimate import LatencyModel, add_up, estimate
-from objectives.latency.traffic import Machine, memory_features
+from objectives.latency.traffic import Machine, Workspace, memory_features
 from objectives.latency.work import work_of
 from space import JointSpace, SpaceSpec, StudentConfig, TaskShape
 from space.families import FAMILIES, get_family, parse_config
@@ -62,8 +62,9 @@ def test_recurrent_weights_that_do_not_fit_the_cache_are_read_again_at_every_ste
 
     assert milliseconds(tokens=16) < milliseconds() < milliseconds(tokens=64)
     assert milliseconds(cell="gru") < milliseconds() < milliseconds(depth=2)
-    # Of 512, a direction takes 4 MB, which no second-level cache here holds; products alone grow 12 times.
-    assert milliseconds(hidden=512) > 15 * milliseconds(hidden=128)
+    # Of 512, a direction takes 4 MB, which no cache here holds, of 64 one 64 kB; products alone grow 36 times.
+    stalls = [model.predict(_recurrent(hidden), SHAPE, VOCABULARY, 32).stall_cycles for hidden in (64, 512)]
+    assert stalls[1] > 2 * 36 * stalls[0]
 
 
 def test_sections_add_up_to_what_the_whole_was_fitted_as(model: LatencyModel) -> None:
@@ -78,6 +79,7 @@ def test_sections_add_up_to_what_the_whole_was_fitted_as(model: LatencyModel) ->
         (_config(depth=5, layer={"token_keep": 0.5, "ffn_bits": 2}), SHAPE),
         (_config(width=256, heads=8), SHAPE),
         (_config(), tagging),
+        (_config(layer={"attention_bits": 8, "ffn_bits": 2}), SHAPE),
         (_recurrent(), tagging),
         (_recurrent(hidden=256, cell="gru", depth=2), several),
     ):
@@ -92,6 +94,15 @@ def test_sections_add_up_to_what_the_whole_was_fitted_as(model: LatencyModel) ->
             stalls = add_up(memory_features(calls, machine), model.estimates.stalls)
             assert found.stall_cycles == pytest.approx(stalls)
             assert found.milliseconds == pytest.approx(model.predict_calls(calls).milliseconds)
+
+
+def test_workspace_knows_what_was_touched_since_each_piece_of_it_was_used() -> None:
+    workspace = Workspace()
+    assert workspace.use(100, (10, 1, 0)) == []
+    assert workspace.use(40, (15, 2, 0)) == [(40, (5, 1, 100, 0))]
+    # The first 40 bytes were used last, the next 60 before that, the rest never.
+    assert workspace.use(200, (25, 4, 3)) == [(40, (10, 2, 200, 3)), (60, (15, 3, 200, 3))]
+    assert workspace.use(50, (26, 4, 3)) == [(50, (1, 0, 200, 0))]
 
 
 def test_an_operator_without_a_record_costs_something_and_is_reported() -> None:

@@ -84,6 +84,18 @@ def test_cores_run_the_kernels_that_they_have(tmp_path, emulator, a53, a76) -> N
     assert sum(new.values()) < sum(old.values())
 
 
+def test_the_third_level_keeps_what_the_second_cannot(tmp_path, emulator, a53, a76) -> None:
+    """After its warm-up a model of a megabyte fits the third level of this core but for a few lines, not the second."""
+    large = write_encoder(tmp_path / "model.onnx", EncoderShape(layers=2, hidden=192, feed_forward=768, bits=8))
+    two_levels, three_levels = (run_models([large], TOKENS, device, emulator)[0].counts.caches for device in (a53, a76))
+    assert two_levels.memory_data == two_levels.l2_data_misses > 0
+    assert two_levels.memory_instructions == two_levels.l2_instruction_misses
+    assert three_levels.memory_data < 0.1 * three_levels.l2_data_misses
+    no_third = a76.memory.model_copy(update={"l3": None, "l3_cycles": None})
+    without = run_models([large], TOKENS, a76.model_copy(update={"memory": no_third}), emulator)[0].counts.caches
+    assert without.l2_data_misses == three_levels.l2_data_misses == without.memory_data
+
+
 def test_counts_are_the_same_alone_and_anywhere_in_a_batch(tmp_path, emulator, a53) -> None:
     """To the last cache miss, whatever runs before or beside a model."""
     shapes = [SMALL, replace(SMALL, bits=2, layers=2), replace(SMALL, bits=8, accuracy_level=4), SMALL]
