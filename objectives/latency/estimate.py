@@ -9,8 +9,8 @@ fitted to emulated counts of single operators and of random students; the data f
 tools, and how far milliseconds are off on students that were not fitted to. Costs belong to the shipped profile of a
 device: a profile that was changed since is refused.
 
-The largest errors are of small students on fast cores, where the footprint is near the size of the second-level cache.
-There misses also depend on where the allocator puts activations, which a configuration does not say.
+The largest errors are of small students whose footprint is near the size of the second-level cache. There misses also
+depend on where the allocator puts activations, which a configuration does not say.
 
 The model is for proposing candidates and for machines that cannot emulate. Its figures must never be compared with
 emulated ones.
@@ -73,6 +73,7 @@ _Step = tuple[float, float, float]
 _Steps = tuple[_Step, ...]
 _Touched = tuple[float, float, float, float]  # bytes of weights, activations, workspace, code
 _Use = tuple[str, _Touched, _Steps]  # of a kernel, and what its section touched before it
+_Unpacked = tuple[float, tuple[float, float, float]]  # bytes of workspace; weights, activations and code until its end
 
 
 class _Call(NamedTuple):
@@ -97,9 +98,7 @@ class _Summary(NamedTuple):
     first: tuple[_Use, ...]  # of each kernel
     later: tuple[tuple[_Touched, _Steps], ...]  # touched since the use before
     last: tuple[tuple[str, _Touched], ...]
-    unpacked: tuple[
-        tuple[float, tuple[float, float, float]], ...
-    ]  # bytes of workspace; touched until then but workspace
+    unpacked: tuple[_Unpacked, ...]
 
 
 class LatencyModel:
