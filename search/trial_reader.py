@@ -163,14 +163,14 @@ def _columns(table: Any, which: _Table, key: str, number: str | None, text: str)
 
 
 _SELECTS = {
-    _Table.USER: (_USER, _columns(_USER, _Table.USER, "key", None, "value_json")),
-    _Table.SYSTEM: (_SYSTEM, _columns(_SYSTEM, _Table.SYSTEM, "key", None, "value_json")),
-    _Table.PARAMS: (_PARAMS, _columns(_PARAMS, _Table.PARAMS, "param_name", "param_value", "distribution_json")),
-    _Table.VALUES: (_VALUES, _columns(_VALUES, _Table.VALUES, "objective", "value", "value_type")),
-    _Table.INTERMEDIATE: (
-        _INTERMEDIATE,
-        _columns(_INTERMEDIATE, _Table.INTERMEDIATE, "step", "intermediate_value", "intermediate_value_type"),
-    ),
+    which: (table, _columns(table, which, key, number, text))
+    for which, table, key, number, text in (
+        (_Table.USER, _USER, "key", None, "value_json"),
+        (_Table.SYSTEM, _SYSTEM, "key", None, "value_json"),
+        (_Table.PARAMS, _PARAMS, "param_name", "param_value", "distribution_json"),
+        (_Table.VALUES, _VALUES, "objective", "value", "value_type"),
+        (_Table.INTERMEDIATE, _INTERMEDIATE, "step", "intermediate_value", "intermediate_value_type"),
+    )
 }
 _OF_FEW = sqlalchemy.union_all(
     *(
@@ -186,15 +186,15 @@ def _rows(
     """Rows of trials, table by table, in the order in which they were written."""
     if all(len(ids) <= most_trials() for ids in asked.values()):
         given = {which.name: ids for which, ids in asked.items()}
-        rows = connection.execute(_OF_FEW, given)
+        rows: Iterable[_Row] = map(_Row._make, connection.execute(_OF_FEW, given).tuples())
     else:  # all trials at the beginning of a resume: more than a statement may name
         selects = (select.select_from(table.join(_TRIALS)).where(wanted) for table, select in _SELECTS.values())
-        rows = connection.execute(sqlalchemy.union_all(*selects))
-    chosen = {which.value: set(ids) for which, ids in asked.items()}
+        chosen = {which: set(ids) for which, ids in asked.items()}
+        every = map(_Row._make, connection.execute(sqlalchemy.union_all(*selects)).tuples())
+        rows = filter(lambda row: row.trial_id in chosen[_Table(row.table)], every)
     found: defaultdict[int, list[_Row]] = defaultdict(list)
-    for row in sorted(map(_Row._make, rows.tuples()), key=itemgetter(0, 1)):
-        if row.trial_id in chosen[row.table]:
-            found[row.table].append(row)
+    for row in sorted(rows, key=itemgetter(0, 1)):
+        found[row.table].append(row)
     return found
 
 

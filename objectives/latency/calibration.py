@@ -71,6 +71,7 @@ _PARAMETERS = (
     _Parameter(("memory", "bandwidth_gb_per_s"), 0.2, 5.0, 0.7),
     _Parameter(("memory", "hidden_share"), 0.0, 0.95, 0.3, relative=False),
 )
+FITTED = tuple(parameter.path for parameter in _PARAMETERS)  # section and key of all figures that may be
 
 
 @dataclass(frozen=True)

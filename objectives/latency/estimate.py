@@ -128,6 +128,7 @@ class LatencyModel:
                 by_edge[feature][places[edge]] = cost
         self._by_edge = {name: tuple(costs) for name, costs in by_edge.items()}
         slopes = [edge.slope() for edge in self._edges]
+        self._harmless = slopes[0][0]  # so many bytes displace nothing
         self._steps = {
             name: tuple((cost, *slope) for cost, slope in zip(costs, slopes, strict=True) if cost)
             for name, costs in by_edge.items()
@@ -187,7 +188,6 @@ class LatencyModel:
         later = []
         last: dict[str, _Touched] = {}
         unpacked = []
-        harmless = self._machine.harmless()
         costed = [self._cost_call(call) for call in calls]
         for _, traffic, steps in costed:
             kernel, own_weights, own_activations, own_workspace, own_code, *_ = traffic
@@ -198,7 +198,7 @@ class LatencyModel:
                     first.append((kernel, now, steps))
                 else:
                     since = (now[0] - before[0], now[1] - before[1], now[2] - before[2], now[3] - before[3])
-                    if sum(since) > harmless:
+                    if sum(since) > self._harmless:
                         later.append((since, steps))
                 last[kernel] = now
             kernels[kernel] = own_code
@@ -216,8 +216,9 @@ class LatencyModel:
         )
         touched, largest = (weights, activations, workspace, code), (largest_activations, largest_workspace)
         costs = (instructions, compute, stall, int(uncosted), tuple(scaled))
-        uses = (tuple(first), tuple(later), tuple(last.items()), tuple(unpacked))
-        return _Summary(*costs, touched, largest, kernels, *uses)
+        return _Summary(
+            *costs, touched, largest, kernels, tuple(first), tuple(later), tuple(last.items()), tuple(unpacked)
+        )
 
     def _add_up(self, summaries: Sequence[_Summary]) -> LatencyEstimate:
         run = self.estimates.costs.get("run")
@@ -238,7 +239,7 @@ class LatencyModel:
             share = edge.crossed(footprint.total)
             if share:
                 stall += share * (runs[index] + sum(s.scaled[index] for s in summaries))
-        if footprint.total > self._edges[0].slope()[0]:
+        if footprint.total > self._harmless:
             stall += self._code_stalls(summaries, footprint) + self._workspace_stalls(summaries, footprint)
         cycles = compute + stall
         return LatencyEstimate(

@@ -57,13 +57,12 @@ class Machine:
     """What of a device decides where memory comes from.
 
     Attributes:
-        first, capacity, third: bytes of the first-level cache of data, the second-level one, and the third-level one (0
-            without).
+        first, second, third: bytes of the first-level cache of data, and of the caches behind it (0 without a third).
         dot_products: whether the core has int8 dot products.
     """
 
     first: int
-    capacity: int
+    second: int
     third: int
     dot_products: bool
 
@@ -76,15 +75,11 @@ class Machine:
 
     def levels(self) -> tuple[tuple[str, int], ...]:
         """What names of features of each level begin with, and its capacity."""
-        return (("", self.capacity), (THIRD, self.third)) if self.third else (("", self.capacity),)
+        return (("", self.second), (THIRD, self.third)) if self.third else (("", self.second),)
 
     def edges(self) -> tuple[Edge, ...]:
         """All of them by level, the smallest first."""
         return tuple(Edge(f"{name}{t}", size, t) for name, size in self.levels() for t in _THRESHOLDS)
-
-    def harmless(self) -> float:
-        """Bytes that lie below any edge."""
-        return _THRESHOLDS[0] * (1 - _SPREAD) * self.capacity
 
 
 class Traffic(NamedTuple):

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from objectives.latency import DeviceProfile, ExecutionCounts, known_profiles, load_profile
-from objectives.latency.calibration import FEWEST_RUNS, Calibration, MeasuredRun, calibrate
+from objectives.latency.calibration import FEWEST_RUNS, FITTED, Calibration, MeasuredRun, calibrate
 from objectives.latency.profile import Figure, parse_profile, read_profile
 from runners.bundle import MODEL
 from runners.emulator.execution import run_models
@@ -23,14 +23,6 @@ from runners.emulator.install import install
 from space.errors import InputError, OutputError
 
 _COLUMNS = "Give the columns model, tokens and milliseconds, and repeats if you like."
-_FITTED = (
-    ("pipeline", "overhead"),
-    ("memory", "l2_cycles"),
-    ("memory", "l3_cycles"),
-    ("memory", "memory_cycles"),
-    ("memory", "bandwidth_gb_per_s"),
-    ("memory", "hidden_share"),
-)
 
 
 @dataclass(frozen=True)
@@ -201,7 +193,7 @@ def _pieces(text: str, profile: DeviceProfile) -> Iterator[tuple[int, int, str]]
             yield root[key].start_mark.index, root[key].end_mark.index, piece
         else:
             yield 0, 0, f"{key}: {piece}\n"
-    for section, key in _FITTED:
+    for section, key in FITTED:
         figure: Figure[float] = getattr(getattr(profile, section), key)
         if figure == getattr(getattr(original, section), key):
             continue

@@ -143,7 +143,7 @@ def _record(
         latency=reading,
         long_latency=reading.model_copy(update={"tokens": 52, "milliseconds": 2 * milliseconds}),
         seconds=dict.fromkeys(steps, 1.0),
-        bundle=f"/home/user/.shoebox/studies/{file.name}/trials/{number:05d}",
+        bundle=f"/shoebox/studies/{file.name}/trials/{number:05d}",
         versions=dict.fromkeys(("shoebox", "torch", "transformers", "onnx", "onnxruntime", "numpy", "python"), "1.0"),
     ).model_dump(mode="json")
 

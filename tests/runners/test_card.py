@@ -95,8 +95,8 @@ def test_data_is_named_without_the_folders_of_this_machine() -> None:
     def told(data: dict[str, object], **more: object) -> str:
         return data_in_words(TaskSpec.model_validate({"data": data, **more}))
 
-    assert told({"path": "/home/me/secret/films"}) == "local files, folder films"
-    assert told({"train": "/home/me/a.csv", "validation": "/home/me/b.csv"}) == "local files, a.csv and b.csv"
+    assert told({"path": "/disk/own/secret/films"}) == "local files, folder films"
+    assert told({"train": "/disk/own/a.csv", "validation": "/disk/own/b.csv"}) == "local files, a.csv and b.csv"
     hub = {"hub": "nyu-mll/glue", "config": "sst2"}
     assert told(hub, where={"lang": "en"}) == (
         "nyu-mll/glue (sst2) of the Hugging Face hub, split train, where lang is en"
