@@ -44,9 +44,11 @@ def run_trials(
             from search.worker import TrialWorker, WorkerSettings
 
             def on_change(number: int | None, state: State | None) -> None:
-                if state == "finished" and ledger.counts.waiting and (withdrawn := withdraw(ledger.study)):
-                    ledger.counts.waiting -= withdrawn
-                    ledger.counts.orphaned += withdrawn
+                if state == "finished" and ledger.counts.waiting:
+                    with ledger.turn():
+                        withdrawn = withdraw(ledger.study)
+                    ledger.counts.add("waiting", -withdrawn)
+                    ledger.counts.add("orphaned", withdrawn)
                 monitor(number, state)
 
             searcher = StudySearcher(ledger, url, min(session.workers, file.search.trials), on_change)

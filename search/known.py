@@ -21,10 +21,13 @@ class KnownConfigurations:
         self._keys: dict[int, bytes] = {}
 
     def add(self, number: int, config: StudentConfig, recipe: Recipe) -> None:
-        """Enter a trial."""
+        """Enter a trial that is not known."""
         key = _key(config, recipe)
         self._keys[number] = key
         self._trials.setdefault(key, []).append(number)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._keys
 
     def remove(self, number: int) -> None:
         """Forget a trial that another one repeats."""

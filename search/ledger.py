@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from objectives.limits import Limits, broken, constraint_values
+from objectives.limits import Limits
 from objectives.pareto import Direction
+from search import telling
 from search.assignment import Assignment, NothingToDo, Proposal
 from search.budget import Time
 from search.halving import EarlyStoppingSpec
@@ -34,7 +36,6 @@ from search.samplers import RETRY_OF, place, seeds
 from search.states import (
     ANSWERED_BY,
     BYTES,
-    INFEASIBLE,
     PAUSED,
     RUNGS,
     STOPPED,
@@ -44,9 +45,7 @@ from search.states import (
     State,
     state_of,
 )
-from search.storage import set_constraints
 from search.study_storage import hold_writes_of
-from search.telling import has_result, orphan, repeat, tell_answer, tell_result, tell_stopped
 from space.errors import InputError, OutputError
 
 logger = logging.getLogger("shoebox.search.ledger")
@@ -70,6 +69,7 @@ class Ledger:
         early_stopping: when trainings are stopped early; never by default.
         repeats: trainings of one configuration, each with a seed of its own.
         keep_bundles: which bundles stay on disk.
+        driver: who hands out, where several drivers may (`search.shared_ledger`).
     """
 
     study: optuna.Study
@@ -86,6 +86,7 @@ class Ledger:
     early_stopping: EarlyStoppingSpec | None = None
     repeats: int = 1
     keep_bundles: Keep = "all"
+    driver: str | None = None
     counts: Counts = field(init=False)
     time: Time = field(init=False)
     folders: Folders = field(init=False)
@@ -102,18 +103,27 @@ class Ledger:
         self._known = KnownConfigurations(self.repeats)
         for trial in self.study.get_trials(deepcopy=False):
             state = state_of(trial)
-            self._count(state)
-            if state not in ("orphaned", "answered", "waiting"):
-                self.time.add(trial)
-                self._ladder.enter(trial.number, trial.user_attrs)
-                self._remember(trial)
-            if state == "paused":
-                self._ladder.waiting[trial.number] = trial.user_attrs[PAUSED]
-            if state == "finished":
-                self._enter_finished(trial)
+            self.counts.add(state)
+            self._enter(trial, state)
 
-    def _count(self, state: State, step: int = 1) -> None:
-        setattr(self.counts, state, getattr(self.counts, state) + step)
+    def _enter(self, trial: FrozenTrial, state: State) -> None:
+        """Enter what a trial that this ledger has not handed out says of times, rungs and configurations."""
+        if state not in ("orphaned", "answered", "waiting"):
+            self.time.add(trial)
+            self._ladder.enter(trial.number, trial.user_attrs)
+            self._remember(trial)
+        if state == "paused":
+            self._ladder.waiting[trial.number] = trial.user_attrs[PAUSED]
+        if state == "finished":
+            self._enter_finished(trial)
+
+    def turn(self) -> AbstractContextManager[None]:
+        """What must be done by one driver of the study at a time is done inside."""
+        return nullcontext()
+
+    def look(self) -> list[tuple[int, State]]:
+        """Find out what other drivers of the study do; their trials that have ended since the last look."""
+        return []
 
     def _trial(self, number: int) -> FrozenTrial:
         storage = self.study._storage
@@ -125,7 +135,7 @@ class Ledger:
         return last if last is not None and last.number == number else self._trial(number)
 
     def _remember(self, trial: FrozenTrial) -> None:
-        if BYTES not in trial.user_attrs:  # never handed out
+        if BYTES not in trial.user_attrs or trial.number in self._known:  # the first: never handed out
             return
         try:
             proposal = self.propose(trial)
@@ -184,24 +194,17 @@ class Ledger:
             waiting = self.counts.waiting > 0
             trial = self.study.ask()
             if waiting:
-                self._count("waiting", -1)
-            self._count("running")
+                self.counts.add("waiting", -1)
+            self.counts.add("running")
             # A repeated trial has its parameters, so nothing would ask the sampler; but NSGA-II enters a trial into
             # its generation only when it is asked.
             trial.relative_params  # noqa: B018
             attributes = trial.user_attrs
             with hold_writes_of(self.study):
                 proposal = self.propose(trial)
-                constraints = constraint_values(self.limits, {"deployed_bytes": proposal.deployed_bytes})
-                feasible = not broken(constraints)
-                again = feasible and RETRY_OF not in attributes
-                twin = self._known.twin(proposal.config, proposal.recipe) if again else None
-                if not feasible:
-                    trial.set_user_attr(INFEASIBLE, constraints)
-                elif twin is None:
-                    if set(self.limits.given()) == {"deployed_bytes"}:  # else the worker's measurements decide
-                        set_constraints(self.study, trial._trial_id, constraints, known=())
-                    trial.set_user_attr(BYTES, proposal.deployed_bytes)
+                again = RETRY_OF in attributes
+                twin = None if again else self._known.twin(proposal.config, proposal.recipe)
+                feasible = telling.enter_proposal(self.study, trial, proposal, self.limits, twin, self.driver)
             if not feasible:
                 self.settle(trial.number)
                 on_rejected()
@@ -234,8 +237,8 @@ class Ledger:
         trial = self._trial(number)
         self.study._storage.set_trial_user_attr(trial._trial_id, PAUSED, None)
         del self._ladder.waiting[number]
-        self._count("paused", -1)
-        self._count("running")
+        self.counts.add("paused", -1)
+        self.counts.add("running")
         return self._assignment(trial, self.propose(trial))
 
     def goes_on(self, number: int) -> bool:
@@ -251,15 +254,15 @@ class Ledger:
         rung = last_rung(trial.user_attrs)
         self.study._storage.set_trial_user_attr(trial._trial_id, PAUSED, rung)
         self._ladder.waiting[number] = rung
-        self._count("running", -1)
-        self._count("paused")
+        self.counts.add("running", -1)
+        self.counts.add("paused")
         self.time.keep()
         return False
 
     def _answer(self, trial: optuna.Trial, twin: int) -> None:
-        tell_answer(self.study, trial, self._trial(twin))
-        self._count("running", -1)
-        self._count("answered")
+        telling.tell_answer(self.study, trial, self._trial(twin))
+        self.counts.add("running", -1)
+        self.counts.add("answered")
         self._answered_in_a_row += 1
         if self._used_up:
             logger.warning(
@@ -285,15 +288,15 @@ class Ledger:
             return state_of(trial)
         if STOPPED in trial.user_attrs:
             raise OutputError(trial.user_attrs[STOPPED], "What has finished is kept: go on with --resume.")
-        if again and not has_result(trial) and WORKERS_LOST not in trial.user_attrs:
+        if again and not telling.has_result(trial) and WORKERS_LOST not in trial.user_attrs:
             self.repeat(trial, {WORKERS_LOST: 1})
             self.orphan(trial)
             return "orphaned"
         lost = lost or "the worker ended without a result"
-        told = tell_result(self.study, trial, self.limits, self.objectives, lost)
+        told = telling.tell_result(self.study, trial, self.limits, self.objectives, lost)
         state = state_of(told)
-        self._count("running", -1)
-        self._count(state)
+        self.counts.add("running", -1)
+        self.counts.add(state)
         self._ended(told)
         self._rejected_in_a_row = self._rejected_in_a_row + 1 if state == "infeasible" else 0
         if self._rejected_in_a_row >= self.most_rejections:
@@ -317,34 +320,28 @@ class Ledger:
         """End an exhausted search: the paused trials are told as pruned, and their checkpoints removed."""
         for number in sorted(self._ladder.waiting):
             trial = self._trial(number)
-            told = tell_stopped(self.study, trial, self.limits)
+            told = telling.tell_stopped(self.study, trial, self.limits)
             del self._ladder.waiting[number]
-            self._count("paused", -1)
-            self._count("stopped")
+            self.counts.add("paused", -1)
+            self.counts.add("stopped")
             self._ended(told)
             on_change(number, "stopped")
         self.time.keep()
 
     def recover(self) -> int:
-        """Settle or queue again the trials that a driver which went away left running (`search.recovery`).
-
-        Only for a study that no other driver works on.
-
-        Returns:
-            How many trials will be repeated.
-        """
+        """Settle or queue again the trials that a driver which went away left running; how many will be repeated."""
         return recover(self)
 
     def repeat(self, trial: FrozenTrial, further: Mapping[str, Any] | None = None) -> None:
         """Queue a running trial again, which is to be orphaned next."""
-        repeat(self.study, trial, further)
-        self._count("waiting")
+        telling.repeat(self.study, trial, further)
+        self.counts.add("waiting")
 
     def orphan(self, trial: FrozenTrial) -> None:
         """End a running trial that no worker has any more."""
-        orphan(self.study, trial)
+        telling.orphan(self.study, trial)
         self._ladder.leave(trial.number)
         self._known.remove(trial.number)
         self.time.remove(trial.number)
-        self._count("running", -1)
-        self._count("answered" if ANSWERED_BY in trial.user_attrs else "orphaned")
+        self.counts.add("running", -1)
+        self.counts.add("answered" if ANSWERED_BY in trial.user_attrs else "orphaned")

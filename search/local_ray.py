@@ -16,6 +16,8 @@ from pathlib import Path
 
 import ray
 
+from search.processes import is_running
+
 # An AF_UNIX path has at most 107 characters; Ray adds up to 70 to its folder and ours has up to 25.
 LONGEST_TEMPORARY_FOLDER = 12
 OBJECT_STORE_BYTES = 100 * 2**20  # only settings and assignments go through it
@@ -145,15 +147,5 @@ def _remove_leftovers(base: Path) -> None:
     """Remove the folders of searches that were killed."""
     for folder in base.glob("shoebox-*-*"):
         owner = folder.name.split("-")[1]
-        if owner.isdigit() and folder.is_dir() and not _is_running(int(owner)):
+        if owner.isdigit() and folder.is_dir() and not is_running(int(owner)):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

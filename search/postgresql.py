@@ -7,15 +7,15 @@ import importlib.util
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import sqlalchemy
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from search.study_storage import StudyStorage
@@ -54,6 +54,8 @@ _REPEATABLE = (
     "set_trial_intermediate_value",
     "set_trial_state_values",
     "write_together",
+    "attributes_of_study",
+    "remove_study_attribute",
 )
 _CREATION_LOCK = 5_703_811_726_408_153_088  # any number that others do not use
 
@@ -102,13 +104,93 @@ def with_driver(url: URL) -> URL:
     )
 
 
+class ServerLock:
+    """A lock of the server that one connection at a time holds. It ends with the connection of a process that dies.
+
+    Args:
+        url: of a database. Locks of different databases have nothing to do with each other.
+        key: which lock, 64 bits.
+    """
+
+    def __init__(self, url: URL | str, key: int) -> None:
+        address = with_driver(make_url(url)).render_as_string(hide_password=False)
+        self._engine = sqlalchemy.create_engine(address, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        self._key = key
+        self._connection: sqlalchemy.Connection | None = None
+
+    def acquire(self) -> None:
+        """Wait until nobody else holds the lock, and take it."""
+        self._ask("pg_advisory_lock")
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody else holds it; whether it was taken."""
+        return bool(self._ask("pg_try_advisory_lock"))
+
+    def release(self) -> None:
+        """Give the lock back; it may have ended with its connection."""
+        with self.closed_on_error():
+            try:
+                self._call("SELECT pg_advisory_unlock_all()")
+            except DBAPIError as error:
+                if not _cut_off(error):
+                    raise
+                self.close()
+
+    @contextmanager
+    def closed_on_error(self) -> Iterator[None]:
+        """An interrupted call leaves a connection of which nobody knows what it holds: it is closed."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connection, and so give the lock back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(SQLAlchemyError):
+                connection.close()
+
+    def _ask(self, function: str) -> Any:
+        statement = f"SELECT {function}({self._key})"
+        with self.closed_on_error():
+            try:
+                return self._call(statement)
+            except DBAPIError as error:
+                if not _cut_off(error):
+                    raise
+                self.close()
+                return self._call(statement)
+
+    def _call(self, statement: str) -> Any:
+        if self._connection is None:
+            self._connection = self._connected()
+        return self._connection.exec_driver_sql(statement).scalar()
+
+    def _connected(self) -> sqlalchemy.Connection:
+        connection = self._engine.connect()
+        # A server that has been reached once may restart.
+        if not event.contains(self._engine, "do_connect", _connect_patiently):
+            event.listen(self._engine, "do_connect", _connect_patiently)
+        # The lock may be another one's for as long as an older study is searched for cells; and a host that went away
+        # without a word holds it until the server notices.
+        for setting in ("lock_timeout = 0", "statement_timeout = 0"):
+            connection.exec_driver_sql(f"SET {setting}")
+        for setting in ("idle = 30", "interval = 10", "count = 3"):
+            connection.exec_driver_sql(f"SET tcp_keepalives_{setting}")
+        return connection
+
+
 @contextmanager
 def _creating_alone(address: str) -> Iterator[None]:
     """Hold a lock of the server: of two processes that find no tables and create them, one would fail."""
-    engine = sqlalchemy.create_engine(address, poolclass=NullPool)
-    with engine.connect() as connection:
-        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": _CREATION_LOCK})
-        yield  # the lock ends with the connection
+    lock = ServerLock(address, _CREATION_LOCK)
+    try:
+        lock.acquire()
+        yield
+    finally:
+        lock.close()
 
 
 def _connect_patiently(dialect: Any, _: Any, arguments: Any, options: Any) -> Any:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from optuna.trial import FrozenTrial
 
 from search.samplers import RETRY_OF
 from search.states import ANSWERED_BY, RECORD, RUNGS, state_of
@@ -16,7 +19,20 @@ if TYPE_CHECKING:
 def recover(ledger: Ledger) -> int:
     """Settle or queue again the trials that a driver which went away left running; remove what they left on disk.
 
-    Paused trials stay: nobody had them.
+    Returns:
+        How many trials will be repeated.
+    """
+    count = settle_left(ledger)
+    remove_leftovers(ledger)
+    return count
+
+
+def settle_left(ledger: Ledger, is_left: Callable[[FrozenTrial], bool] = lambda trial: True) -> int:
+    """Settle or queue again what is left running. Paused trials stay: nobody had them.
+
+    Args:
+        ledger: of the study.
+        is_left: whether a running trial has no worker any more.
 
     Returns:
         How many trials will be repeated.
@@ -25,7 +41,7 @@ def recover(ledger: Ledger) -> int:
     repeated = {trial.user_attrs[RETRY_OF] for trial in trials if RETRY_OF in trial.user_attrs}
     count = 0
     for trial in trials:
-        if state_of(trial) != "running":
+        if state_of(trial) != "running" or not is_left(trial):
             continue
         if has_result(trial):
             ledger.settle(trial.number)
@@ -36,11 +52,11 @@ def recover(ledger: Ledger) -> int:
             ledger.repeat(trial)
         ledger.orphan(trial)
         count += not answered
-    _remove_leftovers(ledger)
     return count
 
 
-def _remove_leftovers(ledger: Ledger) -> None:
+def remove_leftovers(ledger: Ledger) -> None:
+    """Remove what nobody will go on with, or read; for a study of which no trial runs."""
     unrecorded: set[int] = set()
     wanted: set[Path] = set()
     for trial in ledger.study.get_trials(deepcopy=False):

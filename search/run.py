@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import torch
+from optuna.storages import RDBStorage
 
 from runners.bundle_store import remove_others
 from runners.cores import usable_cores
@@ -18,6 +20,7 @@ from runners.latency import LatencyMeter
 from runners.task import load_task
 from search.arm_check import check_front_on_arm
 from search.assignment import Proposal
+from search.drivers import Drivers
 from search.execution import on_cluster, run_trials
 from search.ledger import Ledger
 from search.lock import only_one
@@ -26,8 +29,9 @@ from search.progress import Display, NoDisplay
 from search.propose import enqueue_proposals
 from search.resuming import check_no_bundles, check_unchanged, find_whole
 from search.samplers import costs_of, fitting_sampler, study_sampler
+from search.shared_ledger import SharedLedger
 from search.states import RECORD
-from search.storage import create_study, default_url, find_study, masked, open_storage
+from search.storage import create_study, default_url, find_study, is_postgresql, masked, open_storage
 from search.study import OVERRIDES, SOURCE, STUDY_FILE, TIMED_ON, Study, directions, half_made, study_folder
 from search.study_file import StudyFile, load_study_file
 from search.warm_start import (
@@ -94,10 +98,7 @@ def run_study(
     opened = open_storage(url)
     existing = find_whole(opened, file.name)
     if existing is not None and not resume:
-        raise InputError(
-            f"There is a study {file.name!r} in {masked(url)} already.",
-            "Go on with it by --resume, or start another one by --name NAME.",
-        )
+        raise _already_there(file.name, url)
     if existing is None and resume:
         raise InputError(
             f"There is no study {file.name!r} in {masked(url)} to resume.", "Leave out --resume to start it."
@@ -110,7 +111,7 @@ def run_study(
         given = {**existing.user_attrs.get(OVERRIDES, {}), **given}
         file = study if isinstance(study, StudyFile) else load_study_file(study, given)
         check_unchanged(existing, file)
-    with _only_driver(file.name), on_cluster(address, file, url) as cluster:
+    with _sharing(file.name, url) as drivers, on_cluster(address, file, url) as cluster:
         plan = file.plan()
         # What can be wrong is said before anything slow begins: an unknown device, data that does not fit.
         if existing is None:
@@ -144,69 +145,111 @@ def run_study(
         }
         predict = load_pipeline(pipeline).cost_predictor(plan, prepared)
         attributes[FINGERPRINT] = (task := fingerprint(prepared, file.metric)).as_json()
-        if warm_start and existing is None:
-            costs = costs_of(space, prepared.shape, prepared.vocabulary, predict)
-            start = plan_warm_start(olds, file, task, space, costs, automatic=list(warm_start) == [AUTO])
-            attributes = {WARM_START: start.model_dump(mode="json"), **attributes}
-        if existing is None:
-            left = find_study(opened, file.name)
-            if left is not None and half_made(left):
-                optuna.delete_study(study_name=file.name, storage=opened)
-            names = [file.label_of(name) for name in file.objectives]
-            existing = create_study(opened, file.name, directions(list(file.objectives)), attributes, names)
-        else:
-            for key, value in attributes.items():
-                existing.set_user_attr(key, value)
-        enqueue_missing(existing)
-        sampler = file.search.sampler
-        if sampler == "known-cost":  # the first prediction splits the task's texts into word pieces
-            foreseen = {"quality", "deployed_bytes", *predict(space.draw(np.random.default_rng(0))[0])}
-            sampler = fitting_sampler(foreseen, file.objectives, file.limits.given())
-        if file.search.propose is not None:
-            with _all_cores():
-                premises = Premises(file.limits, file.search.seed, plan, prepared, space, predict)
-                enqueue_proposals(existing, file.search.propose, premises)
-        known = (space, prepared.shape, prepared.vocabulary, file.objectives, file.limits.given(), predict)
-        existing.sampler = study_sampler(sampler, file.search.seed, *known, known_qualities(existing))
+        with nullcontext() if drivers is None else drivers.turn("starts it"):
+            if existing is None and find_whole(opened, file.name) is not None:
+                raise _already_there(file.name, url)  # another process has made it meanwhile
+            if warm_start and existing is None:
+                costs = costs_of(space, prepared.shape, prepared.vocabulary, predict)
+                start = plan_warm_start(olds, file, task, space, costs, automatic=list(warm_start) == [AUTO])
+                attributes = {WARM_START: start.model_dump(mode="json"), **attributes}
+            resumed = existing
+            existing = resumed or _make(opened, file, attributes)
+            if drivers is not None:
+                drivers.join(existing, file.bundles, unshared(file))
+            if resumed is not None:
+                for key, value in attributes.items():
+                    existing.set_user_attr(key, value)
+            enqueue_missing(existing)
+            sampler = file.search.sampler
+            if sampler == "known-cost":  # the first prediction splits the task's texts into word pieces
+                foreseen = {"quality", "deployed_bytes", *predict(space.draw(np.random.default_rng(0))[0])}
+                sampler = fitting_sampler(foreseen, file.objectives, file.limits.given())
+            if file.search.propose is not None:
+                with _all_cores():
+                    premises = Premises(file.limits, file.search.seed, plan, prepared, space, predict)
+                    enqueue_proposals(existing, file.search.propose, premises)
+            known = (space, prepared.shape, prepared.vocabulary, file.objectives, file.limits.given(), predict)
+            existing.sampler = study_sampler(sampler, file.search.seed, *known, known_qualities(existing))
 
-        def propose(trial: optuna.Trial) -> Proposal:
-            config, recipe = space.suggest(trial)
-            return Proposal(config, recipe, deployed_bytes(config, prepared.shape, prepared.vocabulary))
+            def propose(trial: optuna.Trial) -> Proposal:
+                config, recipe = space.suggest(trial)
+                return Proposal(config, recipe, deployed_bytes(config, prepared.shape, prepared.vocabulary))
 
-        ledger = Ledger(
-            study=existing,
-            propose=propose,
-            limits=file.limits,
-            objectives=list(file.objectives),
-            seed=file.search.seed,
-            budget=file.search.trials,
-            bundles=study_folder(file.name) / "trials",
-            hours=file.search.hours,
-            training_hours=file.search.training_hours,
-            early_stopping=file.search.early_stopping,
-            repeats=file.search.repeats,
-            keep_bundles=file.search.keep_bundles,
-        )
-        repeated = ledger.recover()
-        if file.bundles:  # of trials that were killed before their record was written
-            trials = existing.get_trials(deepcopy=False)
-            remove_others(file.bundles, {f"{trial.number:05d}" for trial in trials if RECORD in trial.user_attrs})
-        if repeated:
-            logger.info("Trials that had not ended and are run again: %d.", repeated)
+            ledger = ledger_of(file, existing, propose, drivers)
+            repeated = ledger.recover()
+            # Of trials that were killed before their record was written; those of other drivers may be about to be.
+            if file.bundles and (drivers is None or not drivers.others()[0]):
+                trials = existing.get_trials(deepcopy=False)
+                remove_others(file.bundles, {f"{trial.number:05d}" for trial in trials if RECORD in trial.user_attrs})
+            if repeated:
+                logger.info("Trials that had not ended and are run again: %d.", repeated)
         if not ledger.exhausted:
             run_trials(file, ledger, url, pipeline, plan, display or NoDisplay(), cluster)
             tell_agreement(existing)
         ledger.close()
-        check_front_on_arm(existing, url, tasks, file.device)
+        with nullcontext() if drivers is None else drivers.front_turn():
+            check_front_on_arm(existing, url, tasks, file.device)
     return Study(existing, url)
 
 
 @contextlib.contextmanager
-def _only_driver(name: str) -> Iterator[None]:
-    """Hold the study's lock: a second driver would take the first one's running trials for orphans."""
-    refusal = f"Study {name!r} is being searched by another process right now."
+def _sharing(name: str, url: str) -> Iterator[Drivers | None]:
+    """Those that search a study at a time, in PostgreSQL; elsewhere, hold the study's lock: a second driver would take
+    the first one's running trials for orphans."""
+    if is_postgresql(url):
+        drivers = Drivers(name, url, study_folder(name))
+        try:
+            yield drivers
+        finally:
+            drivers.leave()
+        return
+    refusal = f"Study {name!r} is being searched by another process right now. In PostgreSQL several may share one."
     with only_one(study_folder(name) / "driver.lock", refusal):
-        yield
+        yield None
+
+
+def _make(storage: RDBStorage, file: StudyFile, attributes: Mapping[str, Any]) -> optuna.Study:
+    """A new study, in the place of one that a search was killed in making."""
+    left = find_study(storage, file.name)
+    if left is not None and half_made(left):
+        optuna.delete_study(study_name=file.name, storage=storage)
+    names = [file.label_of(name) for name in file.objectives]
+    return create_study(storage, file.name, directions(list(file.objectives)), attributes, names)
+
+
+def ledger_of(
+    file: StudyFile, study: optuna.Study, propose: Callable[[Any], Proposal], drivers: Drivers | None = None
+) -> Ledger:
+    """The ledger of a study as its file says, shared with other drivers where there may be some."""
+    settings: dict[str, Any] = {
+        "study": study,
+        "propose": propose,
+        "limits": file.limits,
+        "objectives": list(file.objectives),
+        "seed": file.search.seed,
+        "budget": file.search.trials,
+        "bundles": study_folder(file.name) / "trials",
+        "hours": file.search.hours,
+        "training_hours": file.search.training_hours,
+        "early_stopping": file.search.early_stopping,
+        "repeats": file.search.repeats,
+        "keep_bundles": file.search.keep_bundles,
+    }
+    return Ledger(**settings) if drivers is None else SharedLedger(**settings, drivers=drivers)
+
+
+def unshared(file: StudyFile) -> str | None:
+    """What of a study several drivers cannot share: files that all of them had to see."""
+    if file.search.early_stopping is not None:
+        return "search.early_stopping"
+    return None if file.search.keep_bundles == "all" else f"search.keep_bundles: {file.search.keep_bundles}"
+
+
+def _already_there(name: str, url: str) -> InputError:
+    return InputError(
+        f"There is a study {name!r} in {masked(url)} already.",
+        "Go on with it by --resume, or start another one by --name NAME.",
+    )
 
 
 @contextlib.contextmanager

@@ -49,6 +49,11 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """The next trial as Ray's `config`, None for "not now", or `FINISHED`."""
         assert self.ledger is not None
+        try:
+            for number, state in self.ledger.look():
+                self._on_change(number, state)
+        except Exception as error:
+            self.failure = self.failure or error
         if self.failure is not None or self.ledger.exhausted:
             return self.FINISHED
         if len(self._numbers) >= self.workers or not self.ledger.has_work:

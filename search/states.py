@@ -22,6 +22,7 @@ STOPPED = "stopped"  # why no result can be written (disk full): the search ends
 INFEASIBLE = "infeasible"  # constraint values of a trial that breaks a limit
 BYTES = "deployed_bytes"  # known before training; a trial that has it was handed to a worker
 ORPHANED = "orphaned"  # a trial that counts for nothing: its driver or worker went away, or another one answers it
+DRIVER = "driver"  # who handed out a trial, where several drivers may (`search.drivers`)
 RUNGS = "rungs"  # the RungResult of every rung that a trial has passed (JSON)
 PAUSED = "paused"  # the rung at which a trial was set aside; None once it goes on
 ANSWERED_BY = "answered_by"  # number of the trial of the same configuration that stands for this one
@@ -46,6 +47,10 @@ class Counts:
     running: int = 0
     paused: int = 0
     waiting: int = 0
+
+    def add(self, state: State, step: int = 1) -> None:
+        """Count a trial of that state."""
+        setattr(self, state, getattr(self, state) + step)
 
     @property
     def trained(self) -> int:

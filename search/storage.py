@@ -55,10 +55,19 @@ def masked(url: str) -> str:
 
 def is_sqlite(url: str) -> bool:
     """Whether a storage is a SQLite file; False for what is no URL."""
+    return _backend(url) == "sqlite"
+
+
+def is_postgresql(url: str) -> bool:
+    """Whether a storage is a PostgreSQL database; False for what is no URL."""
+    return _backend(url) in ("postgresql", "postgres")
+
+
+def _backend(url: str) -> str | None:
     try:
-        return make_url(url).get_backend_name() == "sqlite"
+        return make_url(url).get_backend_name()
     except (ArgumentError, ValueError):
-        return False
+        return None
 
 
 def url_problem(url: str) -> InputError | None:

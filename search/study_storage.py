@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Container, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -67,6 +68,20 @@ class StudyStorage(RDBStorage):
         if trial is None:
             raise KeyError(f"There is no trial with the id {trial_id}.")
         return trial
+
+    def attributes_of_study(self, study_id: int, prefix: str) -> dict[str, Any]:
+        """Those user attributes of a study whose keys begin like that; few of what may be many and long."""
+        table = models.StudyUserAttributeModel
+        chosen = (table.study_id == study_id, table.key.startswith(prefix, autoescape=True))
+        with _told_as_optuna_does(), self._reads.connect() as connection:
+            rows = connection.execute(sqlalchemy.select(table.key, table.value_json).where(*chosen))
+            return {key: json.loads(value) for key, value in rows}
+
+    def remove_study_attribute(self, study_id: int, key: str) -> None:
+        """Remove a user attribute of a study, if it has it."""
+        table = models.StudyUserAttributeModel
+        with _create_scoped_session(self.scoped_session, True) as session:
+            session.execute(sqlalchemy.delete(table).where(table.study_id == study_id, table.key == key))
 
     def delete_study(self, study_id: int) -> None:
         super().delete_study(study_id)
@@ -159,8 +174,14 @@ def _told_as_optuna_does() -> Iterator[None]:
         raise StorageInternalError("The storage could not be read.") from error
 
 
-def hold_writes_of(study: optuna.Study) -> AbstractContextManager[None]:
-    """`StudyStorage.hold_writes` of a study's storage; nothing where that is another one."""
+def study_storage(study: optuna.Study) -> StudyStorage | None:
+    """The storage of a study, if it is one of ours."""
     storage: Any = study._storage
     storage = getattr(storage, "_backend", storage)  # what Optuna wraps a database in
-    return storage.hold_writes() if isinstance(storage, StudyStorage) else nullcontext()
+    return storage if isinstance(storage, StudyStorage) else None
+
+
+def hold_writes_of(study: optuna.Study) -> AbstractContextManager[None]:
+    """`StudyStorage.hold_writes` of a study's storage; nothing where that is another one."""
+    storage = study_storage(study)
+    return nullcontext() if storage is None else storage.hold_writes()

@@ -10,11 +10,13 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from objectives.limits import Limits, constraint_values
+from objectives.limits import Limits, broken, constraint_values
+from search.assignment import Proposal
 from search.samplers import PLACE, RETRY_OF, place
 from search.states import (
     ANSWERED_BY,
     BYTES,
+    DRIVER,
     ERROR,
     FROM,
     INFEASIBLE,
@@ -28,6 +30,39 @@ from search.states import (
     read_record,
 )
 from search.storage import set_constraints
+
+
+def enter_proposal(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    proposal: Proposal,
+    limits: Limits,
+    twin: int | None,
+    driver: str | None,
+) -> bool:
+    """Write what is known of a proposal before training: all that a worker needs of it, or why it gets none.
+
+    Args:
+        study, trial: the trial that was asked for.
+        proposal: what it would build.
+        limits: of the study.
+        twin: number of the trial of the same configuration, if it may not be trained again.
+        driver: who hands it out, where several drivers may.
+
+    Returns:
+        Whether it keeps every limit that is known before training.
+    """
+    constraints = constraint_values(limits, {"deployed_bytes": proposal.deployed_bytes})
+    if broken(constraints):
+        trial.set_user_attr(INFEASIBLE, constraints)
+        return False
+    if twin is None:
+        if set(limits.given()) == {"deployed_bytes"}:  # else the worker's measurements decide
+            set_constraints(study, trial._trial_id, constraints, known=())
+        trial.set_user_attr(BYTES, proposal.deployed_bytes)
+        if driver is not None:
+            trial.set_user_attr(DRIVER, driver)
+    return True
 
 
 def has_result(trial: FrozenTrial) -> bool:

@@ -16,11 +16,12 @@ from helpers.postgresql_server import PostgresServer, binaries
 from runners.record import TrialRecord
 from search.assignment import Assignment, Proposal
 from search.cli import main
-from search.ledger import Ledger
+from search.drivers import Drivers
+from search.run import ledger_of, unshared
 from search.samplers import study_sampler
 from search.states import ERROR, INFEASIBLE, RECORD, RUNGS, STOPPED
 from search.storage import create_study, default_url, find_study, open_storage
-from search.study import OVERRIDES, SOURCE, STUDY_FILE, directions, study_folder
+from search.study import OVERRIDES, SOURCE, STUDY_FILE, directions
 from search.study_file import StudyFile, load_study_file
 from space import JointSpace, deployed_bytes
 from space.errors import OutputError
@@ -67,7 +68,7 @@ def toy_file(tmp_path: Path) -> Path:
 class Engine:
     """A ledger and a worker in one process: the engine without Ray."""
 
-    def __init__(self, file: StudyFile, url: str | None = None) -> None:
+    def __init__(self, file: StudyFile, url: str | None = None, drivers: Drivers | None = None) -> None:
         self.file = file
         self.plan = file.plan()
         self.prepared = toy_pipeline.prepare(self.plan)
@@ -97,20 +98,10 @@ class Engine:
             config, recipe = space.suggest(trial)
             return Proposal(config, recipe, deployed_bytes(config, shape, vocabulary))
 
-        self.ledger = Ledger(
-            study=study,
-            propose=propose,
-            limits=file.limits,
-            objectives=list(file.objectives),
-            seed=file.search.seed,
-            budget=file.search.trials,
-            bundles=study_folder(file.name) / "trials",
-            hours=file.search.hours,
-            training_hours=file.search.training_hours,
-            early_stopping=file.search.early_stopping,
-            repeats=file.search.repeats,
-            keep_bundles=file.search.keep_bundles,
-        )
+        if drivers is not None:
+            with drivers.turn():
+                drivers.join(study, None, unshared(file))
+        self.ledger = ledger_of(file, study, propose, drivers)
 
     def work(self, assignment: Assignment) -> None:
         """What `search.worker` does: run the trial and write what became of it, with early stopping at each rung."""
@@ -162,7 +153,11 @@ class Engine:
 @pytest.fixture
 def make_engine(toy_file: Path) -> Callable[..., Engine]:
     def make(
-        url: str | None = None, limits: dict[str, Any] | None = None, more: dict[str, Any] | None = None, **search: Any
+        url: str | None = None,
+        limits: dict[str, Any] | None = None,
+        more: dict[str, Any] | None = None,
+        drivers: Drivers | None = None,
+        **search: Any,
     ) -> Engine:
         file = load_study_file(toy_file, search)
         if more is not None:  # of the section search
@@ -170,7 +165,7 @@ def make_engine(toy_file: Path) -> Callable[..., Engine]:
             file = StudyFile.model_validate({**data, "search": {**data["search"], **more}})
         if limits is not None:
             file = file.model_copy(update={"limits": type(file.limits)(**limits)})
-        return Engine(file, url)
+        return Engine(file, url, drivers)
 
     return make
 

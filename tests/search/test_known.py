@@ -21,7 +21,7 @@ def same_again(engine: Any) -> None:
     """The next proposal is that of trial 0."""
     params = engine.study.get_trials()[0].params
     engine.study.enqueue_trial(params)
-    engine.ledger._count("waiting")
+    engine.ledger.counts.add("waiting")
 
 
 def test_a_known_configuration_is_answered_from_the_record(make_engine: EngineMaker) -> None:
