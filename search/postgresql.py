@@ -55,6 +55,8 @@ _REPEATABLE = (
     "set_trial_state_values",
     "write_together",
     "attributes_of_study",
+    "count_before",
+    "has_waiting",
     "remove_study_attribute",
 )
 _CREATION_LOCK = 5_703_811_726_408_153_088  # any number that others do not use

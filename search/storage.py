@@ -19,14 +19,14 @@ from typing import Any
 import filelock
 import optuna
 import sqlalchemy
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from objectives.pareto import Direction
 from search.postgresql import open_postgresql
-from search.study_storage import StudyStorage
+from search.study_storage import StudyCache, StudyStorage
 from space.errors import InputError
 from space.paths import home
 
@@ -210,7 +210,7 @@ def study_names(storage: RDBStorage) -> list[str]:
 def find_study(storage: RDBStorage, name: str) -> optuna.Study | None:
     """The Optuna study of that name, or None."""
     try:
-        return optuna.load_study(study_name=name, storage=storage)
+        return optuna.load_study(study_name=name, storage=_cached(storage))
     except KeyError:
         return None
 
@@ -226,7 +226,7 @@ def create_study(
 
     `metric_names` are what Optuna's own tools call the objectives.
     """
-    study = optuna.create_study(study_name=name, storage=storage, directions=directions)
+    study = optuna.create_study(study_name=name, storage=_cached(storage), directions=directions)
     if metric_names is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna says of this method that it may change
@@ -234,3 +234,7 @@ def create_study(
     for key, value in attributes.items():
         study.set_user_attr(key, value)
     return study
+
+
+def _cached(storage: RDBStorage) -> BaseStorage:
+    return StudyCache(storage) if isinstance(storage, StudyStorage) else storage

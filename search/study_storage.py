@@ -14,6 +14,7 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._rdb import models
 from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
@@ -68,6 +69,22 @@ class StudyStorage(RDBStorage):
         if trial is None:
             raise KeyError(f"There is no trial with the id {trial_id}.")
         return trial
+
+    def has_waiting(self, study_id: int) -> bool:
+        """Whether a trial of a study waits to be run."""
+        table = models.TrialModel
+        waiting = sqlalchemy.select(table.trial_id).where(table.study_id == study_id, table.state == TrialState.WAITING)
+        with _told_as_optuna_does(), self._reads.connect() as connection:
+            return connection.execute(waiting.limit(1)).first() is not None
+
+    def count_before(self, study_id: int, number: int, key: str) -> int:
+        """How many trials of a study with lower numbers have a user attribute."""
+        trial, attribute = models.TrialModel, models.TrialUserAttributeModel
+        counted = sqlalchemy.select(sqlalchemy.func.count()).select_from(attribute)
+        counted = counted.join(trial, trial.trial_id == attribute.trial_id)
+        counted = counted.where(trial.study_id == study_id, trial.number < number, attribute.key == key)
+        with _told_as_optuna_does(), self._reads.connect() as connection:
+            return int(connection.execute(counted).scalar_one())
 
     def attributes_of_study(self, study_id: int, prefix: str) -> dict[str, Any]:
         """Those user attributes of a study whose keys begin like that; few of what may be many and long."""
@@ -164,6 +181,23 @@ class StudyStorage(RDBStorage):
             super().set_trial_system_attr(trial_id, key, value)
         else:
             writes.system[key] = value
+
+
+class StudyCache(_CachedStorage):
+    """Optuna's cache before a `StudyStorage`, which reads no trials to learn that none waits.
+
+    Optuna looks for one that waits before it makes a new trial, and reads all that have not finished: with 1,000
+    running ones that takes a tenth of a second.
+    """
+
+    _backend: StudyStorage
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        if states == (TrialState.WAITING,) and not self._backend.has_waiting(study_id):
+            return []
+        return super().get_all_trials(study_id, deepcopy, states)
 
 
 @contextmanager

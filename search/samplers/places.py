@@ -6,6 +6,8 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
+from search.study_storage import study_storage
+
 # Trial attributes (see `search.ledger`): a trial that does again what an orphaned one did not finish.
 RETRY_OF = "retry_of"
 PLACE = "place"
@@ -19,6 +21,9 @@ def place(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int:
     """
     if PLACE in trial.user_attrs:
         return int(trial.user_attrs[PLACE])
+    storage = study_storage(study)
+    if storage is not None:
+        return trial.number - storage.count_before(study._study_id, trial.number, RETRY_OF)
     # What Optuna read when this trial was asked for will do: those with lower numbers are all there.
     others = study._get_trials(deepcopy=False, use_cache=True)
     return trial.number - sum(t.number < trial.number and RETRY_OF in t.user_attrs for t in others)

@@ -27,7 +27,7 @@ from sqlalchemy.pool import NullPool
 from search import postgresql as postgresql_module
 from search import trial_reader
 from search.postgresql import with_driver
-from search.samplers import RETRY_OF
+from search.samplers import PLACE, RETRY_OF, place
 from search.states import BYTES, ORPHANED
 from search.storage import create_study, find_study, open_storage, set_constraints, study_names
 from search.study import load_study, study_folder
@@ -417,3 +417,30 @@ def test_a_search_survives_a_restart_of_its_server(postgresql: Any, toy_file: Pa
     assert len(study.trials("finished")) == 12, out
     assert len(study.trials()) == 12
     assert "s3cret" not in out
+
+
+def test_a_proposal_reads_no_trials_that_run(storage_url: str, make_engine: Callable[..., Any]) -> None:
+    engine = make_engine(url=storage_url, trials=9, limits=ROOMY, sampler="random")
+    for _ in range(3):
+        engine.ledger.next()
+    read: list[Any] = []
+    backend = engine.study._storage._backend
+    reading = backend._get_trials
+    backend._get_trials = lambda *given, **named: read.append(given) or reading(*given, **named)
+    engine.ledger.next()
+    assert not read
+    # One that waits is found, also one that another process has queued.
+    other = find_study(open_storage(storage_url), "toy")
+    assert other is not None
+    other.enqueue_trial({}, user_attrs={RETRY_OF: 0, PLACE: 0})
+    assert engine.ledger.next().number == 4
+    assert read
+    assert engine.ledger.next().number == 5
+
+
+def test_the_place_of_a_trial_leaves_out_repeats(storage_url: str, make_engine: Callable[..., Any]) -> None:
+    study = make_engine(url=storage_url).study
+    study.ask(), study.ask()
+    study.enqueue_trial({}, user_attrs={RETRY_OF: 0, PLACE: 0})
+    study.ask(), study.ask()
+    assert [place(study, trial) for trial in study.get_trials()] == [0, 1, 0, 2]
