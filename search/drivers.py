@@ -31,6 +31,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.postgresql import ServerLock
 from search.processes import is_running, this_machine
+from search.states import DRIVERS
 from search.study_storage import StudyStorage, study_storage
 from space.errors import InputError
 
@@ -38,8 +39,7 @@ logger = logging.getLogger("shoebox.search.drivers")
 
 BEAT_SECONDS = 5.0  # from one sign of life to the next
 MISSED_BEATS = 6  # after so many that did not come, a driver counts as dead
-_PREFIX = "driver:"  # of attributes of a study
-_JOINED = "driver:joined"  # how many drivers it has had
+_JOINED = f"{DRIVERS}joined"  # attribute of a study: how many drivers it has had
 
 
 class SignOfLife(BaseModel):
@@ -230,9 +230,9 @@ class Drivers:
 
     def _read(self) -> dict[str, SignOfLife]:
         storage, study = self._stored()
-        found = storage.attributes_of_study(study, _PREFIX)
+        found = storage.attributes_of_study(study, DRIVERS)
         self.joined = found.pop(_JOINED, 0)
-        named = {key.removeprefix(_PREFIX): SignOfLife.model_validate(value) for key, value in found.items()}
+        named = {key.removeprefix(DRIVERS): SignOfLife.model_validate(value) for key, value in found.items()}
         self.struck |= self._beats > 0 and named.pop(self.name, None) is None
         return named
 
@@ -254,12 +254,12 @@ class Drivers:
             beats=self._beats + 1,
             shares=self._shares,
         )
-        storage.set_study_user_attr(study, _PREFIX + self.name, sign.model_dump())
+        storage.set_study_user_attr(study, DRIVERS + self.name, sign.model_dump())
         self._beats += 1
 
     def _strike(self, name: str) -> None:
         storage, study = self._stored()
-        storage.remove_study_attribute(study, _PREFIX + name)
+        storage.remove_study_attribute(study, DRIVERS + name)
         (self._folder / name).unlink(missing_ok=True)
 
     def _stored(self) -> tuple[StudyStorage, int]:

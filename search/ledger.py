@@ -45,7 +45,7 @@ from search.states import (
     State,
     state_of,
 )
-from search.study_storage import hold_writes_of
+from search.study_storage import one_proposal
 from space.errors import InputError, OutputError
 
 logger = logging.getLogger("shoebox.search.ledger")
@@ -200,7 +200,7 @@ class Ledger:
             # its generation only when it is asked.
             trial.relative_params  # noqa: B018
             attributes = trial.user_attrs
-            with hold_writes_of(self.study):
+            with one_proposal(self.study):
                 proposal = self.propose(trial)
                 again = RETRY_OF in attributes
                 twin = None if again else self._known.twin(proposal.config, proposal.recipe)

@@ -23,6 +23,7 @@ INFEASIBLE = "infeasible"  # constraint values of a trial that breaks a limit
 BYTES = "deployed_bytes"  # known before training; a trial that has it was handed to a worker
 ORPHANED = "orphaned"  # a trial that counts for nothing: its driver or worker went away, or another one answers it
 DRIVER = "driver"  # who handed out a trial, where several drivers may (`search.drivers`)
+DRIVERS = "driver:"  # of a study: what its attributes about drivers begin with
 RUNGS = "rungs"  # the RungResult of every rung that a trial has passed (JSON)
 PAUSED = "paused"  # the rung at which a trial was set aside; None once it goes on
 ANSWERED_BY = "answered_by"  # number of the trial of the same configuration that stands for this one

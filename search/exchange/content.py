@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from objectives.pareto import Direction
-from search.states import RECORD
+from search.states import DRIVERS, RECORD
 from search.study import IMPORTED, OVERRIDES, STUDY_FILE
 from space.errors import InputError
 
@@ -103,7 +103,8 @@ def contents(study: optuna.Study) -> tuple[StudyContent, list[TrialContent]]:
                 ended=trial.datetime_complete,
             )
         )
-    attributes = {key: value for key, value in sorted(study.user_attrs.items()) if key != IMPORTED}
+    kept = [key for key in sorted(study.user_attrs) if key != IMPORTED and not key.startswith(DRIVERS)]
+    attributes = {key: study.user_attrs[key] for key in kept}
     attributes = _named(attributes, None)
     directions: list[Direction] = ["maximize" if d.name == "MAXIMIZE" else "minimize" for d in study.directions]
     return (

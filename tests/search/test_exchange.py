@@ -86,7 +86,8 @@ def test_answers_are_the_same_after_import(
     done = shoebox("study", "export", "toy", "-o", str(tmp_path / "toy.zip"), "--bundles", "all")
     assert done.returncode == 0, done.stderr
     assert f"{len(trials)} trials" in done.stdout
-    # The archive does not depend on where the study lies, and the study's own files stay as they were.
+    # The archive does not depend on where the study lies nor on who searches it; the study's files stay as they were.
+    engine.study.set_user_attr("driver:0123456789ab", {"host": "secret"})
     export_study("toy", tmp_path / "again.zip", "all")
     assert (tmp_path / "toy.zip").read_bytes() == (tmp_path / "again.zip").read_bytes()
 

@@ -31,7 +31,7 @@ from search.samplers import PLACE, RETRY_OF, place
 from search.states import BYTES, ORPHANED
 from search.storage import create_study, find_study, open_storage, set_constraints, study_names
 from search.study import load_study, study_folder
-from search.study_storage import Writes, hold_writes_of
+from search.study_storage import Writes, one_proposal
 from search.trial_reader import MOST_IDS
 from space.errors import InputError
 
@@ -103,7 +103,7 @@ def test_what_is_held_is_written_at_the_end_as_if_one_by_one(storage_url: str) -
         for name in ("held", "single")
     )
     ask_twice(single)
-    with hold_writes_of(held):
+    with one_proposal(held):
         ask_twice(held)
         seen = optuna.load_study(study_name="held", storage=passing(storage_url)).get_trials()
         assert [(trial.params, trial.user_attrs) for trial in seen] == [({}, {})] * 2
@@ -122,7 +122,7 @@ def test_after_an_error_nothing_held_is_written(storage_url: str) -> None:
     trial = study.ask()
 
     def suggest() -> None:
-        with hold_writes_of(study):
+        with one_proposal(study):
             trial.suggest_int("depth", 1, 4)
             trial.suggest_int("depth", 1, "four")  # type: ignore[arg-type]
 
@@ -190,7 +190,7 @@ def test_trials_are_read_as_optuna_reads_them(storage_url: str, most: int, monke
         running.append(trial)
 
     def hand_out() -> None:
-        with hold_writes_of(study):
+        with one_proposal(study):
             for name in ("depth", "width"):
                 running[-1].suggest_int(name, 1, 9)
             running[-1].suggest_categorical("kind", ["a", None, 2, 0.5, True])
@@ -250,7 +250,7 @@ def test_a_proposal_that_is_written_while_trials_are_read_is_seen_whole_later(st
         nonlocal seen_statements
         seen_statements += 1
         if seen_statements == interrupted:
-            with hold_writes_of(study):
+            with one_proposal(study):
                 trial.suggest_int("depth", 1, 4)
                 trial.set_user_attr(BYTES, 12)
 
@@ -270,7 +270,7 @@ def test_other_choices_of_the_same_name_are_refused(storage_url: str) -> None:
         trial = study.ask()
 
         def suggest(trial: optuna.Trial, study: optuna.Study, choices: list[str]) -> None:
-            with hold_writes_of(study):
+            with one_proposal(study):
                 trial.suggest_categorical("kind", choices)
 
         if choices[0] == "a":
@@ -284,7 +284,7 @@ def test_a_study_in_place_of_a_deleted_one_has_none_of_its_trials(storage_url: s
     storage = open_storage(storage_url)
     for depth in (1, 2):
         study = optuna.create_study(storage=storage, study_name="one")
-        with hold_writes_of(study):
+        with one_proposal(study):
             trial = study.ask()
             trial.suggest_int("depth", depth, depth)
             trial.set_user_attr(BYTES, 12)
@@ -436,6 +436,19 @@ def test_a_proposal_reads_no_trials_that_run(storage_url: str, make_engine: Call
     assert engine.ledger.next().number == 4
     assert read
     assert engine.ledger.next().number == 5
+
+
+def test_a_proposal_reads_the_trials_once(storage_url: str, make_engine: Callable[..., Any]) -> None:
+    engine = make_engine(url=storage_url, trials=20, limits=ROOMY, sampler="tpe")
+    engine.run(12)  # its first ten draw at random
+    engine.ledger.next()
+    backend, read = engine.study._storage._backend, []
+    reading = backend._get_trials
+    backend._get_trials = lambda *given, **named: read.append(given) or reading(*given, **named)
+    engine.ledger.next()
+    assert len(read) == 1
+    assert len(engine.study.get_trials()) == 14
+    assert len(read) == 2
 
 
 def test_the_place_of_a_trial_leaves_out_repeats(storage_url: str, make_engine: Callable[..., Any]) -> None:
