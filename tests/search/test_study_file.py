@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from search.ablate.rows import ROWS, Facts, Setup
 from search.study_file import StudyFile, load_study_file, shipped_studies
 from space import InputError, JointSpace
 
@@ -318,3 +319,22 @@ def test_reference_studies_train_one_student_three_times(path: Path) -> None:
     assert (file.search.trials, file.search.repeats) == (3, 3)
     space = JointSpace(file.space)
     assert len({str(space.draw(np.random.default_rng(seed))) for seed in range(3)}) == 1
+
+
+@pytest.mark.parametrize("path", sorted(REFERENCE.with_name("ablation").glob("*.yaml")), ids=lambda path: path.stem)
+def test_ablation_studies_train_one_student_with_every_method(path: Path) -> None:
+    file = load_study_file(path)
+    assert file.name == f"{path.stem}-ablation"
+    assert file.search.trials == 1
+    drawn = [JointSpace(file.space).draw(np.random.default_rng(seed)) for seed in range(3)]
+    assert len({str(student) for student in drawn}) == 1
+    setup, facts = Setup(file.plan(), *drawn[0]), Facts(lambda config: 10**6, {"": 1000})
+    for name in (
+        "vocabulary-pruning",
+        "sequence-pruning",
+        "cross-distillation",
+        "layer-initialization",
+        "transfer-data",
+        "quantization-aware-training",
+    ):
+        assert ROWS[name].remove(setup, facts) is not None
