@@ -120,11 +120,11 @@ class Drivers:
             long: what another one may be doing for long, for a message if this one has to wait.
         """
         if self._depth == 0:
-            with self._lock.closed_on_error():
-                if long is None or not self._lock.try_acquire():
-                    if long is not None:
-                        logger.info("Waiting for another process, which %s: study %r.", long, self._study_name)
-                    self._lock.acquire()
+            if long is None:
+                self._lock.acquire()
+            elif not self._lock.try_acquire():
+                logger.info("Waiting for another process, which %s: study %r.", long, self._study_name)
+                self._lock.acquire()
         self._depth += 1
         try:
             yield
@@ -136,10 +136,11 @@ class Drivers:
     @contextlib.contextmanager
     def front_turn(self) -> Iterator[None]:
         """No other driver judges the front meanwhile, which takes too long for a turn."""
-        with self._front_lock.closed_on_error():
-            self._front_lock.acquire()
+        self._front_lock.acquire()
+        try:
             yield
-        self._front_lock.release()
+        finally:
+            self._front_lock.release()
 
     def join(self, study: optuna.Study, bundles: str | None, obstacle: str | None) -> None:
         """Enter this driver into the study, in a turn.
@@ -165,11 +166,10 @@ class Drivers:
             logger.info("Study %r was searched by %s: waiting for a sign of life.", self._study_name, who)
             if self._live(alive):
                 raise InputError(f"Study {self._study_name!r} is being searched by {who} right now.", hint)
-            others = {}  # all are dead
+            for name in others:  # all are dead
+                self._strike(name)
         elif alive:
             logger.info("Study %r is shared with %s.", self._study_name, who)
-        for name in self._read().keys() - others.keys():
-            self._strike(name)
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / self.name).touch()
         storage, number = self._stored()

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic_core import from_json
 from sqlalchemy.exc import SQLAlchemyError
 
+from search.study_storage import backend_of
 from search.trial_reader import described
 
 # The trials come first: an attribute that is written between two statements belongs to a trial that is known.
@@ -61,8 +62,7 @@ def read_parameters(study: optuna.Study) -> dict[int, dict[str, Any]]:
 
 def _rows(study: optuna.Study, *statements: str) -> list[list[Any]] | None:
     """The rows of each statement; None where the storage is no database."""
-    storage: Any = study._storage
-    storage = getattr(storage, "_backend", storage)  # what Optuna wraps a database in
+    storage = backend_of(study)
     if not isinstance(storage, RDBStorage):
         return None
     with storage.engine.connect() as connection:

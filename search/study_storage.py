@@ -226,10 +226,14 @@ def _told_as_optuna_does() -> Iterator[None]:
         raise StorageInternalError("The storage could not be read.") from error
 
 
+def backend_of(study: optuna.Study) -> Any:
+    """The storage of a study without the cache that it is wrapped in."""
+    return getattr(study._storage, "_backend", study._storage)
+
+
 def study_storage(study: optuna.Study) -> StudyStorage | None:
     """The storage of a study, if it is one of ours."""
-    storage: Any = study._storage
-    storage = getattr(storage, "_backend", storage)  # what Optuna wraps a database in
+    storage = backend_of(study)
     return storage if isinstance(storage, StudyStorage) else None
 
 
