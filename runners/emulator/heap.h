@@ -1,8 +1,9 @@
 /* Exact heap of this process: every block that malloc and its kin hand out and take back.
  *
  * A block counts with malloc_usable_size(), that is the asked size rounded up to the allocator's grain of 16
- * bytes. ONNX Runtime, loaded later, allocates through the functions of heap.c, because the executable exports
- * them (-rdynamic). Memory that is mapped (program code, files) is no heap.
+ * bytes; the large blocks of a run (region.h) are rounded up to 64. ONNX Runtime, loaded later, allocates through
+ * the functions of heap.c, because the executable exports them (-rdynamic). Memory that is mapped (program code,
+ * files) is no heap.
  */
 #ifndef HEAP_H
 #define HEAP_H

@@ -14,8 +14,8 @@ from pathlib import Path
 from space.paths import cache
 
 RECIPE = 1  # of the installation itself: raise it where the installed files change though no source does
-RUNNER_SOURCES = ("runner.c", "model.c", "heap.c", "clock.c")
-HEADERS = ("model.h", "heap.h", "clock.h")
+RUNNER_SOURCES = ("runner.c", "model.c", "heap.c", "region.c", "clock.c")
+HEADERS = ("model.h", "heap.h", "region.h", "clock.h")
 _RECORD = "installation.json"
 
 

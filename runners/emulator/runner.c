@@ -54,6 +54,7 @@
 #include "clock.h"
 #include "heap.h"
 #include "model.h"
+#include "region.h"
 
 #if defined(__aarch64__)
 #define MARK(number) __asm__ volatile("hint #" #number ::: "memory")
@@ -136,6 +137,7 @@ static void measure(const char *path, long tokens, long vocabulary, long runs) {
     write_text(tokens, vocabulary);
     heap_reset_peak();
     if (!model_open(&model, path) || !model_feed(&model, 1, tokens, text_inputs)) reply_error(model_error());
+    if (!region_begin()) reply_error("no memory for the blocks of a run");
     MARK(100);
     if (!model_run(&model)) {
         MARK(102);
