@@ -13,6 +13,7 @@ Optuna it runs, but no worker has it, and it goes on from its checkpoint if it c
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -90,7 +91,7 @@ class Ledger:
     counts: Counts = field(init=False)
     time: Time = field(init=False)
     folders: Folders = field(init=False)
-    _rejected_in_a_row: int = field(init=False, default=0)
+    _rejected_in_a_row: Counter[str] = field(init=False, default_factory=Counter)  # by whom
     _answered_in_a_row: int = field(init=False, default=0)
     _last_told: FrozenTrial | None = field(init=False, default=None)
 
@@ -213,7 +214,7 @@ class Ledger:
                 self._answer(trial, twin)
                 on_rejected()
                 continue
-            self._answered_in_a_row = 0
+            self._answered_in_a_row = self._rejected_in_a_row["proposal"] = 0
             self._known.add(trial.number, proposal.config, proposal.recipe)
             # One that is repeated from a rung at which its fate was not decided.
             if attributes.get(RUNGS) and not self.goes_on(trial.number):
@@ -298,10 +299,11 @@ class Ledger:
         self.counts.add("running", -1)
         self.counts.add(state)
         self._ended(told)
-        self._rejected_in_a_row = self._rejected_in_a_row + 1 if state == "infeasible" else 0
-        if self._rejected_in_a_row >= self.most_rejections:
+        by = "worker" if BYTES in trial.user_attrs else "proposal"
+        self._rejected_in_a_row[by] = self._rejected_in_a_row[by] + 1 if state == "infeasible" else 0
+        if self._rejected_in_a_row[by] >= self.most_rejections:
             raise InputError(
-                f"{self._rejected_in_a_row} proposals in a row broke the limits of study {self.study.study_name!r}.",
+                f"{self._rejected_in_a_row[by]} proposals in a row broke the limits of study {self.study.study_name!r}.",
                 "Loosen limits, or narrow the space to smaller students.",
             )
         return state

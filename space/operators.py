@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil, inf, log, prod
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ class OperatorCall(NamedTuple):
     outputs: tuple[Dims, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Section:
     """Operators that are executed together, equal for many configurations (compared by identity).
 
@@ -47,6 +48,12 @@ class Section:
 
     calls: tuple[OperatorCall, ...]
     tokens: int
+
+
+@lru_cache(maxsize=200_000)
+def _shared(call: OperatorCall) -> OperatorCall:
+    """One object for equal calls: the sections of 10,000 configurations hold 160,000 calls, of which 14,000 differ."""
+    return call
 
 
 class Value(NamedTuple):
@@ -110,7 +117,8 @@ class Program:
             for name, value in zip(node.outputs, outputs, strict=True):
                 values[name] = value
             shapes = tuple([value[0] for value in inputs])
-            calls.append(OperatorCall(node.operator, whole, shapes, tuple([value[0] for value in outputs])))
+            call = OperatorCall(node.operator, whole, shapes, tuple([value[0] for value in outputs]))
+            calls.append(_shared(call))
         return calls
 
 

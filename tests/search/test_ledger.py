@@ -73,6 +73,24 @@ def test_gives_up_when_nothing_is_feasible(make_engine: EngineMaker) -> None:
     assert engine.ledger.counts.running == 0
 
 
+def test_rejections_between_trials_that_run_are_not_in_a_row(make_engine: EngineMaker) -> None:
+    """Many workers are given trials before the first result arrives."""
+    engine = make_engine(sampler="random", trials=12)
+    engine.ledger.most_rejections = 5
+    for _ in range(12):
+        engine.ledger.next()
+    assert engine.ledger.counts.running == 12
+    assert engine.ledger.counts.infeasible > 5
+
+
+def test_gives_up_when_workers_find_nothing_feasible(make_engine: EngineMaker) -> None:
+    engine = make_engine(limits=ROOMY | {"latency_ms": 1e-6}, trials=20)
+    engine.ledger.most_rejections = 4
+    with pytest.raises(InputError, match="4 proposals in a row broke the limits of study 'toy'"):
+        engine.run()
+    assert engine.ledger.counts.infeasible == 4
+
+
 def test_recovery_settles_results_and_repeats_the_rest(make_engine: EngineMaker) -> None:
     engine = make_engine(trials=5)
     engine.run(1)
