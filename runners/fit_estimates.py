@@ -19,7 +19,7 @@ from objectives.latency import DeviceProfile, cycles
 from objectives.latency.estimate import add_up
 from objectives.latency.profile import LINE_BYTES, Memory
 from objectives.latency.recorded import Cost, FitError
-from objectives.latency.traffic import CODE_BYTES, OTHER_CODE_BYTES, THIRD, Machine, memory_features
+from objectives.latency.traffic import THIRD, Machine, code_bytes, memory_features
 from objectives.latency.work import kind_of, work_of
 from runners.measurements import Measurement
 from space.families import FAMILIES
@@ -149,8 +149,7 @@ def most_cycles(memory: Memory) -> Callable[[str], float]:
         if not edge or feature == "run":
             return np.inf
         beyond = memory.memory_cycles if memory.l3_cycles is None or edge.startswith(THIRD) else memory.l3_cycles
-        kernel = feature.removeprefix("code ").partition("[")[0]
-        lines = CODE_BYTES.get(kernel, OTHER_CODE_BYTES) / LINE_BYTES if feature.startswith("code ") else 1.0
+        lines = code_bytes(feature.removeprefix("code ")) / LINE_BYTES if feature.startswith("code ") else 1.0
         return lines * beyond.value
 
     return most

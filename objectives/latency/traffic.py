@@ -27,8 +27,8 @@ from space.operators import OperatorCall
 _THRESHOLDS = (0.7, 1.0, 1.4)
 _SPREAD = 0.2
 THIRD = "l3 "  # before the names of features of the third level
-CODE_BYTES = {"MatMulNBits": 12288, "MatMul": 6144, "FusedMatMul": 6144, "Gemm": 6144}
-OTHER_CODE_BYTES = 3072
+_CODE_BYTES = {"MatMulNBits": 12288.0, "Product": 6144.0}
+_OTHER_CODE_BYTES = 3072.0
 RECURRENT = ("LSTM", "GRU")
 WINDOWED = ("Gather[windows]", "Pad", "ReduceSum[rows]", "ReduceMean[rows]", "ReduceMax[rows]")
 AGAIN = "workspace again"  # lines of the workspace that other memory has displaced since their last use
@@ -159,9 +159,13 @@ def traffic_of(call: OperatorCall, machine: Machine) -> Traffic:
         for cache, capacity in machine.levels():
             share = workspace / capacity
             fixed |= {f"{cache}workspace.{t}": unpacked * ramp(share, t) for t in (0.25, 0.5, 0.75, 1.0, 1.5)}
-    code = float(CODE_BYTES.get(call.operator, OTHER_CODE_BYTES))
     kept = tuple((name, amount) for name, amount in fixed.items() if amount)
-    return Traffic(kernel, weights, activations, workspace, code, group, kept)
+    return Traffic(kernel, weights, activations, workspace, code_bytes(kernel), group, kept)
+
+
+def code_bytes(kernel: str) -> float:
+    """Bytes of code of a kernel that a call runs through, roughly."""
+    return _CODE_BYTES.get(kernel.partition("[")[0], _OTHER_CODE_BYTES)
 
 
 def scaled_by_footprint(traffic: Traffic) -> dict[str, float]:
