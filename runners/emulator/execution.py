@@ -3,13 +3,14 @@
 ONNX Runtime runs without its memory arena and memory pattern. With them -> without, students at 32 tokens:
 
     file bytes    ms on a cortex-a53    ms on a cortex-a76    peak heap, MB (a53)
-       405,081       12.33 -> 12.40          2.30 -> 2.22       10.10 ->  9.05
-       526,210       39.34 -> 39.11          2.55 -> 2.62       10.51 ->  9.50
-     1,411,153       33.91 -> 34.16          3.05 -> 3.09       10.56 -> 10.30
-     2,080,018       67.22 -> 67.45          4.69 -> 4.74       12.42 -> 11.66
+       431,975        5.23 ->  5.22          0.55 -> 0.54        9.29 ->  8.31
+       741,773       16.70 -> 16.23          1.19 -> 1.18        9.99 ->  8.97
+       619,126       33.51 -> 33.09          3.81 -> 3.80       10.01 ->  9.02
+     1,361,942       49.79 -> 49.65          3.09 -> 3.10       11.03 -> 10.22
+     2,068,622       64.35 -> 63.67          2.64 -> 2.63       11.80 -> 11.64
 
-They save up to 1.6 % of the instructions; milliseconds move either way, as buffers come to lie elsewhere in the caches.
-They cost up to 1.1 MB, too much where a model has 2.
+They save up to 0.5 % of the instructions and no time, since the runner places large blocks as densely without them
+(``region.h``). They cost up to 1.0 MB, too much where a model has 2.
 """
 
 from __future__ import annotations

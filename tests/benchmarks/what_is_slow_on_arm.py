@@ -7,33 +7,34 @@ difference of two models, with and without them.
 
 Findings (ONNX Runtime 1.31.1, qemu 7.2.22, profiles as of that date, 32 tokens, block 32, unless said otherwise):
 
-- Linear maps are 81 % of the instructions of a 3 x 192 student of 4 bits, and 70 % of a pruned 2 x 128 one; gelu 6
+- Linear maps are 80 % of the instructions of a 3 x 192 student of 4 bits, and 69 % of a pruned 2 x 128 one; gelu 6
   and 4 %, norms 5 and 6 %, attention between its linear maps 8 and 10 %.
 - Bits. Without a dot product (A53, A72) `MatMulNBits` unpacks all weights at every call: 26 instructions a weight
   for 2 bits, 16 for 8 bits, 2 for 4 bits, then a float32 product of about 0.32 instructions a multiplication.
-  A 192 x 384 map takes an A53 2.51 ms with 2 bits, 2.41 with 8, 0.93 with 4; plain float32 takes 0.97. Levels 0
+  A 192 x 384 map takes an A53 2.38 ms with 2 bits, 2.39 with 8, 0.88 with 4; plain float32 takes 0.96. Levels 0
   and 4 run the same code there. With a dot product (A55, A76) level 4 has kernels that do not unpack: an A76 takes
-  0.27 ms with 2 bits, 0.08 with 8, 0.09 with 4, and 0.43, 0.43 and 0.18 at level 0.
+  0.27 ms with 2 bits, 0.07 with 8, 0.06 with 4, and 0.36, 0.31 and 0.16 at level 0.
 - Hence `unpacking: load` (weights unpacked once, by operators that ONNX Runtime folds when it loads the file): a
-  3 x 192 student of 2 bits goes from 35.4 to 17.2 ms on the A53, of 8 bits from 35.1 to 17.0; on the A76 from 4.0
-  to 3.1 and from 1.7 to 3.1. It takes 4 bytes of heap a weight. With 4 bits there is little
-  to gain: a map takes 13 % less time at 12 tokens and 12 to 19 % more at 32 and 64.
-- Blocks hardly matter on the A53. On the A76 at level 4 they do: with 4 bits, 16 takes 2.5 times as long as 32 and
-  64, and 128 takes 1.9 times as long where it does not divide the inputs; with 2 bits, 64 and 128
+  3 x 192 student of 2 bits goes from 34.6 to 16.7 ms on the A53, of 8 bits from 34.3 to 16.7; on the A76 from 4.0
+  to 3.0 and from 1.6 to 3.0. It takes 4 bytes of heap a weight. With 4 bits there is little
+  to gain: a map takes 16 % less time at 12 tokens and 9 to 18 % more at 32 and 64.
+- Blocks hardly matter on the A53. On the A76 at level 4 they do: with 4 bits, 16 takes 3.5 times as long as 32 and
+  64, and 128 takes 2.6 times as long where it does not divide the inputs; with 2 bits, 64 and 128
   are 1.6 times as fast as 32.
-- Activations, 32 x 384 values on the A53: erf-gelu 0.48 ms, tanh-gelu 0.29, hardswish 0.12, squared relu 0.07,
-  relu 0.03. A 3 x 192 student takes 16.4 ms with the first, 15.8 with the second, 15.2 with squared relu, 15.0 with
+- Activations, 32 x 384 values on the A53: erf-gelu 0.48 ms, tanh-gelu 0.29, hardswish 0.09, squared relu 0.06,
+  relu 0.03. A 3 x 192 student takes 16.2 ms with the first, 15.6 with the second, 14.9 with squared relu, 14.8 with
   relu. (ONNX Runtime has no kernel for hardswish and takes it apart; it is no choice of students, since squared relu
   is as fast.)
-- Layer norm costs 16 instructions a value (0.22 ms for 32 x 192), twice that of RMS norm; the sum before it is
-  nearly free inside. Softmax costs about 13 a value at 32 tokens, so it counts only for long texts.
-- A call of an operator costs 2,400 to 3,300 instructions before any work, 2.5 to 3.3 us on the A53, more where it
+- Layer norm costs 16 instructions a value (0.21 ms for 32 x 192), twice that of RMS norm; the sum before it is
+  nearly free inside. Softmax costs about 12 a value at 32 tokens, so it counts only for long texts.
+- A call of an operator costs 3,000 to 3,400 instructions before any work, 3.0 to 3.8 us on the A53, more where it
   broadcasts. A student of two layers holds 46 operators
   that run, with pruning 83. The exporter therefore expands the mask once, takes the bias as its logarithm, slices a
   position table that was unpacked at load, and prunes a layer in 15 operators in place of 21: 0.25 % (3 x 192) to
   1.75 % (2 x 128 pruned twice) fewer instructions, 2.4 % at 12 tokens.
 - Fusions that do not pay: `MultiHeadAttention` has 1 to 4 % fewer instructions than the nine operators in its
-  place but takes 2 to 25 % more time on the A53 (its own copies miss the caches) at 32 and 64 tokens; a bias costs
+  place but took 2 to 25 % more time on the A53 (its own copies missed the caches) at 32 and 64 tokens, when the C
+  library still placed them; a bias costs
   2.1 instructions a value in `MatMulNBits`, 1.3 in `BiasGelu`, 3.0 in `SkipLayerNormalization`: moving it into
   `BiasGelu` would save 0.2 % of the instructions and lose time on the A76.
 - Not applied, since it changes what is computed: weights of 8 bits with one scale a row and activations of 8 bits
