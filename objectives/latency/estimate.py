@@ -9,8 +9,7 @@ fitted to emulated counts of single operators and of random students; the data f
 tools, and how far milliseconds are off on students that were not fitted to. Costs belong to the shipped profile of a
 device: a profile that was changed since is refused.
 
-The largest errors are of small students whose footprint is near the size of the second-level cache. There misses also
-depend on where the allocator puts activations, which a configuration does not say.
+The largest errors are of students whose footprint is near the size of a cache.
 
 The model is for proposing candidates and for machines that cannot emulate. Its figures must never be compared with
 emulated ones.
