@@ -13,7 +13,6 @@ Optuna it runs, but no worker has it, and it goes on from its checkpoint if it c
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from search.halving import EarlyStoppingSpec
 from search.known import KnownConfigurations
 from search.ladder import Ladder, last_rung
 from search.recovery import recover
+from search.rejections import Rejections
 from search.retention import Folders, Keep
 from search.samplers import RETRY_OF, place, seeds
 from search.states import (
@@ -47,7 +47,7 @@ from search.states import (
     state_of,
 )
 from search.study_storage import one_proposal
-from space.errors import InputError, OutputError
+from space.errors import OutputError
 
 logger = logging.getLogger("shoebox.search.ledger")
 
@@ -64,7 +64,7 @@ class Ledger:
         seed: of the study.
         budget: trainings wanted in total: finished, failed, or stopped early.
         bundles: folder in which every trial's bundle gets a folder of its own.
-        most_rejections: proposals in a row that may be infeasible before the search gives up.
+        most_rejections: proposals in a row that may be infeasible before the search gives up (`Rejections`).
         most_answered: proposals in a row that were trained before, after which the space counts as used up.
         hours, training_hours: limits of time (`search.budget.Time`).
         early_stopping: when trainings are stopped early; never by default.
@@ -91,7 +91,7 @@ class Ledger:
     counts: Counts = field(init=False)
     time: Time = field(init=False)
     folders: Folders = field(init=False)
-    _rejected_in_a_row: Counter[str] = field(init=False, default_factory=Counter)  # by whom
+    _rejections: Rejections = field(init=False, default_factory=Rejections)
     _answered_in_a_row: int = field(init=False, default=0)
     _last_told: FrozenTrial | None = field(init=False, default=None)
 
@@ -214,7 +214,8 @@ class Ledger:
                 self._answer(trial, twin)
                 on_rejected()
                 continue
-            self._answered_in_a_row = self._rejected_in_a_row["proposal"] = 0
+            self._answered_in_a_row = 0
+            self._rejections.start(trial.number)
             self._known.add(trial.number, proposal.config, proposal.recipe)
             # One that is repeated from a rung at which its fate was not decided.
             if attributes.get(RUNGS) and not self.goes_on(trial.number):
@@ -238,6 +239,7 @@ class Ledger:
         trial = self._trial(number)
         self.study._storage.set_trial_user_attr(trial._trial_id, PAUSED, None)
         del self._ladder.waiting[number]
+        self._rejections.start(number)
         self.counts.add("paused", -1)
         self.counts.add("running")
         return self._assignment(trial, self.propose(trial))
@@ -255,6 +257,7 @@ class Ledger:
         rung = last_rung(trial.user_attrs)
         self.study._storage.set_trial_user_attr(trial._trial_id, PAUSED, rung)
         self._ladder.waiting[number] = rung
+        self._rejections.settle(number, handed_out=True, broke=False)
         self.counts.add("running", -1)
         self.counts.add("paused")
         self.time.keep()
@@ -265,6 +268,7 @@ class Ledger:
         self.counts.add("running", -1)
         self.counts.add("answered")
         self._answered_in_a_row += 1
+        self._rejections.keep()
         if self._used_up:
             logger.warning(
                 "The last %d proposals were trained before: the search ends, its space seems to be used up.",
@@ -299,13 +303,8 @@ class Ledger:
         self.counts.add("running", -1)
         self.counts.add(state)
         self._ended(told)
-        by = "worker" if BYTES in trial.user_attrs else "proposal"
-        self._rejected_in_a_row[by] = self._rejected_in_a_row[by] + 1 if state == "infeasible" else 0
-        if self._rejected_in_a_row[by] >= self.most_rejections:
-            raise InputError(
-                f"{self._rejected_in_a_row[by]} proposals in a row broke the limits of study {self.study.study_name!r}.",
-                "Loosen limits, or narrow the space to smaller students.",
-            )
+        self._rejections.settle(number, handed_out=BYTES in trial.user_attrs, broke=state == "infeasible")
+        self._rejections.check(self.most_rejections, self.study.study_name)
         return state
 
     def _ended(self, trial: FrozenTrial) -> None:
@@ -342,6 +341,7 @@ class Ledger:
     def orphan(self, trial: FrozenTrial) -> None:
         """End a running trial that no worker has any more."""
         telling.orphan(self.study, trial)
+        self._rejections.settle(trial.number, handed_out=True, broke=False)
         self._ladder.leave(trial.number)
         self._known.remove(trial.number)
         self.time.remove(trial.number)

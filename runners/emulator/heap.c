@@ -45,6 +45,10 @@ void *calloc(size_t count, size_t size) {
 }
 
 static void *moved(void *old, size_t size) {
+    if (!size) {
+        free(old);
+        return NULL;
+    }
     const size_t before = region_size(old);
     void *block = malloc(size);
     if (!block) return NULL;

@@ -1,9 +1,13 @@
-/* A place of their own for the large blocks of a run, each at the lowest address at which it fits.
+/* A place of their own for the large blocks of a counted run, each at the lowest address at which it fits.
  *
  * Kernels take a workspace and give it back, some of them for every operator. Where the C library puts it depends
  * on what was allocated before, as does whether two workspaces share their memory and so stay in a cache: the same
  * model, run by a runner that was compiled anew, differed by up to 11 %. Placed here, the same blocks always get
- * the same addresses, as densely as an arena would place them.
+ * the same places, but for multiples of 2 MB, as densely as an arena would place them. What is taken before the
+ * run, weights and inputs, stays with the C library, and so do blocks of calloc() and of unusual alignment.
+ *
+ * A search costs some 15 instructions for each block that lies there; runs of students have 0.2 to 3 % fewer
+ * instructions than with the C library.
  */
 #ifndef REGION_H
 #define REGION_H
