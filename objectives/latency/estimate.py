@@ -94,7 +94,7 @@ class _Summary(NamedTuple):
     uncosted: int
     scaled: tuple[float, ...]  # stalls by edge, where the whole model exceeds it
     touched: _Touched
-    largest: tuple[float, float]  # activations, workspace
+    largest: tuple[float, float, float]  # activations, hidden state, workspace
     kernels: dict[str, float]  # bytes of code
     first: tuple[_Use, ...]  # of each kernel
     later: tuple[tuple[_Touched, _Steps], ...]  # touched since the use before
@@ -183,7 +183,7 @@ class LatencyModel:
 
     def _summarize(self, calls: Sequence[OperatorCall]) -> _Summary:
         weights = activations = workspace = code = 0.0
-        largest_activations = largest_workspace = 0.0
+        largest_activations = largest_hidden = largest_workspace = 0.0
         kernels: dict[str, float] = {}
         first: list[_Use] = []
         later = []
@@ -191,7 +191,7 @@ class LatencyModel:
         unpacked = []
         costed = [self._cost_call(call) for call in calls]
         for _, traffic, steps in costed:
-            kernel, own_weights, own_activations, own_workspace, begun, own_code, *_ = traffic
+            kernel, own_weights, own_activations, own_workspace, begun, own_code, hidden, *_ = traffic
             now = (weights, activations, workspace, code)
             if steps is not None:
                 before = last.get(kernel)
@@ -211,11 +211,13 @@ class LatencyModel:
                 unpacked.append((own_workspace, begun, (weights, activations, code)))
                 largest_workspace = max(largest_workspace, own_workspace)
             largest_activations = max(largest_activations, own_activations)
+            largest_hidden = max(largest_hidden, hidden)
         none = (0.0,) * (4 + len(self._edges))
         instructions, compute, stall, uncosted, *scaled = map(
             sum, zip(none, *(call.costs for call in costed), strict=True)
         )
-        touched, largest = (weights, activations, workspace, code), (largest_activations, largest_workspace)
+        touched = (weights, activations, workspace, code)
+        largest = (largest_activations, largest_hidden, largest_workspace)
         costs = (instructions, compute, stall, int(uncosted), tuple(scaled))
         return _Summary(
             *costs, touched, largest, kernels, tuple(first), tuple(later), tuple(last.items()), tuple(unpacked)
@@ -233,6 +235,7 @@ class LatencyModel:
             sum(s.touched[0] for s in summaries),
             max(s.largest[0] for s in summaries),
             max(s.largest[1] for s in summaries),
+            max(s.largest[2] for s in summaries),
             sum(kernels.values()),
         )
         runs = self._by_edge.get("run", (0.0,) * len(self._edges))

@@ -32,6 +32,10 @@ _SPREAD = 0.2
 THIRD = "l3 "  # before the names of features of the third level
 _CODE_BYTES = {"MatMulNBits": 12288.0, "Product": 6144.0}
 _OTHER_CODE_BYTES = 3072.0
+_NORMS = ("LayerNormalization", "SkipLayerNormalization")
+_LIVE_STATES = (
+    4  # hidden states that are kept beside what the largest call touches: of attention input, query, key, value
+)
 RECURRENT = ("LSTM", "GRU")
 WINDOWED = ("Gather[windows]", "Pad", "ReduceSum[rows]", "ReduceMean[rows]", "ReduceMax[rows]")
 AGAIN = "workspace again"  # lines of the workspace that other memory has displaced since their last use
@@ -92,6 +96,7 @@ class Traffic(NamedTuple):
         kernel: what runs.
         weights, activations, workspace, code: bytes.
         begun: share of the workspace's lines that no prefetcher sees coming.
+        hidden: bytes of the hidden state that it normalizes; 0 for other calls.
         group: of calls that move memory in the same way.
         fixed: lines by the reason why they may miss.
     """
@@ -102,6 +107,7 @@ class Traffic(NamedTuple):
     workspace: float
     begun: float
     code: float
+    hidden: float
     group: str
     fixed: tuple[tuple[str, float], ...]
 
@@ -174,7 +180,8 @@ def traffic_of(call: OperatorCall, machine: Machine) -> Traffic:
                 share = workspace / capacity
                 fixed |= {f"{cache}{reason}.{t}": lines * ramp(share, t) for t in (0.25, 0.5, 0.75, 1.0, 1.5)}
     kept = tuple((name, amount) for name, amount in fixed.items() if amount)
-    return Traffic(kernel, weights, activations, workspace, begun, code_bytes(kernel), group, kept)
+    hidden = outputs if call.operator in _NORMS else 0.0
+    return Traffic(kernel, weights, activations, workspace, begun, code_bytes(kernel), hidden, group, kept)
 
 
 def code_bytes(kernel: str) -> float:
@@ -253,9 +260,9 @@ class Workspace:
         return found
 
 
-def footprint_of(weights: float, largest_activations: float, largest_workspace: float, code: float) -> Footprint:
+def footprint_of(weights: float, activations: float, hidden: float, workspace: float, code: float) -> Footprint:
     """The footprint of a model from sums and maxima over its calls: activations lie where those before them lay."""
-    return Footprint(weights, largest_activations, largest_workspace, code)
+    return Footprint(weights, activations + _LIVE_STATES * hidden, workspace, code)
 
 
 def memory_features(calls: Sequence[OperatorCall], machine: Machine) -> dict[str, float]:
@@ -265,6 +272,7 @@ def memory_features(calls: Sequence[OperatorCall], machine: Machine) -> dict[str
     footprint = footprint_of(
         sum(traffic.weights for traffic in touched),
         max(traffic.activations for traffic in touched),
+        max(traffic.hidden for traffic in touched),
         max(traffic.workspace for traffic in touched),
         sum(codes.values()),
     )

@@ -7,6 +7,7 @@ import pytest
 
 from objectives.latency import cycles, known_profiles, load_profile
 from objectives.latency.estimate import LatencyModel
+from objectives.latency.traffic import Machine, traffic_of
 from runners.emulator import Installation
 from runners.fit_estimates import fit_linear, most_cycles, sample
 from runners.measurements import load, save
@@ -15,6 +16,7 @@ from runners.record_estimates import measure_students
 from runners.recorded_students import SPACES, draw_student
 from space.errors import InputError
 from space.families import get_family
+from space.operators import OperatorCall
 
 FRESH = 700_000  # seeds from here on are not recorded
 
@@ -73,6 +75,10 @@ def test_costs_are_fitted_within_their_bounds() -> None:
     assert most("lines.other") == most("run@0.7") == np.inf
     without = load_profile("cortex-a53").memory
     assert most_cycles(without)("weights.other@0.7") == without.memory_cycles.value
+    product = OperatorCall("MatMul", (), ((8, 64), (64, 32)), ((8, 32),))
+    touched = traffic_of(product, Machine.of(load_profile("cortex-a76")))
+    assert touched.code == 96 * 64
+    assert most(f"code {touched.kernel}@0.7") == 96 * memory.l3_cycles.value
 
 
 def test_every_recorded_space_can_be_drawn_from() -> None:
