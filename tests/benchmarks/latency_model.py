@@ -32,11 +32,13 @@ from runners.emulator.execution import EmulatedRun, run_each
 from runners.measurements import load, save
 from runners.record_estimates import measure_students
 from runners.recorded_students import SPACES, draw_student
+from space import TaskShape
 from space.families import build_student, export_model
 
 _LENGTHS = (16, 64, 128)
 _FIRST_SEED = 900_000  # the recording takes its seeds below
 _BATCH = 25
+_TEACHER_VOCABULARY = 30_522  # of BERT
 _MORE_WORDS = (0, 100, 777, 1500, -400)
 
 
@@ -99,13 +101,15 @@ def print_placements(students: int, devices: list[str]) -> None:
 
 
 def print_speed(predictions: int) -> None:
-    """Seconds of processor time for fresh candidates, nothing remembered from before."""
-    students = [draw_student("transformer", seed) for seed in range(predictions)]
+    """Seconds of processor time for fresh candidates of one task, nothing remembered from before."""
+    shape = TaskShape(outputs=2, segments=1, max_length=128)
+    configs = [draw_student("transformer", seed)[0] for seed in range(predictions)]
+    sizes = [round(config.vocabulary_keep * _TEACHER_VOCABULARY) for config in configs]
     model = LatencyModel(load_profile("cortex-a53"))
     gc.collect()
     gc.freeze()  # what the draws left behind is not ours to trace
     wall, processor = time.perf_counter(), time.process_time()
-    for config, shape, vocabulary_size in students:
+    for config, vocabulary_size in zip(configs, sizes, strict=True):
         model.predict(config, shape, vocabulary_size, 64)
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     each = processor / predictions * 1e6
