@@ -180,8 +180,8 @@ def traffic_of(call: OperatorCall, machine: Machine) -> Traffic:
                 share = workspace / capacity
                 fixed |= {f"{cache}{reason}.{t}": lines * ramp(share, t) for t in (0.25, 0.5, 0.75, 1.0, 1.5)}
     kept = tuple((name, amount) for name, amount in fixed.items() if amount)
-    hidden = outputs if call.operator in _NORMS else 0.0
-    return Traffic(kernel, weights, activations, workspace, begun, code_bytes(kernel), hidden, group, kept)
+    normalized = outputs if call.operator in _NORMS else 0.0
+    return Traffic(kernel, weights, activations, workspace, begun, code_bytes(kernel), normalized, group, kept)
 
 
 def code_bytes(kernel: str) -> float:
