@@ -18,13 +18,15 @@ from scipy.optimize import lsq_linear, nnls
 from objectives.latency import DeviceProfile, cycles
 from objectives.latency.estimate import add_up
 from objectives.latency.profile import LINE_BYTES, Memory
-from objectives.latency.recorded import Cost, FitError
+from objectives.latency.recorded import Cost, FitError, LiveMemory
 from objectives.latency.traffic import THIRD, Machine, code_bytes, memory_features
 from objectives.latency.work import kind_of, work_of
 from runners.measurements import Measurement
 from space.families import FAMILIES
 from space.operators import OperatorCall
 
+# By cross-validation; the hidden states are those of attention: its input, query, key and value.
+LIVE = LiveMemory(activations=1, states=4)
 _FOLDS = 5
 _COMPUTE_RIDGE = 1e-4  # keeps costs that the measurements leave open small, without moving the others
 _STALL_RIDGE = 1e-3
@@ -73,7 +75,7 @@ def sample(measurement: Measurement, profile: DeviceProfile) -> Sample:
     return Sample(
         measurement.subject,
         total_work(calls),
-        memory_features(calls, Machine.of(profile)),
+        memory_features(calls, Machine.of(profile), LIVE),
         frozenset(map(kind_of, calls)),
         counts.instructions,
         spent.compute,

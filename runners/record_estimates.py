@@ -27,7 +27,7 @@ import objectives.latency
 from objectives.latency import cost_model_version, known_profiles, load_profile
 from objectives.latency.recorded import Estimates, profile_digest
 from runners.emulator import Installation, find_installation, install
-from runners.fit_estimates import Sample, fit, relative_errors, sample, summarize
+from runners.fit_estimates import LIVE, Sample, fit, relative_errors, sample, summarize
 from runners.measurements import Measurement, cache_key, load, measure_batch, save
 from runners.operators import count_operators
 from runners.recorded_students import SPACES, draw_student, plan_of, spaces_of
@@ -141,6 +141,7 @@ def estimates_of(device: str, samples: Sequence[Sample], versions: dict[str, str
         recorded=date.today().isoformat(),
         versions=versions,
         error=stated,
+        live=LIVE,
         kinds=sorted({kind for entry in samples for kind in entry.kinds}),
         costs=fitted.costs(),
         stalls=fitted.stalls,

@@ -28,6 +28,7 @@ from objectives.latency.reading import LatencyReading
 from objectives.latency.recorded import Estimates, estimate_version, load_estimates
 from objectives.latency.traffic import (
     AGAIN,
+    BEGUN_AGAIN,
     Footprint,
     Machine,
     Traffic,
@@ -72,7 +73,8 @@ _Step = tuple[float, float, float]
 _Steps = tuple[_Step, ...]
 _Touched = tuple[float, float, float, float]  # bytes of weights, activations, workspace, code
 _Use = tuple[str, _Touched, _Steps]  # of a kernel, and what its section touched before it
-_Unpacked = tuple[float, tuple[float, float, float]]  # bytes of workspace; weights, activations and code until its end
+# Bytes of workspace and the share of them that begins blocks; weights, activations and code until its end.
+_Unpacked = tuple[float, float, tuple[float, float, float]]
 
 
 class _Call(NamedTuple):
@@ -92,7 +94,7 @@ class _Summary(NamedTuple):
     uncosted: int
     scaled: tuple[float, ...]  # stalls by edge, where the whole model exceeds it
     touched: _Touched
-    largest: tuple[float, float]  # activations, workspace
+    largest: tuple[float, float, float]  # activations, hidden state, workspace
     kernels: dict[str, float]  # bytes of code
     first: tuple[_Use, ...]  # of each kernel
     later: tuple[tuple[_Touched, _Steps], ...]  # touched since the use before
@@ -181,7 +183,7 @@ class LatencyModel:
 
     def _summarize(self, calls: Sequence[OperatorCall]) -> _Summary:
         weights = activations = workspace = code = 0.0
-        largest_activations = largest_workspace = 0.0
+        largest_activations = largest_hidden = largest_workspace = 0.0
         kernels: dict[str, float] = {}
         first: list[_Use] = []
         later = []
@@ -189,7 +191,7 @@ class LatencyModel:
         unpacked = []
         costed = [self._cost_call(call) for call in calls]
         for _, traffic, steps in costed:
-            kernel, own_weights, own_activations, own_workspace, own_code, *_ = traffic
+            kernel, own_weights, own_activations, own_workspace, begun, own_code, hidden, *_ = traffic
             now = (weights, activations, workspace, code)
             if steps is not None:
                 before = last.get(kernel)
@@ -206,14 +208,16 @@ class LatencyModel:
             workspace += own_workspace
             code += own_code
             if own_workspace:
-                unpacked.append((own_workspace, (weights, activations, code)))
+                unpacked.append((own_workspace, begun, (weights, activations, code)))
                 largest_workspace = max(largest_workspace, own_workspace)
             largest_activations = max(largest_activations, own_activations)
+            largest_hidden = max(largest_hidden, hidden)
         none = (0.0,) * (4 + len(self._edges))
         instructions, compute, stall, uncosted, *scaled = map(
             sum, zip(none, *(call.costs for call in costed), strict=True)
         )
-        touched, largest = (weights, activations, workspace, code), (largest_activations, largest_workspace)
+        touched = (weights, activations, workspace, code)
+        largest = (largest_activations, largest_hidden, largest_workspace)
         costs = (instructions, compute, stall, int(uncosted), tuple(scaled))
         return _Summary(
             *costs, touched, largest, kernels, tuple(first), tuple(later), tuple(last.items()), tuple(unpacked)
@@ -228,9 +232,11 @@ class LatencyModel:
         for summary in summaries:
             kernels.update(summary.kernels)
         footprint = footprint_of(
+            self.estimates.live,
             sum(s.touched[0] for s in summaries),
             max(s.largest[0] for s in summaries),
             max(s.largest[1] for s in summaries),
+            max(s.largest[2] for s in summaries),
             sum(kernels.values()),
         )
         runs = self._by_edge.get("run", (0.0,) * len(self._edges))
@@ -275,18 +281,19 @@ class LatencyModel:
 
     def _workspace_stalls(self, summaries: Sequence[_Summary], footprint: Footprint) -> float:
         """Cycles of fetching workspace that other memory has displaced since it was used."""
-        steps = self._steps.get(AGAIN)
-        if not steps or not footprint.workspace:
+        steps, more = self._steps.get(AGAIN, ()), self._steps.get(BEGUN_AGAIN, ())
+        if not footprint.workspace or not (steps or more):
             return 0.0
         stall = w = a = c = 0.0
         workspace = Workspace()
         for counted in (False, True):  # the first round is the warm-up
             for summary in summaries:
-                for size, (weights, activations, code) in summary.unpacked:
+                for size, begun, (weights, activations, code) in summary.unpacked:
                     pieces = workspace.use(size, (w + weights, a + activations, c + code))
                     if counted:
                         for amount, since in pieces:
-                            stall += amount * _cost(footprint.distance(*since), steps)
+                            apart = footprint.distance(*since)
+                            stall += amount * (_cost(apart, steps) + begun * _cost(apart, more))
                 w, a, c = w + summary.touched[0], a + summary.touched[1], c + summary.touched[3]
         return stall / LINE_BYTES
 

@@ -31,6 +31,18 @@ class FitError(_Strict):
     maximum: NonNegativeFloat
 
 
+class LiveMemory(_Strict):
+    """How much memory besides weights, workspace and code a model uses over and over.
+
+    Attributes:
+        activations: so many times the inputs and outputs of its largest call.
+        states: so many hidden states beside them.
+    """
+
+    activations: NonNegativeFloat
+    states: NonNegativeFloat
+
+
 class Estimates(_Strict):
     """Recorded costs of one device.
 
@@ -41,6 +53,7 @@ class Estimates(_Strict):
         versions: of the tools that the costs were recorded with.
         error: on students held out, by the space that they were drawn from.
         kinds: of operator calls that were recorded.
+        live: what the stalls were fitted with.
         costs: of computing, by ``kind.unit``.
         stalls: cycles of waiting for memory, by feature of `traffic.memory_features`.
     """
@@ -51,6 +64,7 @@ class Estimates(_Strict):
     versions: dict[str, str]
     error: dict[str, FitError]
     kinds: list[str]
+    live: LiveMemory
     costs: dict[str, Cost]
     stalls: dict[str, NonNegativeFloat]
 

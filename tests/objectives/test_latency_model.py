@@ -91,7 +91,7 @@ def test_sections_add_up_to_what_the_whole_was_fitted_as(model: LatencyModel) ->
             work = [({"run": 1.0}), *map(work_of, calls)]
             compute = sum(add_up(amounts, {n: c.cycles for n, c in costs.items()}) for amounts in work)
             assert found.compute_cycles == pytest.approx(compute)
-            stalls = add_up(memory_features(calls, machine), model.estimates.stalls)
+            stalls = add_up(memory_features(calls, machine, model.estimates.live), model.estimates.stalls)
             assert found.stall_cycles == pytest.approx(stalls)
             assert found.milliseconds == pytest.approx(model.predict_calls(calls).milliseconds)
 
