@@ -53,7 +53,7 @@ class Estimates(_Strict):
         versions: of the tools that the costs were recorded with.
         error: on students held out, by the space that they were drawn from.
         kinds: of operator calls that were recorded.
-        live: what the stalls were fitted with.
+        live: memory in use that the stalls were fitted with.
         costs: of computing, by ``kind.unit``.
         stalls: cycles of waiting for memory, by feature of `traffic.memory_features`.
     """

@@ -86,8 +86,8 @@ class Setting(BaseModel):
         steps: of the training.
         teacher_quality: on the validation split.
         versions: of what shaped the results.
-        estimates: what operators cost on the study's device: latencies of a frozen benchmark must not change with the
-            costs that are recorded later.
+        estimates: what operators cost on the study's device, and the memory they were fitted with: latencies of a
+            frozen benchmark must not change with the costs that are recorded later.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
