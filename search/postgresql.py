@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,16 +16,24 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    InvalidatePoolError,
+    OperationalError,
+    PendingRollbackError,
+    SQLAlchemyError,
+)
 from sqlalchemy.pool import NullPool
 
-from search.study_storage import StudyStorage
+from search.direct_storage import DirectStorage
 from space.errors import InputError
 
 logger = logging.getLogger("shoebox.search.postgresql")
 
 RECONNECT_SECONDS = 60.0  # how long a server may be away before a search gives up
 RECONNECT_PAUSE = 0.5
+TRUSTED_SECONDS = 1.0  # how long after its last use a connection is taken to be there without asking
 ATTEMPTS = 3  # of a call whose connection broke
 
 # Calls that may be made twice to the same effect. Making a trial may not; Optuna repeats it itself.
@@ -65,8 +74,8 @@ _CREATION_LOCK = 5_703_811_726_408_153_088  # any number that others do not use
 def open_postgresql(url: URL, keep_connections: bool = True) -> RDBStorage:
     """Open a study storage in PostgreSQL, creating its tables if it has none.
 
-    Once open, it outlives a restart of the server: connections are tested before they are used, a new one is waited
-    for up to `RECONNECT_SECONDS`, and a call that was cut off is repeated where that does no harm.
+    Once open, it outlives a restart of the server: a connection that lay idle is tested before it is used, a new one is
+    waited for up to `RECONNECT_SECONDS`, and a call that was cut off is repeated where that does no harm.
 
     Args:
         url: of the database. Without a named driver, psycopg2 is used if it is there, else psycopg.
@@ -77,10 +86,12 @@ def open_postgresql(url: URL, keep_connections: bool = True) -> RDBStorage:
         sqlalchemy.exc.SQLAlchemyError: the server cannot be reached, or refuses.
     """
     address = with_driver(url).render_as_string(hide_password=False)
-    options: dict[str, Any] = {"pool_pre_ping": True} if keep_connections else {"poolclass": NullPool}
+    options: dict[str, Any] = {} if keep_connections else {"poolclass": NullPool}
     with _creating_alone(address):
-        storage = StudyStorage(address, engine_kwargs=options)
+        storage = DirectStorage(address, engine_kwargs=options)
     event.listen(storage.engine, "do_connect", _connect_patiently)
+    if keep_connections:
+        _test_idle_connections(storage.engine)
     for name in _REPEATABLE:
         call = getattr(storage, name, None)
         if call is not None:
@@ -209,6 +220,25 @@ def _connect_patiently(dialect: Any, _: Any, arguments: Any, options: Any) -> An
                 logger.warning("The storage does not answer; waiting up to %d s for it.", RECONNECT_SECONDS)
                 told = True
             time.sleep(RECONNECT_PAUSE)
+
+
+def _test_idle_connections(engine: sqlalchemy.Engine) -> None:
+    """As `pool_pre_ping` of SQLAlchemy, which tests a connection before every use: a dozen times for each trial."""
+    used = "used"
+
+    def note(_: Any, record: Any) -> None:
+        record.info[used] = time.monotonic()
+
+    def test(connection: Any, record: Any, _: Any) -> None:
+        if time.monotonic() - record.info.get(used, math.inf) < TRUSTED_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError from error  # the server was away: no connection is any good
+
+    event.listen(engine, "checkin", note)
+    event.listen(engine, "checkout", test)
 
 
 def _repeated(call: Callable[..., Any], storage: RDBStorage) -> Callable[..., Any]:

@@ -25,6 +25,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from objectives.pareto import Direction
+from search.direct_storage import DirectStorage, writes_directly
 from search.postgresql import open_postgresql
 from search.study_storage import StudyCache, StudyStorage
 from space.errors import InputError
@@ -102,7 +103,8 @@ def open_storage(url: str, keep_connections: bool = True) -> RDBStorage:
                 return StudyStorage(url)
             with _one_at_a_time(parsed.database):
                 _prepare_sqlite(parsed.database)
-                storage = StudyStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT}})
+                kind = DirectStorage if writes_directly("sqlite") else StudyStorage
+                storage = kind(url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT}})
             sqlalchemy.event.listen(storage.engine, "connect", _on_connect)
             storage.engine.dispose()  # its first connection was made before the listener
             return storage

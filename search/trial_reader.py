@@ -72,8 +72,11 @@ class TrialReader:
 
 def read_trial(connection: sqlalchemy.Connection, trial_id: int) -> FrozenTrial | None:
     """The trial of that id, whose dictionaries are nobody else's."""
-    found = _read(connection, _TRIALS.c.trial_id == trial_id, {})
-    return found[0] if found else None
+    answer = connection.execute(_OF_ONE, {"wanted": trial_id}).all()
+    if not answer:
+        return None
+    rows = [_Row._make(row[_TRIAL:]) for row in answer if row[_TRIAL] is not None]
+    return _built([answer[0]], _sorted(rows), {})[0]
 
 
 def first_distribution(connection: sqlalchemy.Connection, trial_id: int, name: str) -> BaseDistribution | None:
@@ -88,8 +91,7 @@ def first_distribution(connection: sqlalchemy.Connection, trial_id: int, name: s
 def _read(connection: sqlalchemy.Connection, wanted: Any, known: dict[int, Params]) -> list[FrozenTrial]:
     # The trials come first: what is written between the two statements belongs to a trial that is known, and one that
     # has finished has all it will ever have. The other tables are asked at once: over a network each statement waits.
-    columns = ("trial_id", "number", "state", "datetime_start", "datetime_complete")
-    statement = sqlalchemy.select(*(_TRIALS.c[name] for name in columns)).where(wanted)
+    statement = sqlalchemy.select(*_OF_TRIAL).where(wanted)
     trials = connection.execute(statement.order_by(_TRIALS.c.trial_id)).all()
     if not trials:
         return []
@@ -102,7 +104,19 @@ def _read(connection: sqlalchemy.Connection, wanted: Any, known: dict[int, Param
         _Table.VALUES: [row.trial_id for row in trials if row.state.is_finished()],
         _Table.INTERMEDIATE: ids,
     }
-    found = _rows(connection, asked, wanted)
+    built = _built(trials, _rows(connection, asked, wanted), remembered)
+    for trial in built:
+        if trial.state.is_finished():
+            known.pop(trial._trial_id, None)
+        elif BYTES in trial.user_attrs:  # written with the last of them
+            known[trial._trial_id] = Params(trial.params, trial.distributions)
+    return built
+
+
+def _built(
+    trials: Sequence[sqlalchemy.Row[Any]], found: Mapping[int, list[_Row]], remembered: Mapping[int, Params]
+) -> list[FrozenTrial]:
+    """Trials of rows of their table and rows of the others; of those remembered without rows of parameters."""
     params = _params(found[_Table.PARAMS])
     user, system, values, intermediate = (
         _by_trial(found[table], read)
@@ -116,10 +130,6 @@ def _read(connection: sqlalchemy.Connection, wanted: Any, known: dict[int, Param
     built = []
     for row in trials:
         mine = remembered.get(row.trial_id) or params.get(row.trial_id) or Params({}, {})
-        if row.state.is_finished():
-            known.pop(row.trial_id, None)
-        elif BYTES in user[row.trial_id]:  # written with the last of them
-            known[row.trial_id] = mine
         built.append(
             FrozenTrial(
                 number=row.number,
@@ -150,15 +160,19 @@ class _Row(NamedTuple):
     text: str | None
 
 
+_OF_TRIAL = tuple(_TRIALS.c[name] for name in ("trial_id", "number", "state", "datetime_start", "datetime_complete"))
+_TRIAL = len(_OF_TRIAL)  # where the columns of `_Row` begin in a row of `_OF_ONE`
+
+
 def _columns(table: Any, which: _Table, key: str, number: str | None, text: str) -> sqlalchemy.Select[Any]:
     """A table's columns as those of `_Row`."""
     return sqlalchemy.select(
-        sqlalchemy.literal_column(str(which.value)),
-        table.primary_key.columns[0],
+        sqlalchemy.literal_column(str(which.value)).label("which"),
+        table.primary_key.columns[0].label("place"),
         table.c.trial_id,
-        sqlalchemy.cast(table.c[key], sqlalchemy.Text),
-        sqlalchemy.cast(sqlalchemy.null() if number is None else table.c[number], sqlalchemy.Double),
-        sqlalchemy.cast(table.c[text], sqlalchemy.Text),
+        sqlalchemy.cast(table.c[key], sqlalchemy.Text).label("key"),
+        sqlalchemy.cast(sqlalchemy.null() if number is None else table.c[number], sqlalchemy.Double).label("number"),
+        sqlalchemy.cast(table.c[text], sqlalchemy.Text).label("text"),
     )
 
 
@@ -179,6 +193,15 @@ _OF_FEW = sqlalchemy.union_all(
     )
 )
 
+_ROWS_OF_ONE = sqlalchemy.union_all(
+    *(select.where(table.c.trial_id == sqlalchemy.bindparam("wanted")) for table, select in _SELECTS.values())
+).subquery()
+_OF_ONE = (
+    sqlalchemy.select(*_OF_TRIAL, *_ROWS_OF_ONE.c)
+    .select_from(_TRIALS.outerjoin(_ROWS_OF_ONE, sqlalchemy.true()))
+    .where(_TRIALS.c.trial_id == sqlalchemy.bindparam("wanted"))
+)
+
 
 def _rows(
     connection: sqlalchemy.Connection, asked: Mapping[_Table, Sequence[int]], wanted: Any
@@ -192,6 +215,11 @@ def _rows(
         chosen = {which: set(ids) for which, ids in asked.items()}
         every = map(_Row._make, connection.execute(sqlalchemy.union_all(*selects)).tuples())
         rows = filter(lambda row: row.trial_id in chosen[_Table(row.table)], every)
+    return _sorted(rows)
+
+
+def _sorted(rows: Iterable[_Row]) -> defaultdict[int, list[_Row]]:
+    """Rows by table, in the order in which they were written."""
     found: defaultdict[int, list[_Row]] = defaultdict(list)
     for row in sorted(rows, key=itemgetter(0, 1)):
         found[row.table].append(row)

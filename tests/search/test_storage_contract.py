@@ -333,8 +333,13 @@ def test_a_worker_keeps_no_connection_to_a_server(postgresql: Any) -> None:
     assert "NullPool" in type(storage.engine.pool).__name__
 
 
-def test_a_server_that_restarts_between_calls_is_not_noticed(postgresql: Any, make_engine: Callable[..., Any]) -> None:
-    """Proposals, results and settling go on, with the numbers that a study without the restart has."""
+@pytest.mark.parametrize("trusted", [0.0, 60.0])
+def test_a_server_that_restarts_between_calls_is_not_noticed(
+    postgresql: Any, make_engine: Callable[..., Any], trusted: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proposals, results and settling go on, with the numbers that a study without the restart has: whether connections
+    are tested before they are used, or found to be cut off then."""
+    monkeypatch.setattr(postgresql_module, "TRUSTED_SECONDS", trusted)
     url = postgresql.new_url()
     engine = make_engine(url=url, trials=6, limits=ROOMY)
     engine.run(2)
