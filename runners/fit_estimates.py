@@ -141,9 +141,10 @@ class Fitted:
 def most_cycles(memory: Memory) -> Callable[[str], float]:
     """What a unit of a feature of `memory_features` may cost at most on a core, by the name of the feature.
 
-    At each edge a line costs no more than one fetch from behind it; kernels count as small ones. This is no exact
-    bound, since a line that is displaced far enough passes several edges. It is there because few of the measured
-    students exceed the third level: left to the fit alone, one student was wrong by 70 %.
+    At each edge no feature of a line costs more than one fetch from behind it; kernels count as small ones. This is no
+    exact bound, since a line that is displaced far enough passes several edges, and may count for two features. It is
+    there because few of the measured students exceed the third level: left to the fit alone, one student was wrong by
+    70 %.
     """
 
     def most(name: str) -> float:

@@ -1,14 +1,13 @@
 """Optuna's storage in SQLite or PostgreSQL, which writes trials in a fraction of Optuna's time.
 
-Optuna makes an object of every row that it touches, and looks for each value and attribute before it writes it. Here
-that is left to the database, which overwrites a row that is there.
+Optuna makes an object of every row that it touches, looks for each value before it writes it, and takes four statements
+to number a trial. Here values overwrite what is there, and the database counts.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
-import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -30,9 +29,10 @@ _VALUES: Any = models.TrialValueModel.__table__
 _USER: Any = models.TrialUserAttributeModel.__table__
 _SYSTEM: Any = models.TrialSystemAttributeModel.__table__
 _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+OLDEST_SQLITE = (3, 35)  # from here on it answers what it has inserted
 
 _STATE = sqlalchemy.select(_TRIALS.c.state).where(_TRIALS.c.trial_id == sqlalchemy.bindparam("wanted"))
-_LOCKED_STATE = _STATE.with_for_update()  # SQLite has no such clause: it has one writer at a time
+_LOCKED_STATE = _STATE.with_for_update()  # SQLite has no such clause: see `_transaction`
 _STUDY = sqlalchemy.select(_STUDIES.c.study_id).where(_STUDIES.c.study_id == sqlalchemy.bindparam("wanted"))
 _LOCKED_STUDY = _STUDY.with_for_update()
 _BEFORE = _TRIALS.alias()
@@ -50,25 +50,9 @@ _CREATION = (
 
 
 class DirectStorage(StudyStorage):
-    """As `StudyStorage`, with statements of its own for what a search writes of each trial."""
-
-    def write_together(self, trial_id: int, writes: Writes) -> None:
-        self._write(trial_id, writes)
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        if self._held is None:
-            self._write(trial_id, Writes(user={key: value}))
-        else:
-            super().set_trial_user_attr(trial_id, key, value)
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        if self._held is None:
-            self._write(trial_id, Writes(system={key: value}))
-        else:
-            super().set_trial_system_attr(trial_id, key, value)
+    """As `StudyStorage`, with statements of its own for what a search writes of trials (SQLite: `OLDEST_SQLITE`)."""
 
     def _write(self, trial_id: int, writes: Writes) -> None:
-        # As in Optuna's own: who finds the parameters there has written them before, and was cut off.
         with suppress(IntegrityError), self._transaction() as connection:
             self._check_updatable(connection, trial_id, _STATE)
             if writes.params:
@@ -145,17 +129,14 @@ class DirectStorage(StudyStorage):
     def _transaction(self) -> Iterator[sqlalchemy.Connection]:
         try:
             with self.engine.begin() as connection:
+                if connection.dialect.name == "sqlite":
+                    # Python would begin only before the first row is written: what was read before that may be stale.
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
                 yield connection
-        except IntegrityError:
+        except IntegrityError:  # parameters that are there
             raise
         except sqlalchemy.exc.SQLAlchemyError as error:
             raise StorageInternalError("The storage could not be written.") from error
-
-
-def writes_directly(dialect: str) -> bool:
-    """Whether a kind of database can do what `DirectStorage` asks of it."""
-    # From this version on SQLite answers what it has inserted.
-    return dialect in _INSERTS and (dialect != "sqlite" or sqlite3.sqlite_version_info >= (3, 35))
 
 
 @cache

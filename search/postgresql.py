@@ -75,7 +75,8 @@ def open_postgresql(url: URL, keep_connections: bool = True) -> RDBStorage:
     """Open a study storage in PostgreSQL, creating its tables if it has none.
 
     Once open, it outlives a restart of the server: a connection that lay idle is tested before it is used, a new one is
-    waited for up to `RECONNECT_SECONDS`, and a call that was cut off is repeated where that does no harm.
+    waited for up to `RECONNECT_SECONDS`, and a call that was cut off is repeated where that does no harm. (To make or
+    remove a study is not, in the first second after another call.)
 
     Args:
         url: of the database. Without a named driver, psycopg2 is used if it is there, else psycopg.
@@ -230,7 +231,7 @@ def _test_idle_connections(engine: sqlalchemy.Engine) -> None:
         record.info[used] = time.monotonic()
 
     def test(connection: Any, record: Any, _: Any) -> None:
-        if time.monotonic() - record.info.get(used, math.inf) < TRUSTED_SECONDS:
+        if time.monotonic() - record.info.get(used, -math.inf) < TRUSTED_SECONDS:
             return
         try:
             engine.dialect.do_ping(connection)

@@ -25,7 +25,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from objectives.pareto import Direction
-from search.direct_storage import DirectStorage, writes_directly
+from search.direct_storage import OLDEST_SQLITE, DirectStorage
 from search.postgresql import open_postgresql
 from search.study_storage import StudyCache, StudyStorage
 from space.errors import InputError
@@ -103,7 +103,7 @@ def open_storage(url: str, keep_connections: bool = True) -> RDBStorage:
                 return StudyStorage(url)
             with _one_at_a_time(parsed.database):
                 _prepare_sqlite(parsed.database)
-                kind = DirectStorage if writes_directly("sqlite") else StudyStorage
+                kind = DirectStorage if sqlite3.sqlite_version_info >= OLDEST_SQLITE else StudyStorage
                 storage = kind(url, engine_kwargs={"connect_args": {"timeout": BUSY_TIMEOUT}})
             sqlalchemy.event.listen(storage.engine, "connect", _on_connect)
             storage.engine.dispose()  # its first connection was made before the listener

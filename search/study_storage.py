@@ -122,6 +122,9 @@ class StudyStorage(RDBStorage):
 
     def write_together(self, trial_id: int, writes: Writes) -> None:
         """Write them in one transaction."""
+        self._write(trial_id, writes)
+
+    def _write(self, trial_id: int, writes: Writes) -> None:
         # As in Optuna's own: who finds the parameters there has written them before, and was cut off.
         with _create_scoped_session(self.scoped_session, True) as session:
             trial = models.TrialModel.find_or_raise_by_id(trial_id, session)
@@ -171,14 +174,14 @@ class StudyStorage(RDBStorage):
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         writes = self._of(trial_id)
         if writes is None:
-            super().set_trial_user_attr(trial_id, key, value)
+            self._write(trial_id, Writes(user={key: value}))
         else:
             writes.user[key] = value
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         writes = self._of(trial_id)
         if writes is None:
-            super().set_trial_system_attr(trial_id, key, value)
+            self._write(trial_id, Writes(system={key: value}))
         else:
             writes.system[key] = value
 

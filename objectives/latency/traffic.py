@@ -93,7 +93,7 @@ class Traffic(NamedTuple):
     Attributes:
         kernel: what runs.
         weights, activations, workspace, code: bytes.
-        begun: share of the workspace's lines that no prefetcher sees coming.
+        begun: share of the workspace's lines that begin a block of 8-bit weights.
         hidden: bytes of the hidden state that it normalizes; 0 for other calls.
         group: of calls that move memory in the same way.
         fixed: lines by the reason why they may miss.
