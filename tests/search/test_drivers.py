@@ -300,7 +300,7 @@ def handed_out() -> list[tuple[str, TrialState]]:
 def test_two_searches_share_a_study_and_one_is_killed(shoebox_command: list[str], toy_file: Path) -> None:
     toy_file.write_text(toy_file.read_text().replace("deployed_bytes: 600000", "deployed_bytes: 20000000"))
     search = [*shoebox_command, "search", str(toy_file), "--trials", "20", "--workers", "1"]
-    first = start(search, seconds=20)
+    first = start(search, seconds=60)  # killed before that, however slowly the second one starts
     try:
         wait_for(lambda: bool(handed_out()))
         slow = handed_out()[0][0]
