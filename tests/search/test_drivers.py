@@ -292,7 +292,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 def handed_out() -> list[tuple[str, TrialState]]:
     """Who handed out each trial, and how it stands."""
-    study = find_study(open_storage(os.environ["SHOEBOX_STORAGE"]), "toy")
+    study = find_study(open_storage(os.environ["SHOEBOX_STORAGE"], keep_connections=False), "toy")
     trials = [] if study is None else study.get_trials()
     return [(trial.user_attrs[DRIVER], trial.state) for trial in trials if DRIVER in trial.user_attrs]
 
