@@ -21,31 +21,26 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from search.study_storage import StudyStorage, Writes
+from search.tables import PARAMS, STUDIES, SYSTEM, TRIALS, USER, VALUES
 
-_STUDIES: Any = models.StudyModel.__table__
-_TRIALS: Any = models.TrialModel.__table__
-_PARAMS: Any = models.TrialParamModel.__table__
-_VALUES: Any = models.TrialValueModel.__table__
-_USER: Any = models.TrialUserAttributeModel.__table__
-_SYSTEM: Any = models.TrialSystemAttributeModel.__table__
 _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 OLDEST_SQLITE = (3, 35)  # from here on it answers what it has inserted
 
-_STATE = sqlalchemy.select(_TRIALS.c.state).where(_TRIALS.c.trial_id == sqlalchemy.bindparam("wanted"))
+_STATE = sqlalchemy.select(TRIALS.c.state).where(TRIALS.c.trial_id == sqlalchemy.bindparam("wanted"))
 _LOCKED_STATE = _STATE.with_for_update()  # SQLite has no such clause: see `_transaction`
-_STUDY = sqlalchemy.select(_STUDIES.c.study_id).where(_STUDIES.c.study_id == sqlalchemy.bindparam("wanted"))
+_STUDY = sqlalchemy.select(STUDIES.c.study_id).where(STUDIES.c.study_id == sqlalchemy.bindparam("wanted"))
 _LOCKED_STUDY = _STUDY.with_for_update()
-_BEFORE = _TRIALS.alias()
+_BEFORE = TRIALS.alias()
 _HOW_MANY = sqlalchemy.select(sqlalchemy.func.count()).select_from(_BEFORE)
 _CREATION = (
-    sqlalchemy.insert(_TRIALS)
+    sqlalchemy.insert(TRIALS)
     .values(
         study_id=sqlalchemy.bindparam("study"),
         number=_HOW_MANY.where(_BEFORE.c.study_id == sqlalchemy.bindparam("study")).scalar_subquery(),
         state=TrialState.RUNNING,
         datetime_start=sqlalchemy.bindparam("now"),
     )
-    .returning(_TRIALS.c.trial_id, _TRIALS.c.number)
+    .returning(TRIALS.c.trial_id, TRIALS.c.number)
 )
 
 
@@ -57,8 +52,8 @@ class DirectStorage(StudyStorage):
             self._check_updatable(connection, trial_id, _STATE)
             if writes.params:
                 rows = [{"trial_id": trial_id, **row} for row in writes.params]
-                connection.execute(sqlalchemy.insert(_PARAMS), rows)
-            for table, attributes in ((_USER, writes.user), (_SYSTEM, writes.system)):
+                connection.execute(sqlalchemy.insert(PARAMS), rows)
+            for table, attributes in ((USER, writes.user), (SYSTEM, writes.system)):
                 if attributes:
                     rows = [
                         {"trial_id": trial_id, "key": k, "value_json": json.dumps(v)} for k, v in attributes.items()
@@ -77,13 +72,13 @@ class DirectStorage(StudyStorage):
                     {"trial_id": trial_id, "objective": objective, "value": value, "value_type": kind}
                     for objective, (value, kind) in enumerate(stored)
                 ]
-                connection.execute(_replacement(connection.dialect.name, _VALUES, "trial_id", "objective"), rows)
+                connection.execute(_replacement(connection.dialect.name, VALUES, "trial_id", "objective"), rows)
             changes: dict[str, Any] = {"state": state}
             if state == TrialState.RUNNING:
                 changes["datetime_start"] = now
             if state.is_finished():
                 changes["datetime_complete"] = now
-            connection.execute(sqlalchemy.update(_TRIALS).where(_TRIALS.c.trial_id == trial_id).values(changes))
+            connection.execute(sqlalchemy.update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(changes))
         return True
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:

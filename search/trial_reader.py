@@ -21,15 +21,9 @@ from optuna.trial import FrozenTrial
 from pydantic_core import from_json
 
 from search.states import BYTES
+from search.tables import INTERMEDIATE, PARAMS, SYSTEM, TRIALS, USER, VALUES
 
 MOST_IDS = 10_000  # in one statement; SQLite allows 32,766 since 3.32 (2020), PostgreSQL 65,535
-
-_TRIALS: Any = models.TrialModel.__table__
-_PARAMS: Any = models.TrialParamModel.__table__
-_VALUES: Any = models.TrialValueModel.__table__
-_INTERMEDIATE: Any = models.TrialIntermediateValueModel.__table__
-_USER: Any = models.TrialUserAttributeModel.__table__
-_SYSTEM: Any = models.TrialSystemAttributeModel.__table__
 
 
 class _Table(IntEnum):
@@ -64,10 +58,10 @@ class TrialReader:
         self, connection: sqlalchemy.Connection, study_id: int, included: Collection[int], after: int
     ) -> list[FrozenTrial]:
         """Trials of a study with the ids `included` or larger ones than `after`, by id."""
-        wanted = _TRIALS.c.trial_id > after
+        wanted = TRIALS.c.trial_id > after
         if included:
-            wanted = sqlalchemy.or_(wanted, _TRIALS.c.trial_id.in_(sorted(included)))
-        return _read(connection, sqlalchemy.and_(_TRIALS.c.study_id == study_id, wanted), self._known)
+            wanted = sqlalchemy.or_(wanted, TRIALS.c.trial_id.in_(sorted(included)))
+        return _read(connection, sqlalchemy.and_(TRIALS.c.study_id == study_id, wanted), self._known)
 
 
 def read_trial(connection: sqlalchemy.Connection, trial_id: int) -> FrozenTrial | None:
@@ -81,10 +75,10 @@ def read_trial(connection: sqlalchemy.Connection, trial_id: int) -> FrozenTrial 
 
 def first_distribution(connection: sqlalchemy.Connection, trial_id: int, name: str) -> BaseDistribution | None:
     """The distribution of the first parameter of that name in a trial's study; None if there is none."""
-    study = sqlalchemy.select(_TRIALS.c.study_id).where(_TRIALS.c.trial_id == trial_id).scalar_subquery()
-    statement = sqlalchemy.select(_PARAMS.c.distribution_json).select_from(_PARAMS.join(_TRIALS))
-    statement = statement.where(_TRIALS.c.study_id == study, _PARAMS.c.param_name == name)
-    text = connection.execute(statement.order_by(_PARAMS.c.param_id).limit(1)).scalar()
+    study = sqlalchemy.select(TRIALS.c.study_id).where(TRIALS.c.trial_id == trial_id).scalar_subquery()
+    statement = sqlalchemy.select(PARAMS.c.distribution_json).select_from(PARAMS.join(TRIALS))
+    statement = statement.where(TRIALS.c.study_id == study, PARAMS.c.param_name == name)
+    text = connection.execute(statement.order_by(PARAMS.c.param_id).limit(1)).scalar()
     return None if text is None else described(text)
 
 
@@ -92,7 +86,7 @@ def _read(connection: sqlalchemy.Connection, wanted: Any, known: dict[int, Param
     # The trials come first: what is written between the two statements belongs to a trial that is known, and one that
     # has finished has all it will ever have. The other tables are asked at once: over a network each statement waits.
     statement = sqlalchemy.select(*_OF_TRIAL).where(wanted)
-    trials = connection.execute(statement.order_by(_TRIALS.c.trial_id)).all()
+    trials = connection.execute(statement.order_by(TRIALS.c.trial_id)).all()
     if not trials:
         return []
     ids = [row.trial_id for row in trials]
@@ -160,7 +154,7 @@ class _Row(NamedTuple):
     text: str | None
 
 
-_OF_TRIAL = tuple(_TRIALS.c[name] for name in ("trial_id", "number", "state", "datetime_start", "datetime_complete"))
+_OF_TRIAL = tuple(TRIALS.c[name] for name in ("trial_id", "number", "state", "datetime_start", "datetime_complete"))
 _TRIAL = len(_OF_TRIAL)  # where the columns of `_Row` begin in a row of `_OF_ONE`
 
 
@@ -179,11 +173,11 @@ def _columns(table: Any, which: _Table, key: str, number: str | None, text: str)
 _SELECTS = {
     which: (table, _columns(table, which, key, number, text))
     for which, table, key, number, text in (
-        (_Table.USER, _USER, "key", None, "value_json"),
-        (_Table.SYSTEM, _SYSTEM, "key", None, "value_json"),
-        (_Table.PARAMS, _PARAMS, "param_name", "param_value", "distribution_json"),
-        (_Table.VALUES, _VALUES, "objective", "value", "value_type"),
-        (_Table.INTERMEDIATE, _INTERMEDIATE, "step", "intermediate_value", "intermediate_value_type"),
+        (_Table.USER, USER, "key", None, "value_json"),
+        (_Table.SYSTEM, SYSTEM, "key", None, "value_json"),
+        (_Table.PARAMS, PARAMS, "param_name", "param_value", "distribution_json"),
+        (_Table.VALUES, VALUES, "objective", "value", "value_type"),
+        (_Table.INTERMEDIATE, INTERMEDIATE, "step", "intermediate_value", "intermediate_value_type"),
     )
 }
 _OF_FEW = sqlalchemy.union_all(
@@ -198,8 +192,8 @@ _ROWS_OF_ONE = sqlalchemy.union_all(
 ).subquery()
 _OF_ONE = (
     sqlalchemy.select(*_OF_TRIAL, *_ROWS_OF_ONE.c)
-    .select_from(_TRIALS.outerjoin(_ROWS_OF_ONE, sqlalchemy.true()))
-    .where(_TRIALS.c.trial_id == sqlalchemy.bindparam("wanted"))
+    .select_from(TRIALS.outerjoin(_ROWS_OF_ONE, sqlalchemy.true()))
+    .where(TRIALS.c.trial_id == sqlalchemy.bindparam("wanted"))
 )
 
 
@@ -211,7 +205,7 @@ def _rows(
         given = {which.name: ids for which, ids in asked.items()}
         rows: Iterable[_Row] = map(_Row._make, connection.execute(_OF_FEW, given).tuples())
     else:  # all trials at the beginning of a resume: more than a statement may name
-        selects = (select.select_from(table.join(_TRIALS)).where(wanted) for table, select in _SELECTS.values())
+        selects = (select.select_from(table.join(TRIALS)).where(wanted) for table, select in _SELECTS.values())
         chosen = {which: set(ids) for which, ids in asked.items()}
         every = map(_Row._make, connection.execute(sqlalchemy.union_all(*selects)).tuples())
         rows = filter(lambda row: row.trial_id in chosen[_Table(row.table)], every)
