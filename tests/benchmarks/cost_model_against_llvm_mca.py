@@ -110,7 +110,7 @@ class Llvm:
                 building.parent.rmdir()
             folders = [root / "usr" / "lib" / "x86_64-linux-gnu", root / "usr" / "lib" / f"llvm-{LLVM}" / "lib"]
             self.environment["LD_LIBRARY_PATH"] = ":".join(map(str, folders))
-        self.version = re.search(r"version (\S+)", self._run([self.analyser, "--version"], "")).group(1)
+        (self.version,) = re.findall(r"version (\S+)", self._run([self.analyser, "--version"], ""))[:1]
 
     def _run(self, command: Sequence[str], text: str) -> str:
         done = subprocess.run(command, input=text, capture_output=True, text=True, env=self.environment, check=True)

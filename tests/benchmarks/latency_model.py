@@ -64,8 +64,8 @@ def print_errors(folder: Path) -> None:
         config, shape, vocabulary_size = draw_student(subject["kind"], subject["seed"])
         for device, model in models.items():
             spent = cycles(measurement.counts(model.profile), model.profile)
-            found = model.predict(config, shape, vocabulary_size, subject["tokens"])
-            error = (found.compute_cycles + found.stall_cycles) / (spent.compute + spent.stall) - 1
+            estimate = model.predict(config, shape, vocabulary_size, subject["tokens"])
+            error = (estimate.compute_cycles + estimate.stall_cycles) / (spent.compute + spent.stall) - 1
             errors[device, subject["kind"], subject["tokens"]].append((abs(error), error, config.summary()))
     print("| device | space | tokens | students | median | maximum | worst student |\n|---|---|---|---|---|---|---|")
     for (device, space, tokens), found in sorted(errors.items()):

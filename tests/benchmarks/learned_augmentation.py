@@ -103,15 +103,16 @@ def _plan(name: str, labels: int, seed: int, folder: Path, arguments: argparse.N
     validation = pq.read_table(arguments.data / name / "validation.parquet")
     pq.write_table(validation, data / "validation.parquet")
     augment = {"count": arguments.copies, "methods": METHODS[1:], "episodes": arguments.episodes}
-    return TrialPlan(
-        study="learned-augmentation",
-        task={"data": {"path": str(data)}, "label": "label", "metric": "accuracy", **TASKS[name]},
-        teacher={"epochs": max(4, 2000 // labels), "batch_size": 16, "seed": seed},
-        device={"tokens": 32, "latency": "estimated"},
-        limits={},
-        fidelity={},
-        transfer={"augment": augment, "seed": seed},
-    )
+    sections = {
+        "study": "learned-augmentation",
+        "task": {"data": {"path": str(data)}, "label": "label", "metric": "accuracy", **TASKS[name]},
+        "teacher": {"epochs": max(4, 2000 // labels), "batch_size": 16, "seed": seed},
+        "device": {"tokens": 32, "latency": "estimated"},
+        "limits": {},
+        "fidelity": {},
+        "transfer": {"augment": augment, "seed": seed},
+    }
+    return TrialPlan.model_validate(sections)
 
 
 def _train(

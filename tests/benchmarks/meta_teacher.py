@@ -36,7 +36,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from objectives.limits import Limits
 from runners.plan import FidelitySpec, TrialPlan
 from runners.trial import Prepared, prepare, run_trial
 from space.config import Recipe, StudentConfig
@@ -58,7 +57,7 @@ STUDENT = {
     "unpacking": "load",
     "layers": [LAYER] * 3,
 }
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "learning_rate": 1e-3,
     "label_weight": 0.25,
     "logit_weight": 1.0,
@@ -88,9 +87,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     settings, arms = arguments.settings.split(","), arguments.arms.split(",")
-    for given, known in ((settings, SETTINGS), (arms, ARMS)):
-        if wrong := [name for name in given if name not in known]:
-            parser.error(f"there is no {wrong[0]!r}: {', '.join(known)}")
+    for given, possible in ((settings, SETTINGS), (arms, ARMS)):
+        if wrong := [name for name in given if name not in possible]:
+            parser.error(f"there is no {wrong[0]!r}: {', '.join(possible)}")
     torch.set_num_threads(arguments.threads)
     train = pq.read_table(arguments.data / "train.parquet")
     known = sorted(set(train.column("domain").to_pylist()))
@@ -185,14 +184,15 @@ def plan_of(case: dict[str, Any], arguments: argparse.Namespace, train: pa.Table
     else:
         task |= {"domain": "domain", "unseen" if setting == "unseen" else "target": domain}
     kind = "meta" if arm.startswith("meta") else "finetuned"
-    return TrialPlan(
-        study="meta-teacher",
-        task=task,
-        teacher={"kind": kind, "epochs": arguments.teacher_epochs, "seed": case["teacher_seed"]},
-        device={"profile": "cortex-a53", "latency": "estimated"},
-        limits=Limits(),
-        fidelity=FidelitySpec(),
-    )
+    sections = {
+        "study": "meta-teacher",
+        "task": task,
+        "teacher": {"kind": kind, "epochs": arguments.teacher_epochs, "seed": case["teacher_seed"]},
+        "device": {"profile": "cortex-a53", "latency": "estimated"},
+        "limits": {},
+        "fidelity": {},
+    }
+    return TrialPlan.model_validate(sections)
 
 
 def set_of(names: np.ndarray) -> list[str]:

@@ -93,7 +93,7 @@ def make_study(url: str, file: StudyFile, count: int) -> None:
             record = _record(file, number, config, recipe, size, milliseconds, quality)
             user.append((number + 1, RECORD, json.dumps(record)))
             values += [(number + 1, 0, quality, "FINITE"), (number + 1, 1, milliseconds, "FINITE")]
-    tables = {
+    tables: dict[str, list[Any]] = {
         "trials (trial_id, number, study_id, state)": trials,
         "trial_params (trial_id, param_name, param_value, distribution_json)": params,
         "trial_user_attributes (trial_id, key, value_json)": user,

@@ -31,7 +31,6 @@ from runners.evaluate import run_student
 from runners.initialization import start_from_embeddings, start_from_layers
 from runners.plan import ONLY, FidelitySpec
 from runners.prepared import Prepared, prepare
-from runners.supernet import SupernetSpec
 from runners.supernet.prepare import start_from_supernet
 from runners.teacher.origin import Origin
 from runners.trial import cost_predictor
@@ -42,7 +41,7 @@ from space.families import Student, build_student
 from space.joint import JointSpace
 
 KEEPS = [0.05, 0.1, 0.2]
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "learning_rate": 2e-3,
     "label_weight": 0.25,
     "logit_weight": 1.0,
@@ -68,9 +67,11 @@ class Bench:
         data["space"]["recipe"]["initialization"] = ["layers", "supernet"]
         data["device"]["latency"] = "estimated"
         data["fidelity"] |= {"epochs": options.epochs, "train_examples": options.examples}
-        data["supernet"] = SupernetSpec(
-            epochs=options.supernet_epochs, train_examples=options.examples, random_samples=options.random_samples
-        ).model_dump(mode="json")
+        data["supernet"] = {
+            "epochs": options.supernet_epochs,
+            "train_examples": options.examples,
+            "random_samples": options.random_samples,
+        }
         self.file = with_sample(StudyFile.model_validate(data), options.file.with_suffix(".data"), TRAIN_EXAMPLES)
         self._plan = self.file.plan()
         self.prepared: Prepared = prepare(self._plan)

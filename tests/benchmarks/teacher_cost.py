@@ -35,7 +35,7 @@ class Tagger(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         found = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-        return self.head(found.last_hidden_state)  # type: ignore[no-any-return]
+        return self.head(found.last_hidden_state)
 
 
 def export(model: Path, outputs: int, path: Path) -> None:

@@ -39,20 +39,21 @@ import torch
 from torch import Tensor, nn
 
 from runners.batches import Encoded, encode, shuffled_batches
-from runners.distill import Distillation
+from runners.distill import Course, Distillation
 from runners.distill.loop import WEIGHT_DECAY
 from runners.distill.losses import CrossDistillation
 from runners.distill.schedules import WARMUP
 from runners.lessons import Lessons
 from runners.plan import FidelitySpec
 from runners.precision import autocast
+from runners.prepared import TaughtTask, prepare
 from runners.task import Examples
 from runners.teacher.model import find_model, load_tokenizer
 from runners.teacher.prepare import load_teacher
-from runners.trial import Prepared, prepare
 from search.study_file import load_study_file
 from space import Recipe
 from space.families import Student, build_student, parse_config
+from space.shape import TaskShape
 
 CPU = torch.device("cpu")
 WAYS = ("Trainer, teacher at every step", "Trainer, cached answers", "Shoebox")
@@ -85,7 +86,8 @@ class Subject:
 
     Attributes:
         study: name of the study that brings data and teacher.
-        prepared: task, teacher's outputs, vocabulary.
+        shape, entries: of the student, and of its vocabulary.
+        taught: the task and what its teacher answered.
         lessons: the texts with the teacher's answers.
         rows: the same texts for a `Trainer`, in the pieces of student and teacher.
         teacher: the torch teacher.
@@ -94,7 +96,9 @@ class Subject:
     """
 
     study: str
-    prepared: Prepared
+    shape: TaskShape
+    entries: int
+    taught: TaughtTask
     lessons: Lessons
     rows: list[dict[str, Any]]
     teacher: nn.Module
@@ -104,8 +108,7 @@ class Subject:
 
     def student(self) -> Student:
         torch.manual_seed(0)
-        config = parse_config(CONFIG)
-        return build_student(config, self.prepared.shape, self.prepared.vocabulary.size(config.vocabulary_keep))
+        return build_student(parse_config(CONFIG), self.shape, self.entries)
 
 
 class TrainedModel(nn.Module):
@@ -114,9 +117,9 @@ class TrainedModel(nn.Module):
     def __init__(self, subject: Subject) -> None:
         super().__init__()
         self.student = subject.student()
-        prepared = subject.prepared
+        taught = subject.taught
         self.objective = CrossDistillation(
-            self.student.width, prepared.teacher, RECIPE, regression=prepared.task.regression
+            self.student.width, taught.teacher, RECIPE, regression=taught.task.regression
         )
         # Else the Trainer takes them for parameters to train, as Shoebox does not.
         self.objective.task_layer.requires_grad_(False)
@@ -137,15 +140,17 @@ def load(options: argparse.Namespace) -> Subject:
     else:
         file = load_study_file("quickstart")
     prepared = prepare(file.plan())
-    teacher, task = prepared.teacher, prepared.task
+    ((name, taught),) = prepared.tasks.items()
+    teacher, task = taught.teacher, taught.task
     count = min(options.examples, len(task.train))
     texts = Examples(task.train.texts[:count], None, task.train.labels[:count])
-    size = prepared.vocabulary.size(CONFIG["vocabulary_keep"])  # type: ignore[arg-type]
-    whole = prepared.encoded_train(size)
+    size = prepared.vocabulary.size(parse_config(CONFIG).vocabulary_keep)
+    whole = prepared.encoded_train(name, size)
     own = Encoded(whole.ids[: whole.starts[count]], None, whole.starts[: count + 1], whole.pad)
     tokenizer, _ = load_tokenizer(find_model(file.teacher.model), file.teacher.model)
-    taught = encode(tokenizer, texts, task.max_length)
-    lessons = Lessons(own, teacher.train_logits[:count], teacher.train_hidden[:count], texts.labels)
+    teachers = encode(tokenizer, texts, task.max_length)
+    hidden = np.asarray(teacher.train_hidden[:count], np.float16)
+    lessons = Lessons(own, teacher.train_logits[:count], hidden, texts.labels)
 
     def pieces(encoded: Encoded, row: int) -> list[int]:
         return encoded.ids[encoded.starts[row] : encoded.starts[row + 1]].tolist()
@@ -153,7 +158,7 @@ def load(options: argparse.Namespace) -> Subject:
     rows = [
         {
             "input_ids": pieces(own, row),
-            "teacher_ids": pieces(taught, row),
+            "teacher_ids": pieces(teachers, row),
             "labels": int(texts.labels[row]),
             "logits": np.array(lessons.logits[row]),
             "hidden": np.array(lessons.hidden[row], np.float32),
@@ -162,10 +167,21 @@ def load(options: argparse.Namespace) -> Subject:
     ]
     from transformers import PreTrainedTokenizerFast
 
-    student_tokenizer = PreTrainedTokenizerFast(tokenizer_object=prepared.tokenizer(size), pad_token="[PAD]")
+    student_tokenizer = PreTrainedTokenizerFast(tokenizer_object=prepared.tokenizer(name, size), pad_token="[PAD]")
     student_tokenizer.model_input_names = ["input_ids", "attention_mask"]
     restored = load_teacher(teacher).eval().requires_grad_(False)
-    return Subject(file.name, prepared, lessons, rows, restored, student_tokenizer, tokenizer, options.batch_size)
+    return Subject(
+        file.name,
+        prepared.shape,
+        size,
+        taught,
+        lessons,
+        rows,
+        restored,
+        student_tokenizer,
+        tokenizer,
+        options.batch_size,
+    )
 
 
 def train_with_trainer(subject: Subject, cached: bool, folder: str) -> None:
@@ -187,7 +203,7 @@ def train_with_trainer(subject: Subject, cached: bool, folder: str) -> None:
         return batch
 
     class DistillationTrainer(Trainer):
-        def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **options: Any) -> Any:
+        def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, *further: Any) -> Any:
             if cached:
                 logits, hidden = inputs["logits"], inputs["hidden"]
             else:
@@ -222,10 +238,9 @@ def train_with_trainer(subject: Subject, cached: bool, folder: str) -> None:
 
 def train_with_shoebox(subject: Subject) -> None:
     """One epoch with `runners.distill`."""
-    prepared, student = subject.prepared, subject.student()
-    fidelity = FidelitySpec(epochs=1, batch_size=subject.batch_size)
-    regression = prepared.task.regression
-    Distillation(student, [subject.lessons], [], prepared.teacher, RECIPE, fidelity, regression, [], 0, CPU).run()
+    taught, fidelity = subject.taught, FidelitySpec(epochs=1, batch_size=subject.batch_size)
+    course = Course([subject.lessons], [], taught.teacher, taught.task.regression)
+    Distillation(subject.student(), [course], RECIPE, fidelity, [], 0, CPU).run()
 
 
 def timed(way: str, subject: Subject, folder: str) -> tuple[float, float]:
@@ -269,8 +284,8 @@ def main() -> None:
         f"torch {torch.__version__}, transformers {transformers.__version__}"
     )
     print(
-        f"The teacher's answers were made once, with its fine-tuning, in {subject.prepared.teacher.seconds:.0f} s "
-        f"for {len(subject.prepared.task.train)} texts; every trial of a study reads them."
+        f"The teacher's answers were made once, with its fine-tuning, in {subject.taught.teacher.seconds:.0f} s "
+        f"for {len(subject.taught.task.train)} texts; every trial of a study reads them."
     )
     walls: dict[str, list[float]] = {way: [] for way in WAYS}
     spent: dict[str, list[float]] = {way: [] for way in WAYS}

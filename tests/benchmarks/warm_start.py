@@ -97,7 +97,7 @@ def one(job: tuple[int, int, list[SamplerName], list[str], bool]) -> Curves:
         if recorded is not None or not before:  # all invented pairs have one old task
             _, before = run(old, "known-cost", 1000 + seed, 60)
         olds: dict[str, tuple[float, Sequence[OldTrial]]] = {"old": (SIMILARITY, before)}
-        start = choose_start(olds, new.space, new.costs, new.objectives, new.limits, trials)
+        start = choose_start(olds, new.space, new.costs, new.objectives, dict(new.limits), trials)
         for sampler in samplers:
             cold = found[sampler, kinds[0]]["cold"] if recorded is not None and kind != kinds[0] else None
             curves = {

@@ -99,7 +99,8 @@ class RecordedTask:
 
     def __init__(self, recorded: RecordedProblem, kind: str = "again") -> None:
         self._recorded, self._kind = recorded, kind
-        self.name, self.rungs, self.space = recorded.name, (1.0,), recorded.space
+        self.name, self.space = recorded.name, recorded.space
+        self.rungs: tuple[float, ...] = (1.0,)
         self.objectives, self.reference = recorded.objectives, recorded.reference
         self.limits = {"deployed_bytes": float(SMALL_BYTES)} if kind == "small" else recorded.limits
 

@@ -47,7 +47,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from objectives.latency import load_profile, milliseconds
-from runners.emulator import find_installation, run_models
+from runners.emulator import find_installation, install, run_models
 from space import TaskShape
 from space.families import build_student, export_model
 from space.families.transformer import Layer, TransformerConfig
@@ -76,7 +76,7 @@ Named = dict[str, Model]
 
 def measure(models: Sequence[Model], tokens: int, devices: Sequence[str] = DEVICES) -> np.ndarray[Any, Any]:
     """[models, 1 + devices]: instructions on the first device, then milliseconds of each."""
-    installation = find_installation()
+    installation = find_installation() or install(print)
     columns: list[list[float]] = []
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{index}.onnx" for index in range(len(models))]
@@ -106,9 +106,7 @@ def table(title: str, models: Named, base: Model | None = None, lengths: Sequenc
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def operator_model(
-    width: int, nodes: Sequence[onnx.NodeProto] = (), weights: dict[str, np.ndarray[Any, Any]] | None = None
-) -> Model:
+def operator_model(width: int, nodes: Sequence[onnx.NodeProto] = (), weights: Mapping[str, Any] | None = None) -> Model:
     """`x` [batch, sequence, width], looked up in a float table, through operators that end in `y`."""
     rows = np.random.default_rng(0).standard_normal((500, width)).astype(np.float32)
     tensors = [numpy_helper.from_array(array, name) for name, array in {"table": rows, **(weights or {})}.items()]
@@ -137,7 +135,13 @@ def products(inputs: int = 192, outputs: int = 384) -> None:
                 blocks = -(-inputs // block)
                 weights = {"q": uniform(0, 255, (outputs, blocks, block * bits // 8)), "b": normal(outputs)}
                 weights["s"] = normal((outputs, blocks)) / 100
-                sizes = {"K": inputs, "N": outputs, "bits": bits, "block_size": block, "accuracy_level": level}
+                sizes: dict[str, Any] = {
+                    "K": inputs,
+                    "N": outputs,
+                    "bits": bits,
+                    "block_size": block,
+                    "accuracy_level": level,
+                }
                 product = node("MatMulNBits", "x q s - - b", domain=MICROSOFT, **sizes)
                 models[f"{bits} bits, level {level}, block {block}"] = operator_model(inputs, [product], weights)
     floats = {"w": normal((outputs, inputs)), "b": normal(outputs)}
@@ -211,11 +215,11 @@ def calls(count: int = 32) -> None:
 
 
 def student(
-    depth: int = 3, width: int = 192, heads: int = 4, ffn: int = 384, keep: float = 1.0, bits: int = 4, **other: Any
+    depth: int = 3, width: int = 192, heads: int = 4, ffn: int = 384, keep: float = 1.0, bits: Any = 4, **other: Any
 ) -> Model:
     """A student with random weights, exported as all are."""
     layer = Layer(ffn_width=ffn, token_keep=keep, attention_bits=bits, ffn_bits=bits)
-    fields = {"vocabulary_keep": 0.2, "embedding_width": 64, "embedding_bits": bits, "block_size": 32}
+    fields: dict[str, Any] = {"vocabulary_keep": 0.2, "embedding_width": 64, "embedding_bits": bits, "block_size": 32}
     fields |= {"accuracy_level": 4, "width": width, "heads": heads, "activation": "gelu", "layers": (layer,) * depth}
     config = TransformerConfig(**{**fields, **other})
     shape = TaskShape(outputs=2, segments=1, max_length=128)
