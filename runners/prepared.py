@@ -16,7 +16,8 @@ from runners.lessons import Lessons
 from runners.plan import TaskPlan, TrialPlan
 from runners.pretraining.corpus import prepare_corpus
 from runners.supernet.prepare import Supernet, prepare_supernet
-from runners.task import Examples, Task, load_task
+from runners.task import Examples, Task
+from runners.task.matching import load_tasks
 from runners.teacher import TeacherOutputs, load_teacher, prepare_teacher
 from runners.teacher.model import find_model, load_tokenizer
 from runners.teacher.origin import sum_of_equals
@@ -219,7 +220,9 @@ def prepare(plan: TrialPlan) -> Prepared:
     Raises:
         InputError: wrong data; of several tasks, a teacher that has learnt nothing, of which nothing can be retained.
     """
-    tasks = {name: _prepare_task(task_plan) for name, task_plan in plan.task_plans.items()}
+    plans = plan.task_plans
+    loaded = load_tasks({name: task_plan.task for name, task_plan in plans.items()})
+    tasks = {name: _teach(task_plan, loaded[name]) for name, task_plan in plans.items()}
     for name, taught in tasks.items():
         if len(tasks) > 1 and taught.teacher.validation_quality <= 0:
             raise InputError(
@@ -244,10 +247,6 @@ def prepare(plan: TrialPlan) -> Prepared:
         return found
     # Rankings made so far know of no supernet.
     return replace(found, supernet=prepare_supernet(plan.supernet, plan.space, found), _ranked={})
-
-
-def _prepare_task(plan: TaskPlan) -> TaughtTask:
-    return _teach(plan, load_task(plan.task))
 
 
 def _teach(plan: TaskPlan, task: Task) -> TaughtTask:

@@ -11,6 +11,7 @@ from space.errors import InputError
 
 if TYPE_CHECKING:
     from runners.plan import TaskPlan
+    from runners.task import Task
     from search.study import Study
     from search.study_file import StudyFile
 
@@ -29,8 +30,8 @@ def examine_study(name: str, storage: str | None) -> Iterator[Finding]:
         return
     where = "in the storage" if study else "not in the storage yet"
     yield Finding("study", "ok", f"{file.name}, {where}: {file.description or 'no description'}")
-    for task, plan in file.task_plans.items():
-        yield from _task("" if file.task else f" {task}", plan, file.name)
+    for task, data in _data(file).items():
+        yield from _task("" if file.task else f" {task}", file.task_plans[task], data, file.name)
     if study is not None and study.measurements:
         yield _bundles(study)
 
@@ -51,14 +52,30 @@ def _find(name: str, storage: str | None) -> tuple[StudyFile, Study | None]:
     return study.file, study
 
 
-def _task(task: str, plan: TaskPlan, study: str) -> Iterator[Finding]:
+def _data(file: StudyFile) -> dict[str, Task | InputError]:
+    """Each task by name, or what is wrong with its data."""
     from runners.task import load_task
+    from runners.task.matching import load_tasks
 
+    specs = {name: plan.task for name, plan in file.task_plans.items()}
+    found: dict[str, Task | InputError] = {}
     try:
-        data = load_task(plan.task)
-    except InputError as error:
-        fix = error.hint or f"Say where it is: shoebox search {study} --data DIR"
-        yield Finding(f"study: data{task}", "problem", error.message, fix)
+        found.update(load_tasks(specs))
+    except InputError as together:
+        for name, spec in specs.items():
+            try:
+                found[name] = load_task(spec)
+            except InputError as error:
+                found[name] = error
+        if not any(isinstance(data, InputError) for data in found.values()):
+            return dict.fromkeys(specs, together)
+    return found
+
+
+def _task(task: str, plan: TaskPlan, data: Task | InputError, study: str) -> Iterator[Finding]:
+    if isinstance(data, InputError):
+        fix = data.hint or f"Say where it is: shoebox search {study} --data DIR"
+        yield Finding(f"study: data{task}", "problem", data.message, fix)
         yield from _untaught(task, plan)
         return
     text = f"{len(data.train):,} train and {len(data.validation):,} validation examples, {data.outputs} outputs"
@@ -66,12 +83,10 @@ def _task(task: str, plan: TaskPlan, study: str) -> Iterator[Finding]:
     yield from _teacher(task, plan, data)
 
 
-def _teacher(task: str, plan: TaskPlan, data: object) -> Iterator[Finding]:
-    from runners.task import Task
+def _teacher(task: str, plan: TaskPlan, data: Task) -> Iterator[Finding]:
     from runners.teacher.prepare import teacher_key
     from space.paths import cache
 
-    assert isinstance(data, Task)
     folder = _local_model(plan.teacher.model)
     if folder is None:
         yield from _untaught(task, plan)
@@ -80,6 +95,9 @@ def _teacher(task: str, plan: TaskPlan, data: object) -> Iterator[Finding]:
         key = teacher_key(plan.teacher, data, plan.teacher.max_length or data.max_length, folder)
     except OSError as error:
         yield Finding(f"study: teacher{task}", "problem", f"{folder} cannot be read: {error.strerror or error}")
+        return
+    except InputError as error:
+        yield Finding(f"study: teacher{task}", "problem", f"Intermediate task: {error.message}", error.hint)
         return
     if (cache() / "teachers" / key).is_dir():
         yield Finding(f"study: teacher{task}", "ok", f"{plan.teacher.model}, fine-tuned and cached")

@@ -17,7 +17,7 @@ from optuna.storages import RDBStorage
 from runners.bundle_store import remove_others
 from runners.cores import usable_cores
 from runners.latency import LatencyMeter
-from runners.task import load_task
+from runners.task.matching import load_tasks
 from search.arm_check import check_front_on_arm
 from search.assignment import Proposal
 from search.drivers import Drivers
@@ -123,7 +123,7 @@ def run_study(
                 f"The device {file.device.profile} says something else than when study {file.name!r} was started.",
                 "Set its profile back to resume, or start another study by --name NAME.",
             )
-        tasks = {name: load_task(plan.task) for name, plan in file.task_plans.items()}
+        tasks = load_tasks({name: plan.task for name, plan in file.task_plans.items()})
         meter.prepare()  # here, not in the workers, so that the emulator is set up once
         if cluster is not None:
             cluster.prepare(pipeline, plan)  # once, where trials run; what follows reads the shared cache

@@ -18,10 +18,11 @@ from runners.augmentation.student import FEWEST, RewardingStudent
 from runners.batches import encode
 from runners.precision import training_device
 from runners.task import Examples, Task
+from runners.task.matching import match_key
 from runners.teacher import TeacherOutputs, load_teacher
 from runners.teacher.infer import infer
 from runners.transfer.augment import Copies
-from runners.transfer.cleaning import Sieve, even_sample, match_key
+from runners.transfer.cleaning import Sieve, even_sample
 from runners.transfer.pairs import pair_key
 from runners.transfer.spec import AugmentSpec
 from space.errors import InputError

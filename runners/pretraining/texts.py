@@ -13,7 +13,8 @@ import numpy as np
 from runners.pretraining.spec import PretrainingSpec
 from runners.spelling import text_tokenizer
 from runners.task import Examples
-from runners.transfer.cleaning import Counts, Sieve, even_sample, match_key
+from runners.task.matching import match_key
+from runners.transfer.cleaning import Counts, Sieve, even_sample
 from runners.transfer.neighbours import nearest_texts
 from runners.transfer.pairs import pair_key, recombine
 from runners.transfer.read import read_rows

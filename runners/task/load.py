@@ -172,7 +172,7 @@ def load_task(spec: TaskSpec) -> Task:
         per_token=spec.per_token,
         metric=spec.metric,
         max_length=spec.max_length,
-        fingerprint=_fingerprint(train, validation, 1 if names is None else len(names)),
+        fingerprint=fingerprint(train, validation, 1 if names is None else len(names)),
         domains=known,
         target=target,
     )
@@ -193,7 +193,8 @@ def _examples(table: Table, spec: TaskSpec, names: tuple[str, ...] | None) -> Ex
     return Examples(texts=found[0], pairs=found[1] if len(found) > 1 else None, labels=labels)
 
 
-def _fingerprint(train: Examples, validation: Examples, outputs: int) -> str:
+def fingerprint(train: Examples, validation: Examples, outputs: int) -> str:
+    """Of `Task`."""
     digest = hashlib.sha256(b"shoebox task 1" + outputs.to_bytes(8, "little"))
     for split in (train, validation):
         _add_texts(digest, split.texts)

@@ -19,6 +19,7 @@ from runners.cache_entry import make_once
 from runners.precision import has_fast_bfloat16, training_device
 from runners.progress import duration
 from runners.task import Task, load_task
+from runners.task.matching import without_rows_of
 from runners.teacher.finetune import fine_tune
 from runners.teacher.infer import infer
 from runners.teacher.meta import MetaObjective
@@ -55,11 +56,12 @@ def prepare_teacher(spec: TeacherSpec, task: Task, max_length: int | None = None
     """
     length = spec.max_length or max_length or task.max_length
     model = find_model(spec.model)
-    before = _intermediate_teacher(spec)
-    key = teacher_key(spec, task, length, model, before)
+    key = teacher_key(spec, task, length, model)
     folder = cache() / "teachers" / key
 
     def fill(part: Path) -> None:
+        first = _first(spec, task)
+        before = None if first is None else prepare_teacher(*first)
         record = _fill(spec, task, length, model, before, part)
         write_record(part, {**record, "key": key})
         made = open_outputs(part, task)
@@ -70,14 +72,14 @@ def prepare_teacher(spec: TeacherSpec, task: Task, max_length: int | None = None
     return make_once(folder, lambda: open_outputs(folder, task), fill, "teacher's outputs", _log)
 
 
-def _intermediate_teacher(spec: TeacherSpec) -> TeacherOutputs | None:
-    """The teacher of the task that a teacher is fine-tuned on before its own."""
+def _first(spec: TeacherSpec, task: Task) -> tuple[TeacherSpec, Task] | None:
+    """What a teacher is fine-tuned on before its task: nothing of what that is judged by."""
     if spec.intermediate is None:
         return None
     # A meta-teacher's intermediate task need have no domains.
     changes = {"intermediate": None, "kind": spec.intermediate.teacher.kind or "finetuned"}
     first = spec.changed(spec.intermediate.teacher).model_copy(update=changes)
-    return prepare_teacher(first, load_task(spec.intermediate))
+    return first, without_rows_of(load_task(spec.intermediate), task.taught_validation, "the task")
 
 
 def load_teacher(outputs: TeacherOutputs) -> Teacher:
@@ -85,10 +87,12 @@ def load_teacher(outputs: TeacherOutputs) -> Teacher:
     return restore_teacher(outputs.folder / "model")
 
 
-def teacher_key(
-    spec: TeacherSpec, task: Task, max_length: int, model: Path, before: TeacherOutputs | None = None
-) -> str:
-    """Name of the cache entry: what the outputs depend on, hashed. Where the model lies is no part of it."""
+def teacher_key(spec: TeacherSpec, task: Task, max_length: int, model: Path) -> str:
+    """Name of the cache entry: what the outputs depend on, hashed. Where the model lies is no part of it.
+
+    Raises:
+        InputError: the data of the intermediate task are wrong.
+    """
     import transformers
 
     recipe = spec.model_dump(mode="json", exclude={"model", "max_length", "intermediate", "kind"})
@@ -102,8 +106,9 @@ def teacher_key(
         # A patch release does not change what is computed; the others may.
         "versions": [".".join(module.__version__.split(".")[:2]) for module in (torch, transformers)],
     }
-    if before is not None:
-        parts["intermediate"] = before.key
+    if first := _first(spec, task):
+        before, learned = first
+        parts["intermediate"] = teacher_key(before, learned, before.max_length or learned.max_length, model)
     if spec.kind != "finetuned":
         parts["kind"] = [spec.kind, _META_FORMAT]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]

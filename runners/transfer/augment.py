@@ -18,7 +18,8 @@ import numpy.typing as npt
 import torch
 
 from runners.task import Examples
-from runners.transfer.cleaning import Sieve, match_key
+from runners.task.matching import match_key
+from runners.transfer.cleaning import Sieve
 from runners.transfer.pairs import pair_key
 from space.errors import InputError
 

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-_IGNORED = re.compile(r"[\W_]+")
-
-
-def match_key(text: str) -> str:
-    """What two texts have in common if they differ in case, spacing and punctuation only.
-
-    Data sets write the same sentence in different ways: `It's fun.` and `it 's fun .`
-    """
-    return _IGNORED.sub("", text.casefold()) or "".join(text.split())
 
 
 @dataclass

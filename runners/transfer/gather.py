@@ -13,10 +13,11 @@ import tokenizers
 
 from runners.spelling import text_tokenizer
 from runners.task import Examples, Task
+from runners.task.matching import match_key
 from runners.teacher import TeacherOutputs
 from runners.teacher.model import load_encoder, load_tokenizer
 from runners.transfer.augment import Copies, augment, near_words
-from runners.transfer.cleaning import Counts, Sieve, even_sample, match_key
+from runners.transfer.cleaning import Counts, Sieve, even_sample
 from runners.transfer.neighbours import nearest_texts
 from runners.transfer.pairs import pair_key, recombine
 from runners.transfer.read import Rows, read_rows

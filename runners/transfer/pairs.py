@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from runners.task import Examples
-from runners.transfer.cleaning import Sieve, match_key
+from runners.task.matching import match_key
+from runners.transfer.cleaning import Sieve
 from runners.transfer.edits import edited
 from space.errors import InputError
 

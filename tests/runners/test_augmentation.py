@@ -25,9 +25,10 @@ from runners.batches import Encoded
 from runners.grammar import sentiment
 from runners.plan import ONLY, TrialPlan
 from runners.task import Examples, TaskSpec, load_task
+from runners.task.matching import match_key
 from runners.transfer import TransferSpec, prepare_transfer
 from runners.transfer.augment import words_of
-from runners.transfer.cleaning import Sieve, match_key
+from runners.transfer.cleaning import Sieve
 from runners.transfer.spec import AugmentSpec
 from runners.trial import prepare
 from space.config import Recipe

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import BertModel, DistilBertConfig, DistilBertModel
@@ -340,3 +342,19 @@ def test_an_intermediate_task_is_learned_first(model: Path, task: Task, caplog: 
         return float(np.abs(other.word_embeddings - itself.word_embeddings).sum())
 
     assert distance(found) < distance(prepare_teacher(plain, task))
+
+
+def test_an_intermediate_task_shows_nothing_of_the_validation_split(
+    model: Path, task: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Were it to train on the texts that students are judged by, their labels there would be known."""
+    caplog.set_level(logging.INFO, "shoebox")
+    own = [*task.train.texts[:30], *task.validation.texts[:4]]
+    for split, texts in (("train", own), ("validation", task.validation.texts)):
+        columns = {"sentence": texts, "label": [place % 2 for place in range(len(texts))]}
+        pq.write_table(pa.table(columns), tmp_path / f"{split}.parquet")
+    first = {"data": {"path": str(tmp_path)}, "max_length": 32}
+    prepare_teacher(_spec(model, epochs=1, intermediate=first), task)
+    assert "Left out 4 texts to train on that stand in the validation split of the task" in caplog.text
+    assert "Fine-tuning teacher" in caplog.text
+    assert "on 30 examples, 1 epoch(s)" in caplog.text

@@ -23,9 +23,10 @@ from transformers import BertTokenizer
 from runners.batches import collate, encode
 from runners.grammar import sentiment
 from runners.task import Examples, Task, TaskSpec, load_task
+from runners.task.matching import match_key
 from runners.teacher import TeacherOutputs, TeacherSpec, load_teacher, prepare_teacher
 from runners.transfer import TransferOutputs, TransferSpec, prepare, prepare_transfer
-from runners.transfer.cleaning import even_sample, match_key
+from runners.transfer.cleaning import even_sample
 from runners.wordpiece import encode_texts, wordpiece
 from space.errors import InputError
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from runners.task import Examples, TaskSpec, load_task
+from runners.task.matching import match_key
 from runners.teacher import TeacherSpec, prepare_teacher
 from runners.transfer import TransferSpec, prepare_transfer
 from runners.transfer.augment import augment, edit, near_words, words_of
-from runners.transfer.cleaning import Sieve, match_key
+from runners.transfer.cleaning import Sieve
 from runners.transfer.pairs import pair_key
 from space.errors import InputError
 

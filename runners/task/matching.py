@@ -1,0 +1,69 @@
+"""Rows of one split that also stand in another."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from runners.task.load import Examples, Task, fingerprint, load_task
+from runners.task.spec import TaskSpec
+from space.errors import InputError
+
+_log = logging.getLogger("shoebox.runners.task")
+_IGNORED = re.compile(r"[\W_]+")
+
+
+def match_key(text: str) -> str:
+    """What two texts have in common if they differ in case, spacing and punctuation only.
+
+    Data sets write the same sentence in different ways: `It's fun.` and `it 's fun .`
+    """
+    return _IGNORED.sub("", text.casefold()) or "".join(text.split())
+
+
+def without_rows_of(task: Task, judged: Examples, name: str) -> Task:
+    """A task whose train split has no row of the split that another task is judged by; itself if it has none.
+
+    Data sets share texts: 48 of the pairs that STS-B trains on stand in the validation split of MRPC. What such a pair
+    is labelled as says much about its label there. Pairs are the same in either order.
+
+    Args:
+        judged: that split.
+        name: of the task that is judged, for messages.
+
+    Raises:
+        InputError: every row stands there.
+    """
+    known = set(_row_keys(judged))
+    kept = np.array([key not in known for key in _row_keys(task.train)], bool)
+    if kept.all():
+        return task
+    if not kept.any():
+        raise InputError(f"Every text of a train split stands in the validation split of {name} too.")
+    _log.info("Left out %d texts to train on that stand in the validation split of %s", (~kept).sum(), name)
+    train = task.train.take(np.flatnonzero(kept))
+    return replace(task, train=train, fingerprint=fingerprint(train, task.taught_validation, task.outputs))
+
+
+def load_tasks(specs: Mapping[str, TaskSpec]) -> dict[str, Task]:
+    """Tasks that one student learns, by name: none trains on what another is judged by.
+
+    Raises:
+        InputError: as `load_task` and `without_rows_of`.
+    """
+    found = {name: load_task(spec) for name, spec in specs.items()}
+    for name, other in itertools.permutations(found, 2):
+        found[name] = without_rows_of(found[name], found[other].taught_validation, f"task {other}")
+    return found
+
+
+def _row_keys(examples: Examples) -> Iterable[frozenset[str]]:
+    texts = map(match_key, examples.texts)
+    if examples.pairs is None:
+        return (frozenset((text,)) for text in texts)
+    return (frozenset(pair) for pair in zip(texts, map(match_key, examples.pairs), strict=True))
