@@ -24,6 +24,7 @@ from space.paths import cache
 logger = logging.getLogger("shoebox.runners.bundle_store")
 
 COMPLETE = "complete.json"
+_OWNER = "owner.json"
 
 
 def is_url(place: str) -> bool:
@@ -112,7 +113,7 @@ def remove(place: str) -> None:
 
 
 def names(url: str) -> list[str]:
-    """Names of what lies at a URL, whole or not; none if nothing does.
+    """Names of the bundles at a URL, whole or not; none if nothing is there.
 
     Raises:
         InputError: it cannot be listed.
@@ -120,17 +121,48 @@ def names(url: str) -> list[str]:
     system, path = _open(url)
     try:
         system.invalidate_cache()
-        return sorted(str(found).rstrip("/").rpartition("/")[2] for found in system.ls(path, detail=False))
+        found = {str(each).rstrip("/").rpartition("/")[2] for each in system.ls(path, detail=False)}
+        return sorted(found - {_OWNER})
     except FileNotFoundError:
         return []
     except Exception as error:
         raise InputError(f"{url} cannot be listed: {_reason(error)}.") from error
 
 
-def remove_others(url: str, keep: Collection[str]) -> None:
-    """Remove what killed trials left at a URL: every bundle whose name is not to be kept."""
+def owner_of(url: str) -> str | None:
+    """Who keeps bundles at a URL; None if nobody has said so.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    system, path = _open(url)
+    try:
+        return str(json.loads(system.cat_file(f"{path}/{_OWNER}"))["id"])
+    except FileNotFoundError:
+        return None
+    except Exception as error:
+        raise InputError(f"{url}/{_OWNER} cannot be read: {_reason(error)}.") from error
+
+
+def set_owner(url: str, owner: str) -> None:
+    """Say who keeps bundles at a URL.
+
+    Raises:
+        InputError: as `_open`.
+        OutputError: nothing can be written there.
+    """
+    system, path = _open(url)
+    try:
+        system.makedirs(path, exist_ok=True)
+        system.pipe_file(f"{path}/{_OWNER}", json.dumps({"id": owner}).encode())
+    except Exception as error:
+        raise OutputError(f"Bundles cannot be written to {url}: {_reason(error)}.") from error
+
+
+def remove_all(url: str, given: Collection[str]) -> None:
+    """Remove what killed trials left at a URL: the bundles of these names, where they are."""
     for name in names(url):
-        if name not in keep:
+        if name in given:
             remove(f"{url}/{name}")
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import optuna
 
-from runners.bundle_store import names
+from runners.bundle_store import names, owner_of, set_owner
 from search.states import PROPOSED
 from search.storage import find_study
-from search.study import STUDY_FILE, half_made, read_file, study_folder
+from search.study import BUNDLES_OWNER, STUDY_FILE, half_made, read_file, study_folder
 from search.study_file import StudyFile
 from space.errors import InputError
 
 # What may change when a study is resumed: how long it is, what is kept of it, and where it runs.
 _LENGTH = ("trials", "hours", "training_hours", "repeats")
-_PLACE = ("workers", "cpus_per_trial", "gpus_per_trial", "keep_bundles")
+_PLACE = ("workers", "cpus_per_trial", "gpus_per_trial", "keep_bundles", "bundles")
 # Bits can be guided by what was found: proposals that are asked for later are queued then.
 _LATER = ("propose", "propose.guided_bits")
 # Cells are searched when a study is started: what the search was like is of no effect later.
@@ -37,6 +38,24 @@ def check_no_bundles(file: StudyFile) -> None:
             f"{file.bundles or folder} holds bundles of another study named {file.name!r}.",
             "Remove that folder, or start this study by --name NAME.",
         )
+
+
+def check_bundles_own(existing: optuna.Study, file: StudyFile) -> None:
+    """A study that was imported must not write over the bundles that the one it came from keeps at a URL."""
+    if file.bundles and owner_of(file.bundles) not in (None, existing.user_attrs.get(BUNDLES_OWNER)):
+        raise InputError(
+            f"{file.bundles} holds bundles of another study named {file.name!r}.",
+            "Keep those of this one elsewhere: --bundles URL.",
+        )
+
+
+def claim_bundles(existing: optuna.Study, file: StudyFile) -> None:
+    """Say at the URL of a study's bundles whose they are."""
+    owner = existing.user_attrs.get(BUNDLES_OWNER)
+    if file.bundles and (owner is None or owner_of(file.bundles) != owner):
+        owner = owner or uuid.uuid4().hex
+        existing.set_user_attr(BUNDLES_OWNER, owner)
+        set_owner(file.bundles, owner)
 
 
 def check_unchanged(existing: optuna.Study, file: StudyFile) -> None:

@@ -14,7 +14,7 @@ import optuna
 import torch
 from optuna.storages import RDBStorage
 
-from runners.bundle_store import remove_others
+from runners.bundle_store import remove_all
 from runners.cores import usable_cores
 from runners.latency import LatencyMeter
 from runners.task.matching import load_tasks
@@ -27,7 +27,7 @@ from search.lock import only_one
 from search.premises import Premises
 from search.progress import Display, NoDisplay
 from search.propose import enqueue_proposals
-from search.resuming import check_no_bundles, check_unchanged, find_whole
+from search.resuming import check_bundles_own, check_no_bundles, check_unchanged, claim_bundles, find_whole
 from search.samplers import costs_of, fitting_sampler, study_sampler
 from search.shared_ledger import SharedLedger
 from search.states import RECORD
@@ -116,6 +116,8 @@ def run_study(
         # What can be wrong is said before anything slow begins: an unknown device, data that does not fit.
         if existing is None:
             check_no_bundles(file)
+        else:
+            check_bundles_own(existing, file)
         olds = older_studies(warm_start, file.name, opened, url) if warm_start and existing is None else []
         meter = LatencyMeter(file.device)
         if existing is not None and existing.user_attrs.get(TIMED_ON, meter.identity) != meter.identity:
@@ -154,6 +156,7 @@ def run_study(
                 attributes = {WARM_START: start.model_dump(mode="json"), **attributes}
             resumed = existing
             existing = resumed or _make(opened, file, attributes)
+            claim_bundles(existing, file)
             if drivers is not None:
                 drivers.join(existing, file.bundles, unshared(file))
             if resumed is not None:
@@ -180,7 +183,8 @@ def run_study(
             # Of trials that were killed before their record was written; those of other drivers may be about to be.
             if file.bundles and (drivers is None or not drivers.others()[0]):
                 trials = existing.get_trials(deepcopy=False)
-                remove_others(file.bundles, {f"{trial.number:05d}" for trial in trials if RECORD in trial.user_attrs})
+                left = {f"{trial.number:05d}" for trial in trials if RECORD not in trial.user_attrs}
+                remove_all(file.bundles, left)
             if repeated:
                 logger.info("Trials that had not ended and are run again: %d.", repeated)
         if not ledger.exhausted:

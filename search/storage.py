@@ -30,6 +30,7 @@ from search.postgresql import open_postgresql
 from search.study_storage import StudyCache, StudyStorage
 from space.errors import InputError
 from space.paths import home
+from space.secrets import passwords, without_passwords
 
 logger = logging.getLogger("shoebox.search.storage")
 
@@ -48,10 +49,11 @@ def default_url() -> str:
 def masked(url: str) -> str:
     """A storage URL without its password, fit for messages."""
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        make_url(url)
     except (ArgumentError, ValueError):
         scheme, separator, _ = url.partition("://")
         return f"{scheme}://..." if separator else "(not a URL)"
+    return without_passwords(url)
 
 
 def is_sqlite(url: str) -> bool:
@@ -74,9 +76,14 @@ def _backend(url: str) -> str | None:
 def url_problem(url: str) -> InputError | None:
     """Why a storage that another host will open cannot be one, as far as its URL tells; None if it may."""
     try:
-        make_url(url)
+        parsed = make_url(url)
     except (ArgumentError, ValueError):
         return InputError(f"The storage {masked(url)} is not a database URL.", HINT)
+    # Part of the password would be taken for the host, and be told by the driver that cannot find it.
+    if parsed.password and "@" in f"{parsed.host}{parsed.database}":
+        return InputError(
+            f"The storage {masked(url)} has an @ in its password.", "Write it as %40 there, and a / as %2F."
+        )
     return None
 
 
@@ -120,7 +127,8 @@ def _reason(error: Exception, url: URL) -> str:
     text = str(getattr(error, "orig", None) or error) or type(error).__name__
     reason = text.splitlines()[0].rstrip(".")
     # To replace the password would show where it is, and what it is where it is short.
-    return type(error).__name__ if url.password and str(url.password) in reason else reason
+    secrets = [str(url.password or ""), *passwords(url.render_as_string(hide_password=False))]
+    return type(error).__name__ if any(secret in reason for secret in secrets if secret) else reason
 
 
 def not_writable(storage: RDBStorage) -> str | None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # Attributes of a study in storage.
 STUDY_FILE = "study_file"  # the whole study file (JSON)
 OVERRIDES = "overrides"  # command-line values that it was made with
+BUNDLES_OWNER = "bundles_owner"  # what the place of its bundles at a URL is marked with
 SOURCE = "source"  # name or path that it was loaded from
 TIMED_ON = "timed_on"  # identity of the device (`LatencyMeter.identity`)
 IMPORTED = "imported"  # where a study of an archive came from; set first, as `STUDY_FILE` is last

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from objectives.pareto import Direction
 from search.states import DRIVERS, RECORD
-from search.study import IMPORTED, OVERRIDES, STUDY_FILE
+from search.study import BUNDLES_OWNER, IMPORTED, OVERRIDES, STUDY_FILE
 from space.errors import InputError
 
 _NAME = "name"
@@ -103,9 +103,8 @@ def contents(study: optuna.Study) -> tuple[StudyContent, list[TrialContent]]:
                 ended=trial.datetime_complete,
             )
         )
-    kept = [key for key in sorted(study.user_attrs) if key != IMPORTED and not key.startswith(DRIVERS)]
-    attributes = {key: study.user_attrs[key] for key in kept}
-    attributes = _named(attributes, None)
+    told = {key: value for key, value in sorted(study.user_attrs.items()) if key not in (IMPORTED, BUNDLES_OWNER)}
+    attributes = _named({key: value for key, value in told.items() if not key.startswith(DRIVERS)}, None)
     directions: list[Direction] = ["maximize" if d.name == "MAXIMIZE" else "minimize" for d in study.directions]
     return (
         StudyContent(

@@ -25,11 +25,12 @@ from search.report.traits import kinds_of
 from search.storage import find_study, masked, open_storage
 from search.study import Study, StudyTrial, directions, reference_point
 from space.errors import InputError
+from space.secrets import without_passwords
 
 MOST_SHOWN = 10  # students of a front that are looked into: more bars cannot be read
 MOST_PARTS = 8  # of a bar: more colours cannot be told apart
 _STATES = ("finished", "stopped", "failed", "infeasible", "running", "waiting", "orphaned")
-_SECRET = re.compile(r"(?<=://)[^/@\s'\"]+@")
+_USER = re.compile(r"(?<=://)[^/@\s'\"]+@")
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,8 @@ def spread_evenly(front: Sequence[TrialRecord], most: int) -> list[TrialRecord]:
 
 
 def without_secrets(text: str) -> str:
-    """Text without what stands before the @ of a URL, and without the name of the user's own folder."""
-    return _SECRET.sub("***@", text).replace(str(Path.home()), "~")
+    """Text without passwords, what stands before the @ of a URL, and the name of the user's own folder."""
+    return _USER.sub("***@", without_passwords(text)).replace(str(Path.home()), "~")
 
 
 def progress_of(study: Study, frozen: Sequence[FrozenTrial]) -> list[Progress]:

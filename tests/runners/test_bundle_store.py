@@ -8,7 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from runners.bundle_store import COMPLETE, fetch, is_url, names, publish, remove, remove_others
+from runners.bundle_store import COMPLETE, fetch, is_url, names, owner_of, publish, remove, remove_all, set_owner
 from space.errors import InputError, OutputError
 
 
@@ -72,11 +72,23 @@ def test_leftovers_are_removed(tmp_path: Path, url: str) -> None:
     assert names(url) == []
     for number in ("00000", "00001"):
         publish(write(tmp_path / number, model="weights"), f"{url}/{number}")
-    remove_others(url, {"00001"})
+    remove_all(url, {"00000", "00007"})
     assert names(url) == ["00001"]
     remove(f"{url}/00001")
     remove(f"{url}/00001")
     assert names(url) == []
+
+
+def test_who_keeps_bundles_at_a_url_stands_there(tmp_path: Path, url: str) -> None:
+    assert owner_of(url) is None
+    set_owner(url, "one")
+    assert owner_of(url) == "one"
+    assert names(url) == []
+    publish(write(tmp_path / "one", model="weights"), f"{url}/00000")
+    assert (names(url), owner_of(url)) == (["00000"], "one")
+    fsspec.filesystem("memory").pipe_file(f"{url}/owner.json", b"{")
+    with pytest.raises(InputError, match=r"owner\.json cannot be read"):
+        owner_of(url)
 
 
 def test_folders_are_their_own_copy(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from optuna.storages import RDBStorage
 
 from search.exchange import export_study, import_study
 from search.exchange.archive import Manifest, write_archive
+from search.resuming import check_bundles_own, check_unchanged, claim_bundles
 from search.storage import default_url, open_storage
 from search.study import load_study
 from space.errors import InputError
@@ -125,6 +126,26 @@ def test_imported_study_goes_on_as_the_original_does(
         assert load_study("toy").hypervolume() > 0
         proposals.append(other.proposals())
     assert proposals[0] == proposals[1]
+
+
+def test_imported_study_does_not_touch_the_bundles_that_the_original_keeps_at_a_url(
+    make_engine: Callable[..., Any], elsewhere: Callable[..., None], tmp_path: Path
+) -> None:
+    original = make_engine(more={"bundles": f"file://{tmp_path}/store"})
+    original.run(2)
+    check_bundles_own(original.study, original.file)
+    claim_bundles(original.study, original.file)
+    check_bundles_own(original.study, original.file)
+    export_study("toy", tmp_path / "toy.zip", "none")
+    elsewhere()
+    import_study(tmp_path / "toy.zip")
+    imported = make_engine(more={"bundles": f"file://{tmp_path}/store"})
+    with pytest.raises(InputError, match="store/toy holds bundles of another study named 'toy'") as caught:
+        check_bundles_own(imported.study, imported.file)
+    assert "--bundles URL" in str(caught.value.hint)
+    own = make_engine(more={"bundles": f"file://{tmp_path}/own"})
+    check_bundles_own(own.study, own.file)
+    check_unchanged(own.study, own.file)
 
 
 def test_importing_again_changes_nothing(

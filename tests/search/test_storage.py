@@ -34,7 +34,16 @@ def test_constraints_by_id_are_those_of_the_trial(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql://me:s3cret@host/name", "nonsense://me:s3cret@host/name", "mysql://me:s3cret@host:x/name"]
+    "url",
+    [
+        "postgresql://me:s3cret@host/name",
+        "nonsense://me:s3cret@host/name",
+        "mysql://me:s3cret@host:x/name",
+        "postgresql://127.0.0.1:1/name?user=me&password=s3cret",
+        "mysql+pymysql://127.0.0.1:1/name?passwd=s3cret",
+        "postgresql://me:p@s3cret@127.0.0.1/name",
+        "postgresql://me:p/w@s3cret@127.0.0.1:1/name",
+    ],
 )
 def test_passwords_reach_no_message(url: str) -> None:
     assert "s3cret" not in masked(url)
@@ -43,6 +52,12 @@ def test_passwords_reach_no_message(url: str) -> None:
     assert "s3cret" not in str(caught.value)
     assert "storage" in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_a_password_with_an_at_sign_is_to_be_escaped() -> None:
+    with pytest.raises(InputError, match=r"postgresql://me:\*\*\*@host/name has an @ in its password") as caught:
+        open_storage("postgresql://me:s3@cret@host/name")
+    assert "%40" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("url", ["studies.db", "sqlite://", "sqlite:///:memory:", ""])
