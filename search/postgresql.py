@@ -27,7 +27,9 @@ from sqlalchemy.exc import (
 from sqlalchemy.pool import NullPool
 
 from search.direct_storage import DirectStorage
+from search.study_storage import StudyStorage
 from space.errors import InputError
+from space.secrets import without_passwords
 
 logger = logging.getLogger("shoebox.search.postgresql")
 
@@ -113,7 +115,7 @@ def with_driver(url: URL) -> URL:
     if importlib.util.find_spec("psycopg") is not None:
         return url.set(drivername="postgresql+psycopg")
     raise InputError(
-        f"The storage {url.render_as_string(hide_password=True)} needs a driver for PostgreSQL.",
+        f"The storage {without_passwords(url.render_as_string(hide_password=False))} needs a driver for PostgreSQL.",
         "Install it: pip install 'shoebox[postgres]'.",
     )
 
@@ -242,7 +244,7 @@ def _test_idle_connections(engine: sqlalchemy.Engine) -> None:
     event.listen(engine, "checkout", test)
 
 
-def _repeated(call: Callable[..., Any], storage: RDBStorage) -> Callable[..., Any]:
+def _repeated(call: Callable[..., Any], storage: StudyStorage) -> Callable[..., Any]:
     @functools.wraps(call)
     def repeating(*arguments: Any, **options: Any) -> Any:
         for attempt in range(1, ATTEMPTS + 1):
@@ -251,6 +253,7 @@ def _repeated(call: Callable[..., Any], storage: RDBStorage) -> Callable[..., An
             except (DBAPIError, StorageInternalError) as error:
                 if attempt == ATTEMPTS or not _cut_off(error):
                     raise
+                storage.cut_offs += 1
                 time.sleep(RECONNECT_PAUSE)
             except UpdateFinishedTrialError:
                 # Cut off after the server had done it: the trial is in the state that was asked for.

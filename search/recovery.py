@@ -27,12 +27,17 @@ def recover(ledger: Ledger) -> int:
     return count
 
 
-def settle_left(ledger: Ledger, is_left: Callable[[FrozenTrial], bool] = lambda trial: True) -> int:
+def settle_left(
+    ledger: Ledger,
+    is_left: Callable[[FrozenTrial], bool] = lambda trial: True,
+    is_wanted: Callable[[FrozenTrial], bool] = lambda trial: True,
+) -> int:
     """Settle or queue again what is left running. Paused trials stay: nobody had them.
 
     Args:
         ledger: of the study.
         is_left: whether a running trial has no worker any more.
+        is_wanted: whether one that is left is to be run again.
 
     Returns:
         How many trials will be repeated.
@@ -46,12 +51,12 @@ def settle_left(ledger: Ledger, is_left: Callable[[FrozenTrial], bool] = lambda 
         if has_result(trial):
             ledger.settle(trial.number)
             continue
-        answered = ANSWERED_BY in trial.user_attrs
+        again = ANSWERED_BY not in trial.user_attrs and is_wanted(trial)
         # Queued first, ended second: killed in between, the next recovery finds both and ends it only.
-        if not answered and trial.number not in repeated:
+        if again and trial.number not in repeated:
             ledger.repeat(trial)
         ledger.orphan(trial)
-        count += not answered
+        count += again
     return count
 
 

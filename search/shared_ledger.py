@@ -14,6 +14,7 @@ from search.drivers import Drivers
 from search.ledger import Ledger
 from search.recovery import remove_leftovers, settle_left
 from search.states import BYTES, DRIVER, Counts, State, state_of
+from search.study_storage import backend_of
 
 LOOK_SECONDS = 1.0  # how often what other drivers do is looked up while there is nothing to hand out
 _RESULTS: tuple[State, ...] = ("finished", "failed", "infeasible")
@@ -51,7 +52,11 @@ class SharedLedger(Ledger):
             self.drivers.read()
             if self._is_shared:
                 self._refresh()
-            return super().next(on_rejected)
+            before = backend_of(self.study).cut_offs
+            assignment = super().next(on_rejected)
+            if backend_of(self.study).cut_offs != before:
+                self._end_unknown()
+            return assignment
 
     def settle(self, number: int, lost: str | None = None, *, again: bool = False) -> State:
         with self.turn():  # else another driver might end it meanwhile
@@ -76,6 +81,21 @@ class SharedLedger(Ledger):
             if not self.drivers.others()[0]:  # nor are there workers of this one's: what is not whole, stays so
                 remove_leftovers(self)
             return count
+
+    def _end_unknown(self) -> None:
+        """End, in a turn, what the server made or took from the queue for calls whose answers never came.
+
+        What was queued is queued again; the others have been asked for once more.
+        """
+
+        def has_no_driver(trial: FrozenTrial) -> bool:
+            return DRIVER not in trial.user_attrs
+
+        def was_queued(trial: FrozenTrial) -> bool:
+            return "fixed_params" in trial.system_attrs
+
+        settle_left(self, has_no_driver, was_queued)
+        self._refresh()
 
     @property
     def _is_shared(self) -> bool:
@@ -110,7 +130,7 @@ class SharedLedger(Ledger):
         for trial in self.study.get_trials(deepcopy=False):
             state, driver = state_of(trial), trial.user_attrs.get(DRIVER)
             counts.add(state)
-            astray = astray or (state == "running" and driver is not None and driver not in drivers)
+            astray = astray or (state == "running" and driver not in drivers)
             if self._seen.get(trial.number) == state or (state == "running" and BYTES not in trial.user_attrs):
                 continue
             self._seen[trial.number] = state

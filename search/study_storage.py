@@ -37,8 +37,14 @@ class Writes:
 
 
 class StudyStorage(RDBStorage):
-    """As `RDBStorage`, but see `hold_writes` (Optuna takes a transaction for each parameter) and `TrialReader`."""
+    """As `RDBStorage`, but see `hold_writes` (Optuna takes a transaction for each parameter) and `TrialReader`.
 
+    Attributes:
+        cut_offs: how many calls were made again because their connection broke. The server may have done what they
+            asked for before, so that there are trials that nobody knows to have asked for.
+    """
+
+    cut_offs: int = 0
     _held: dict[int, Writes] | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

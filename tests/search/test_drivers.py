@@ -9,18 +9,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from helpers.postgresql_server import PostgresServer
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 
 from search import drivers as drivers_module
 from search.assignment import NothingToDo
+from search.direct_storage import DirectStorage
 from search.drivers import Drivers
 from search.postgresql import ServerLock
+from search.samplers import RETRY_OF
 from search.states import DRIVER
 from search.storage import find_study, open_storage
 from search.study import load_study, study_folder
@@ -319,3 +324,49 @@ def test_two_searches_share_a_study_and_one_is_killed(shoebox_command: list[str]
     assert f"Study 'toy' is shared with process {first.pid} of " in errors
     assert states() == {"finished": 20, "orphaned": 1}
     assert "(20 of 20 trials, 0 running" in errors
+
+
+@pytest.mark.parametrize("queued", [False, True])
+def test_nothing_is_left_running_where_the_answer_of_the_server_is_lost(
+    queued: bool, join: Engines, hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server makes a trial, or takes one from the queue; the connection breaks before it says so, and the call is
+    made again."""
+    first = join(trials=6, sampler="random", limits=ROOMY)
+    first.run(2)
+    if queued:
+        first.study.enqueue_trial(first.proposals()[0] | {"depth": 1})
+    engine = join(trials=6, sampler="random", limits=ROOMY)  # which knows of what is queued
+    asking, transaction, lost = engine.study.ask, DirectStorage._transaction, []
+
+    def ask() -> Any:
+        monkeypatch.setattr(DirectStorage, "_transaction", losing)
+        return asking()
+
+    @contextmanager
+    def losing(storage: DirectStorage) -> Iterator[Any]:
+        monkeypatch.setattr(DirectStorage, "_transaction", transaction)
+        with transaction(storage) as connection:
+            yield connection
+        if not lost:
+            lost.append(True)
+            cause = OperationalError("COMMIT", {}, Exception("cut off"), connection_invalidated=True)
+            raise StorageInternalError("the server closed the connection") from cause
+
+    monkeypatch.setattr(engine.study, "ask", ask)
+    settle_all(engine)
+    assert lost
+    trials = engine.study.get_trials(deepcopy=False)
+    assert not [trial for trial in trials if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
+    assert states() == {"finished": 6, "orphaned": 1}
+    assert any(trial.params.get("depth") == 1 and RETRY_OF in trial.user_attrs for trial in trials) == queued
+
+
+def test_a_trial_that_no_driver_has_is_run_by_those_that_live(join: Engines, hasty: None) -> None:
+    """Its driver died while it asked for it, or went on to another one since the connection broke."""
+    engines = [join(trials=4, limits=ROOMY), join(trials=4, limits=ROOMY)]
+    engines[0].run(1)
+    storage = engines[0].study._storage
+    storage.create_new_trial(engines[0].study._study_id)
+    assert settle_all(engines[1]) == 3
+    assert states() == {"finished": 4, "orphaned": 1}
