@@ -33,7 +33,7 @@ from search.shared_ledger import SharedLedger
 from search.states import RECORD
 from search.storage import create_study, default_url, find_study, is_postgresql, masked, open_storage
 from search.study import OVERRIDES, SOURCE, STUDY_FILE, TIMED_ON, Study, directions, half_made, study_folder
-from search.study_file import StudyFile, load_study_file
+from search.study_file import StudyFile, load_study_file, study_name
 from search.warm_start import (
     AUTO,
     FINGERPRINT,
@@ -94,22 +94,25 @@ def run_study(
     if str(given.get("device")).endswith((".yaml", ".yml")):  # a resume may come from another folder
         given["device"] = str(Path(given["device"]).expanduser().absolute())
     source = "" if isinstance(study, StudyFile) else str(study)
-    file = study if isinstance(study, StudyFile) else load_study_file(study, given)
+    # Of what a study was started with, options may be what makes its file whole.
+    if isinstance(study, StudyFile) or not resume:
+        name = _file(study, given).name
+    else:
+        name = study_name(study, given)
     opened = open_storage(url)
-    existing = find_whole(opened, file.name)
+    existing = find_whole(opened, name)
     if existing is not None and not resume:
-        raise _already_there(file.name, url)
+        raise _already_there(name, url)
     if existing is None and resume:
-        raise InputError(
-            f"There is no study {file.name!r} in {masked(url)} to resume.", "Leave out --resume to start it."
-        )
+        raise InputError(f"There is no study {name!r} in {masked(url)} to resume.", "Leave out --resume to start it.")
     if warm_start and existing is not None and WARM_START not in existing.user_attrs:
         raise InputError(
-            f"Study {file.name!r} was started without --warm-start.", "Resume it without, or start another one."
+            f"Study {name!r} was started without --warm-start.", "Resume it without, or start another one."
         )
     if existing is not None:
         given = {**existing.user_attrs.get(OVERRIDES, {}), **given}
-        file = study if isinstance(study, StudyFile) else load_study_file(study, given)
+    file = _file(study, given)
+    if existing is not None:
         check_unchanged(existing, file)
     with _sharing(file.name, url) as drivers, on_cluster(address, file, url) as cluster:
         plan = file.plan()
@@ -194,6 +197,10 @@ def run_study(
         with nullcontext() if drivers is None else drivers.front_turn():
             check_front_on_arm(existing, url, tasks, file.device)
     return Study(existing, url)
+
+
+def _file(study: str | Path | StudyFile, given: dict[str, Any]) -> StudyFile:
+    return study if isinstance(study, StudyFile) else load_study_file(study, given)
 
 
 @contextlib.contextmanager

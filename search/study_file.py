@@ -204,6 +204,17 @@ def load_study_file(name_or_path: str | Path, overrides: Mapping[str, Any] | Non
         raise explain(error, StudyFile, data, source, given) from None
 
 
+def study_name(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -> str:
+    """The name of the study in a file that may need more options to be whole.
+
+    Raises:
+        InputError: no such study; not YAML; no name.
+    """
+    text, source, _ = _read(str(name_or_path))
+    name = (overrides or {}).get("name") or parse_yaml(text, source).get("name")
+    return name if isinstance(name, str) else load_study_file(name_or_path, overrides).name
+
+
 def _read(name_or_path: str) -> tuple[str, str, Path | None]:
     """Text of a study file, what to call it in messages, and its folder if it is not a shipped one."""
     path = Path(name_or_path).expanduser()

@@ -114,11 +114,11 @@ def search(
 def _how_to_go_on(study: str, overrides: dict[str, Any], storage: str | None, address: str | None) -> str:
     """What to do after a stopped search: resume it if it is in the storage, else start it again."""
     from search.study import load_study
-    from search.study_file import load_study_file
+    from search.study_file import study_name
     from space.errors import InputError
 
     try:
-        load_study(load_study_file(study, overrides).name, storage)
+        load_study(study_name(study, overrides), storage)
     except InputError:
         return "Stopped before the first trial; run the same command again (a finished teacher is kept)."
     name = ["--name", overrides["name"]] if overrides["name"] else []

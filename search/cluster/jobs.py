@@ -70,9 +70,18 @@ def shared_folders(shared: str) -> dict[str, str]:
     return {"SHOEBOX_HOME": f"{base}/home", "SHOEBOX_CACHE": f"{base}/cache"}
 
 
-def search_command(study: str, resume: bool) -> list[str]:
-    """The command that the job runs on the head."""
-    return [*ENTRY, "search", study, "--address", "auto", *(["--resume"] if resume else [])]
+def search_command(study: str, resume: bool, overrides: Mapping[str, Any] | None = None) -> list[str]:
+    """The command that the job runs on the head.
+
+    Args:
+        overrides: changes that the study was written with. They are named once more, so that the storage knows them and
+            a resume need not name them again.
+    """
+    given = {name: value for name, value in (overrides or {}).items() if value is not None and name != "name"}
+    if str(given.get("device")).endswith((".yaml", ".yml")):
+        given["device"] = Path(given["device"]).expanduser().absolute()
+    options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
+    return [*ENTRY, "search", study, *options, "--address", "auto", *(["--resume"] if resume else [])]
 
 
 def submit(
@@ -108,7 +117,8 @@ def submit(
         if name == STUDY:
             runtime["working_dir"] = folder
         try:
-            return client.submit_job(entrypoint=shlex.join(search_command(name, resume)), runtime_env=runtime)
+            command = shlex.join(search_command(name, resume, overrides))
+            return client.submit_job(entrypoint=command, runtime_env=runtime)
         except RuntimeError as error:
             raise _refused(address, error) from None
 

@@ -16,12 +16,13 @@ from typing import Any
 
 import optuna
 import pytest
+import yaml
 from optuna.trial import TrialState
 
 from search.processes import is_running
 from search.states import BYTES
 from search.storage import default_url, open_storage
-from search.study import load_study
+from search.study import OVERRIDES, load_study
 
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
 LINE = re.compile(r"\d\d:\d\d:\d\d trial \d+ .* \(\d+ of \d+ trials, .*\)$")
@@ -195,6 +196,25 @@ def test_interrupted_and_resumed(shoebox_command: list[str], toy_file: Path, num
     assert done.returncode == 0, done.stderr
     assert states().count("finished") == 12
     assert set(states()) <= {"finished", "infeasible", "orphaned"}
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_file_that_an_option_makes_whole_is_resumed_without_it(
+    make_engine: Callable[..., Any], shoebox: Shoebox, toy_file: Path, tmp_path: Path
+) -> None:
+    content = yaml.safe_load(toy_file.read_text())
+    del content["task"]["data"]
+    toy_file.write_text(yaml.safe_dump(content))
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text("sentence,label\na good film,1\na bad film,0\n")
+    done = shoebox("search", str(toy_file))
+    assert (done.returncode, "task.data is missing" in done.stderr) == (2, True)
+    engine = make_engine(data=str(tmp_path), trials=2, sampler="random")
+    engine.study.set_user_attr(OVERRIDES, {"data": str(tmp_path), "trials": 2, "sampler": "random"})
+    engine.run()
+    done = shoebox("search", str(toy_file), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert len(load_study("toy").trials("finished")) == 2
 
 
 @pytest.mark.usefixtures("toy")

@@ -26,6 +26,15 @@ def test_only_the_study_file_is_sent(toy_file: Path, tmp_path: Path) -> None:
     assert jobs.search_command(name, True)[1:] == ["search", "study.yaml", "--address", "auto", "--resume"]
 
 
+def test_options_are_named_to_the_search_so_that_a_resume_keeps_them(toy_file: Path) -> None:
+    """A job is sent the file with its options entered; the file that a resume sends has only its own."""
+    given = {"trials": 9, "name": "other", "seed": None, "device": "phone.yaml"}
+    command = jobs.search_command("study.yaml", False, given)
+    assert command[1:3] == ["search", "study.yaml"]
+    assert command[3:7] == ["--trials", "9", "--device", str(Path("phone.yaml").absolute())]
+    assert command[7:] == ["--address", "auto"]
+
+
 def test_a_shipped_study_needs_nothing(tmp_path: Path) -> None:
     assert jobs.job_folder(tmp_path, "quickstart", {}) == "quickstart"
     assert not list(tmp_path.iterdir())
