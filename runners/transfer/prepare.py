@@ -38,6 +38,7 @@ from space.paths import cache
 
 _log = logging.getLogger("shoebox.runners.transfer")
 _FORMAT = 1  # raise it when cache entries of older code must not be used
+_AUGMENT_FORMAT = 2  # likewise, of entries with augmented text alone
 
 
 def prepare_transfer(
@@ -92,11 +93,11 @@ def transfer_key(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_le
 
 
 def _augment_identity(spec: TransferSpec) -> Any:
-    """What of section `augment` changes the texts; of random edits their number alone, as in entries of before."""
+    """What changes the texts that section `augment` makes; 0 where there is none, as in entries of before."""
     augment = spec.augment
-    if augment is None or augment.methods == ("random",):
-        return 0 if augment is None else augment.count
-    found = augment.model_dump(mode="json", exclude={"masked_model"})
+    if augment is None:
+        return 0
+    found = {"format": _AUGMENT_FORMAT, **augment.model_dump(mode="json", exclude={"masked_model"})}
     if augment.masked_model is not None:
         found["masked_model"] = model_identity(find_model(augment.masked_model))
     return found
