@@ -97,7 +97,8 @@ def _augment_identity(spec: TransferSpec) -> Any:
     augment = spec.augment
     if augment is None:
         return 0
-    found = {"format": _AUGMENT_FORMAT, **augment.model_dump(mode="json", exclude={"masked_model"})}
+    unused = {"masked_model"} if "learned" in augment.methods else {"masked_model", "candidates", "episodes"}
+    found = {"format": _AUGMENT_FORMAT, **augment.model_dump(mode="json", exclude=unused)}
     if augment.masked_model is not None:
         found["masked_model"] = model_identity(find_model(augment.masked_model))
     return found
