@@ -55,7 +55,7 @@ def gather(
 
     Args:
         spec: of the study.
-        task: its validation split is kept out.
+        task: its validation split is kept out; copies and new pairs are made of what students learn from.
         teacher: fine-tuned; says to a selector what it knows of augmented text.
         tokenizer: of the teacher.
         model: folder of the pretrained teacher, which finds near pairs.
@@ -72,7 +72,9 @@ def gather(
         def nearest(left: Any, right: Any, count: int) -> Any:
             return nearest_texts(left, right, count, model, tokenizer, max_length)
 
-        made = recombine(task.train, gatherer.sentences, spec.recombine, spec.seed, gatherer.pair_sieve, nearest)
+        made = recombine(
+            task.learned_train, gatherer.sentences, spec.recombine, spec.seed, gatherer.pair_sieve, nearest
+        )
         gatherer.texts += made.texts
         gatherer.pairs += made.pairs
         gatherer.kinds += made.kinds
@@ -118,7 +120,7 @@ def _augmenter(
 
     def make(method: Augmentation, sieve: Sieve) -> Copies:
         if method == "random":
-            return augment(task.train, augmentation.count, spec.seed, sieve, near)
+            return augment(task.learned_train, augmentation.count, spec.seed, sieve, near)
         assert augmenter is not None
         return augmenter.masked(sieve) if method == "masked" else augmenter.learned(sieve, tokenizer, teacher)
 

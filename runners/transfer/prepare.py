@@ -89,6 +89,8 @@ def transfer_key(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_le
         "seed": spec.seed,
         "max_length": [max_length, task.max_length],
     }
+    if task.target is not None and (spec.recombine or spec.augment):
+        parts["target"] = task.target.domain  # whose rows are copied; the teacher has one key for all domains
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 

@@ -125,6 +125,8 @@ def _as_augment(value: Any) -> Any:
 class TransferSpec(BaseModel):
     """Text without labels that students learn from beside the train split; the teacher scores it once.
 
+    Where students are for one domain (`TaskSpec.target`), that domain alone is the train split of what follows.
+
     Attributes:
         sources: one source of text, or a list of them.
         recombine: for pair tasks, how many new pairs to make from the texts of the train split and of sources

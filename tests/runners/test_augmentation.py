@@ -224,5 +224,5 @@ def test_too_many_copies_are_refused(model: Path) -> None:
     augmenter = Augmenter(AugmentSpec(count=9, methods="masked"), task, None, model, 16, 0)
     with pytest.raises(InputError, match="asks for 9 copies, but only 3 different ones could be drawn from 12 texts"):
         augmenter.masked(Full((), ()))
-    with pytest.raises(InputError, match=r"the train split has 12 texts.* needs at least 16"):
+    with pytest.raises(InputError, match=r"students learn from 12 texts of the train split.* needs at least 16"):
         augmenter.learned(Full((), ()), None, None)
