@@ -48,7 +48,7 @@ class Candidates:
     def copies(self, rows: npt.NDArray[np.int64]) -> Copies:
         """Some of them."""
         found = self.examples.take(rows)
-        return Copies(found.texts, found.pairs)
+        return Copies(found.texts, found.pairs, self.origins[rows].tolist())
 
 
 class Augmenter:

@@ -35,10 +35,11 @@ NearWords = Callable[[Iterable[str]], Mapping[str, Sequence[str]]]
 
 @dataclass(frozen=True)
 class Copies:
-    """Texts made, and their partners where the task reads pairs."""
+    """Texts made, their partners where the task reads pairs, and the places of those that they were made of."""
 
     texts: list[str]
     pairs: list[str] | None
+    origins: list[int]
 
 
 def words_of(text: str) -> list[str]:
@@ -127,6 +128,7 @@ def augment(train: Examples, count: int, seed: int, sieve: Sieve, near: NearWord
     known = near(word for text in (*train.texts, *(train.pairs or ())) for word in words_of(text))
     texts: list[str] = []
     pairs: list[str] = []
+    origins: list[int] = []
     rows: npt.NDArray[np.int64] = np.zeros(0, np.int64)
     for draw in range(count * _TRIES):
         if len(texts) == count:
@@ -145,13 +147,14 @@ def augment(train: Examples, count: int, seed: int, sieve: Sieve, near: NearWord
             continue
         texts.append(first)
         pairs.append(second or "")
+        origins.append(int(row))
     if len(texts) < count:
         raise InputError(
             f"transfer.augment asks for {count:,} copies, but only {len(texts):,} different ones could be made from "
             f"{len(train):,} texts.",
             "Lower it.",
         )
-    return Copies(texts, None if train.pairs is None else pairs)
+    return Copies(texts, None if train.pairs is None else pairs, origins)
 
 
 def _like(word: str, other: str) -> str:

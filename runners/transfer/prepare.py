@@ -27,6 +27,7 @@ from runners.transfer.scores import describe_scores
 from runners.transfer.spec import TransferSpec
 from runners.transfer.store import (
     HIDDEN_UNIT,
+    ORIGINS,
     TransferOutputs,
     open_transfer,
     write_record,
@@ -112,6 +113,8 @@ def _fill(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_length: i
     tokenizer, _ = load_tokenizer(model, teacher.model)
     gathered = gather(spec, task, teacher, tokenizer, model, max_length)
     write_texts(part, gathered.texts, gathered.pairs)
+    if gathered.augmented:
+        np.save(part / ORIGINS, np.array(gathered.origins, np.int64), allow_pickle=False)
     clock.append(time.monotonic())
     _log.info("Teacher scores %d texts; once, then cached", len(gathered.texts))
     words = _score(gathered, task, teacher, tokenizer, max_length, part)

@@ -92,6 +92,24 @@ def test_a_study_can_learn_from_copies_alone(model: Path, tmp_path: Path, monkey
     assert new <= vocabulary
 
 
+def test_copies_for_one_domain_are_made_of_its_texts(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path))
+    torch.set_num_threads(1)
+    data = {"grammar": "sentiment", "train": 160, "validation": 40, "seed": 0}
+    whole = load_task(TaskSpec(data=data, max_length=32, domain="domain"))
+    task = load_task(TaskSpec(data=data, max_length=32, domain="domain", target=whole.domains[0]))
+    teacher = prepare_teacher(TeacherSpec(model=str(model)), task)
+    augment = {"count": 30, "methods": ["random", "masked", "learned"], "candidates": 2, "episodes": 3}
+    out = prepare_transfer(TransferSpec(augment=augment), task, teacher)
+    assert len(out) == 90
+    assert {*out.origins.tolist()} <= {*task.learned.tolist()}
+    for place in range(30):
+        own = words_of(task.train.texts[out.origins[place]])
+        assert len([word for word in words_of(out.texts[place]) if word in own]) >= len(own) // 2
+
+
 def test_an_entry_is_named_by_what_its_texts_depend_on(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
