@@ -153,6 +153,11 @@ class TransferSpec(BaseModel):
         """The methods by which texts are made."""
         return () if self.augment is None else self.augment.methods
 
+    def serves(self, augmentation: str) -> bool:
+        """Whether it has text for students whose recipe names that augmentation (`TransferOutputs.rows_of`)."""
+        made = self.augmentations if augmentation == "all" else {augmentation} & {*self.augmentations}
+        return bool(self.sources or self.recombine or made)
+
     def misfit(self, segments: int, per_token: bool = False) -> str | None:
         """What keeps the section from serving a task; None if nothing does.
 
