@@ -11,6 +11,8 @@ import numpy.typing as npt
 from runners.batches import Encoded
 from runners.byte_rows import ByteRows
 
+NO_ORIGIN = -1  # of a text that is no copy of one of the train split
+
 
 @dataclass(frozen=True, eq=False)
 class WordStates:
@@ -54,6 +56,7 @@ class Lessons:
         taught: the texts in the teacher's word pieces, where it is to learn too.
         weights: float32 [texts], how much the teacher's answers to each text count; None for 1.
         chosen: int64, the texts that are learned from; None for all.
+        origins: int64 [texts], the text of the train split that each is a copy of, or `NO_ORIGIN`; None for none.
 
     Raises:
         ValueError: the arrays differ in length.
@@ -67,11 +70,12 @@ class Lessons:
     taught: Encoded | None = None
     weights: npt.NDArray[np.float32] | None = None
     chosen: npt.NDArray[np.int64] | None = None
+    origins: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("logits", "hidden", "labels", "words", "taught", "weights"):
+        for name in ("logits", "hidden", "labels", "words", "taught", "weights", "origins"):
             found = getattr(self, name)
-            rows = len(self.encoded) if name in ("words", "weights") else self.encoded.answers
+            rows = len(self.encoded) if name in ("words", "weights", "origins") else self.encoded.answers
             if found is not None and len(found) != rows:
                 raise ValueError(f"{name} has {len(found)} rows in place of {rows}")
 

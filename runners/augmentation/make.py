@@ -48,7 +48,7 @@ class Candidates:
     def copies(self, rows: npt.NDArray[np.int64]) -> Copies:
         """Some of them."""
         found = self.examples.take(rows)
-        return Copies(found.texts, found.pairs)
+        return Copies(found.texts, found.pairs, self.origins[rows].tolist())
 
 
 class Augmenter:
@@ -59,7 +59,7 @@ class Augmenter:
 
     Args:
         spec: how.
-        task: its train split; the validation split is kept out by the sieve.
+        task: what students learn from of its train split; the validation split is kept out by the sieve.
         sources: texts, or pairs, of the study's transfer sources.
         model: folder of the pretrained teacher, which is tuned where no masked model is named.
         max_length: longest input in word pieces.
@@ -70,8 +70,9 @@ class Augmenter:
         self, spec: AugmentSpec, task: Task, sources: Examples | None, model: Path, max_length: int, seed: int
     ) -> None:
         self._spec, self._task, self._seed, self._length = spec, task, seed, max_length
-        self._own = len(task.train)
-        self._texts = task.train if sources is None else _joined(task.train, sources)
+        train = task.learned_train
+        self._own = len(train)
+        self._texts = train if sources is None else _joined(train, sources)
         self._model = model
         self._resampler: Resampler | None = None
 
@@ -99,8 +100,8 @@ class Augmenter:
         spec = self._spec
         if self._own < 2 * FEWEST:
             raise InputError(
-                f"transfer.augment.methods names learned, but the train split has {self._own} texts: the selector "
-                f"holds {FEWEST} of them out, and needs at least {2 * FEWEST}.",
+                f"transfer.augment.methods names learned, but students learn from {self._own} texts of the train "
+                f"split: the selector holds {FEWEST} of them out, and needs at least {2 * FEWEST}.",
                 "Leave learned out.",
             )
         found = self._draw(spec.count * spec.candidates, spec.count, sieve, 37)
@@ -111,9 +112,8 @@ class Augmenter:
         encoded = encode(tokenizer, examples, self._length)
         infer(load_teacher(teacher).to(device), encoded, device, logits, hidden, what="Teacher scores candidates")
         student = RewardingStudent(self._task, teacher, examples, logits, hidden, self._length, self._seed)
-        features = selector_features(
-            hidden, logits, student.losses(), np.asarray(teacher.train_hidden), self._task.regression
-        )
+        own = np.asarray(teacher.train_hidden)[student.rows]
+        features = selector_features(hidden, logits, student.losses(), own, self._task.regression)
         held = np.append(student.held_out, np.zeros(len(self._texts) - self._own, bool))
         allowed = np.flatnonzero(~held[found.origins])
         settings = SelectorSettings(episodes=spec.episodes)

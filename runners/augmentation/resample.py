@@ -84,7 +84,7 @@ class Resampler:
                 texts[place] = _written(texts[place], made[place].spans, words)
                 first += count
         pairs = None if examples.pairs is None else [second for _, second in texts]
-        return Copies([first for first, _ in texts], pairs)
+        return Copies([first for first, _ in texts], pairs, [int(row) for row in rows])
 
     def _mask(self, examples: Examples, row: int, generator: np.random.Generator) -> _Masked:
         texts = [examples.texts[row]] + ([] if examples.pairs is None else [examples.pairs[row]])

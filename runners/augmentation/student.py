@@ -65,7 +65,8 @@ class RewardingStudent:
         seed: of the texts held out, the order and the weights.
 
     Attributes:
-        held_out: bool [train texts].
+        rows: int64 [texts], the rows of the train split that students learn from.
+        held_out: bool [texts], which of those are held out.
     """
 
     def __init__(
@@ -80,7 +81,8 @@ class RewardingStudent:
     ) -> None:
         self._task, self._teacher, self._device = task, teacher, training_device()
         self._generator = np.random.default_rng([seed, 29])
-        self.held_out = _held_out(len(task.train), self._generator)
+        self.rows = np.arange(len(task.train)) if task.learned is None else task.learned
+        self.held_out = _held_out(len(self.rows), self._generator)
         vocabulary = Vocabulary(
             teacher.vocabulary, teacher.vocabulary_attention, teacher.vocabulary_count, teacher.lower_case
         )
@@ -131,7 +133,7 @@ class RewardingStudent:
         return losses
 
     def _learn_train(self) -> None:
-        rows = np.flatnonzero(~self.held_out)
+        rows = self.rows[~self.held_out]
         batches = math.ceil(len(rows) / _BATCH)
         steps = min(_STEPS, _PASSES * batches)
         optimizer = self._optimizer(_RATE)
@@ -180,7 +182,7 @@ class RewardingStudent:
         return found
 
     def _judge(self) -> float:
-        rows = np.flatnonzero(self.held_out)
+        rows = self.rows[self.held_out]
         logits = self._logits(self._train, rows).nan_to_num()  # an episode that diverged is a bad one
         examples = self._task.train.take(rows)
         labels = torch.from_numpy(examples.labels)

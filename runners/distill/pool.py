@@ -73,7 +73,7 @@ class LessonPool:
         regression: labels are real values.
         seed: of all choices.
         held_out: share of the texts of the first source that are in no batch but those of `held_out_batches`; one text
-            at least and `MOST_HELD_OUT` at most, none for 0.
+            at least and `MOST_HELD_OUT` at most, none for 0. Their copies in other sources are in no batch at all.
     """
 
     def __init__(
@@ -114,7 +114,14 @@ class LessonPool:
             count = min(MOST_HELD_OUT, max(1, round(held_out * len(self._first))))
             self._held_out = np.sort(self._generator(_HELD_OUT).choice(self._first, count, replace=False))
             self._first = np.setdiff1d(self._first, self._held_out)
-        self._counts = [round(len(self._first) * share / own) for share in shares]
+            self._further = [
+                rows if source.origins is None else rows[~np.isin(source.origins[rows], self._held_out)]
+                for rows, source in zip(self._further, sources[1:], strict=True)
+            ]
+        self._counts = [
+            round(len(self._first) * share / own) if len(rows) else 0
+            for share, rows in zip(shares, self._further, strict=True)
+        ]
         self._labels = np.concatenate(
             [
                 source.labels if source.labels is not None else without_labels(source.encoded.answers, regression)

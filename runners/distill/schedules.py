@@ -12,9 +12,10 @@ What the papers leave open, or what a search over students cannot afford, and ho
 - Within a stage the blocks join at even distances over its first half (`UNFREEZING`), and the learning rate rises and
   falls once; the moments of AdamW start anew, since another loss has other gradients.
 - "Best by validation": the validation split already chooses among students, and its figures are reported. So a stage is
-  judged on `HELD_OUT` of the train split, drawn by the seed, which students trained in stages do not learn from; and by
-  the stage's own loss. Where it starts counts too, so that a stage that only does harm is undone: with few labels the
-  last one soon learns them by heart.
+  judged on `HELD_OUT` of the train split, drawn by the seed, which students trained in stages do not learn from, nor
+  from copies of it (`transfer.augment`; `recombine` may pair one of its texts with others); and by the stage's own
+  loss. Where it starts counts too, so that a stage that only does harm is undone: with few labels the last one soon
+  learns them by heart.
 - A loss whose weight is 0 has no stage. The first stage takes the recipe's `hidden_weight`, `state_weight` and
   `relation_weight`, and so the teacher's layers that those compare; the papers take one layer in its middle.
 - Transfer text has no labels: the last stage does not draw from it.

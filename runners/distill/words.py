@@ -131,7 +131,7 @@ class WordDistillation(nn.Module):
         Args:
             states: of each layer.
             words: int64 [batch, sequence], the word of each piece.
-            texts: from numbers of words [m] to numbers of their texts [m].
+            texts: from numbers of words [m] to numbers of their texts [m]; words of a text follow one another.
             targets: from numbers of words [m] to the teacher's states float [m, layers, components].
             weights: from numbers of words [m] to how much they count [m], or None where all count alike.
         """
@@ -146,31 +146,34 @@ class WordDistillation(nn.Module):
             projected, target = projection(means), taught[:, layer]
             losses.append(squared_error(projected, target, counts) / self.variances[layer])
             if relations:
-                text = texts(rows)
-                same_text = text[:, None] == text
-                relation_losses.append(relation_loss(projected, target, same_text, self.variances[layer], counts))
+                relation_losses.append(relation_loss(projected, target, texts(rows), self.variances[layer], counts))
         return torch.stack(losses).mean(), torch.stack(relation_losses).mean() if relations else None
 
 
 def relation_loss(
-    learner: Tensor, other: Tensor, same_text: Tensor, variance: float, weights: Tensor | None = None
+    learner: Tensor, other: Tensor, texts: Tensor, variance: float, weights: Tensor | None = None
 ) -> Tensor:
     """`KL(other || learner)` of each word's relations to the words of its text, averaged over the words.
 
     Args:
         learner, other: states float [m, components].
-        same_text: bool [m, m].
+        texts: int64 [m], numbers of the words' texts; words of a text follow one another.
         variance: mean variance of the components of `other`, the unit of products.
         weights: how much each word counts [m]; by default all alike.
     """
+    # Laid out by texts: products of all words of a batch with one another would mostly be masked.
+    _, row, lengths = torch.unique_consecutive(texts, return_inverse=True, return_counts=True)
+    column = torch.arange(len(texts), device=texts.device) - (lengths.cumsum(0) - lengths)[row]
+    longest = int(lengths.max())
+    padding = torch.arange(longest, device=texts.device) >= lengths[:, None, None]
     scale = 1 / (variance * learner.shape[1] ** 0.5)
-    unrelated = torch.finfo(torch.float32).min
-    logs = [
-        functional.log_softmax((values @ values.T * scale).masked_fill(~same_text, unrelated), -1)
-        for values in (learner, other)
-    ]
-    difference = (logs[1] - logs[0]).masked_fill(~same_text, 0.0)
-    each = (logs[1].exp() * difference).sum(-1)
+    logs = []
+    for values in (learner, other):
+        words = values.new_zeros(len(lengths), longest, values.shape[1]).index_put((row, column), values)
+        products = (words @ words.mT * scale).masked_fill(padding, torch.finfo(torch.float32).min)
+        logs.append(functional.log_softmax(products, -1))
+    difference = (logs[1] - logs[0]).masked_fill(padding, 0.0)
+    each = (logs[1].exp() * difference).sum(-1)[row, column]
     return each.mean() if weights is None else (weights * each).mean()
 
 

@@ -125,6 +125,11 @@ class Task:
             return None
         return np.flatnonzero(self.train.domains == self.target.domain)
 
+    @property
+    def learned_train(self) -> Examples:
+        """What of the train split students learn from."""
+        return self.train if self.learned is None else self.train.take(self.learned)
+
     def quality(self, examples: Examples, logits: npt.NDArray[Any]) -> float:
         """The task's metric of logits on labelled examples: a row of logits for each label."""
         if self.per_token:

@@ -35,10 +35,11 @@ NearWords = Callable[[Iterable[str]], Mapping[str, Sequence[str]]]
 
 @dataclass(frozen=True)
 class Copies:
-    """Texts made, and their partners where the task reads pairs."""
+    """Texts made, their partners where the task reads pairs, and the places of those that they were made of."""
 
     texts: list[str]
     pairs: list[str] | None
+    origins: list[int]
 
 
 def words_of(text: str) -> list[str]:
@@ -78,19 +79,26 @@ def near_words(words: Iterable[str], tokens: Sequence[str], embeddings: torch.Te
 
 
 def edit(text: str, near: Mapping[str, Sequence[str]], generator: np.random.Generator) -> str:
-    """A copy of a text with `LEAST` to `MOST` of its words edited, at least one; punctuation stays."""
+    """A copy of a text with `LEAST` to `MOST` of its words edited, at least one; punctuation stays.
+
+    Words without near words are never replaced. In their place others are, so that the shares hold for texts of many
+    such words, too; where too few can be replaced, more are left out and swapped, in their proportion.
+    """
     spans = [match.span() for match in _WORD.finditer(text)]
     if not spans:
         return text
     words: list[str] = [text[start:end] for start, end in spans]
     share = float(generator.uniform(LEAST, MOST))
-    chosen = generator.permutation(len(words))[: max(1, round(share * len(words)))]
-    for place in chosen:
-        kind = float(generator.random())
-        choices = near.get(words[place].casefold(), ())
-        if kind < REPLACED and choices:
-            words[place] = _like(words[place], choices[int(generator.integers(len(choices)))])
-        elif kind < REPLACED + LEFT_OUT:
+    count = max(1, round(share * len(words)))
+    order = [int(place) for place in generator.permutation(len(words))]
+    replaceable = [place for place in order if near.get(words[place].casefold())]
+    replaced = set(replaceable[: int(generator.binomial(count, REPLACED))])
+    others = [place for place in order if place not in replaced][: count - len(replaced)]
+    for place in sorted(replaced):
+        choices = near[words[place].casefold()]
+        words[place] = _like(words[place], choices[int(generator.integers(len(choices)))])
+    for place in others:
+        if float(generator.random()) < LEFT_OUT / (1 - REPLACED):
             words[place] = ""
         elif place + 1 < len(words):
             words[place], words[place + 1] = words[place + 1], words[place]
@@ -120,6 +128,7 @@ def augment(train: Examples, count: int, seed: int, sieve: Sieve, near: NearWord
     known = near(word for text in (*train.texts, *(train.pairs or ())) for word in words_of(text))
     texts: list[str] = []
     pairs: list[str] = []
+    origins: list[int] = []
     rows: npt.NDArray[np.int64] = np.zeros(0, np.int64)
     for draw in range(count * _TRIES):
         if len(texts) == count:
@@ -138,13 +147,14 @@ def augment(train: Examples, count: int, seed: int, sieve: Sieve, near: NearWord
             continue
         texts.append(first)
         pairs.append(second or "")
+        origins.append(int(row))
     if len(texts) < count:
         raise InputError(
             f"transfer.augment asks for {count:,} copies, but only {len(texts):,} different ones could be made from "
             f"{len(train):,} texts.",
             "Lower it.",
         )
-    return Copies(texts, None if train.pairs is None else pairs)
+    return Copies(texts, None if train.pairs is None else pairs, origins)
 
 
 def _like(word: str, other: str) -> str:

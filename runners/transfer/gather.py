@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from runners.lessons import NO_ORIGIN
 from runners.spelling import text_tokenizer
 from runners.task import Examples, Task
 from runners.task.matching import match_key
@@ -39,6 +40,7 @@ class Gathered:
         kinds: where each text comes from: a source, or how its pair was made.
         counts: by source, what was read and left out.
         augmented: by method, the first of the augmented texts and the one after the last.
+        origins: of each text, the row of the train split that it is a copy of, or `runners.lessons.NO_ORIGIN`.
     """
 
     texts: list[str]
@@ -46,6 +48,7 @@ class Gathered:
     kinds: list[str]
     counts: dict[str, dict[str, int]]
     augmented: dict[str, tuple[int, int]]
+    origins: list[int]
 
 
 def gather(
@@ -55,7 +58,7 @@ def gather(
 
     Args:
         spec: of the study.
-        task: its validation split is kept out.
+        task: its validation split is kept out; copies and new pairs are made of what students learn from.
         teacher: fine-tuned; says to a selector what it knows of augmented text.
         tokenizer: of the teacher.
         model: folder of the pretrained teacher, which finds near pairs.
@@ -72,17 +75,21 @@ def gather(
         def nearest(left: Any, right: Any, count: int) -> Any:
             return nearest_texts(left, right, count, model, tokenizer, max_length)
 
-        made = recombine(task.train, gatherer.sentences, spec.recombine, spec.seed, gatherer.pair_sieve, nearest)
+        made = recombine(
+            task.learned_train, gatherer.sentences, spec.recombine, spec.seed, gatherer.pair_sieve, nearest
+        )
         gatherer.texts += made.texts
         gatherer.pairs += made.pairs
         gatherer.kinds += made.kinds
     augmented: dict[str, tuple[int, int]] = {}
+    origins = [NO_ORIGIN] * len(gatherer.texts)
     if spec.augment is not None:
         found = len(gatherer.texts)
         sources = Examples(
             list(gatherer.texts), list(gatherer.pairs) if task.segments == 2 else None, np.zeros(found, np.int64)
         )
         make = _augmenter(spec, spec.augment, task, teacher, sources if found else None, tokenizer, model, max_length)
+        rows = range(len(task.train)) if task.learned is None else task.learned.tolist()
         sieve = gatherer.text_sieve if task.segments == 1 else gatherer.pair_sieve
         for method in spec.augment.methods:
             copies = make(method, sieve)
@@ -90,8 +97,10 @@ def gather(
             gatherer.texts += copies.texts
             gatherer.pairs += copies.pairs or []
             gatherer.kinds += ["augmented" if method == "random" else method] * len(copies.texts)
+            # Behind the rows of the train split come those of the sources.
+            origins += [rows[place] if place < len(rows) else NO_ORIGIN for place in copies.origins]
     pairs = gatherer.pairs if task.segments == 2 else None
-    return Gathered(gatherer.texts, pairs, gatherer.kinds, gatherer.counts, augmented)
+    return Gathered(gatherer.texts, pairs, gatherer.kinds, gatherer.counts, augmented, origins)
 
 
 def _augmenter(
@@ -118,7 +127,7 @@ def _augmenter(
 
     def make(method: Augmentation, sieve: Sieve) -> Copies:
         if method == "random":
-            return augment(task.train, augmentation.count, spec.seed, sieve, near)
+            return augment(task.learned_train, augmentation.count, spec.seed, sieve, near)
         assert augmenter is not None
         return augmenter.masked(sieve) if method == "masked" else augmenter.learned(sieve, tokenizer, teacher)
 

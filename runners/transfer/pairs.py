@@ -59,7 +59,8 @@ def recombine(
         sentences: further texts.
         count: pairs to make.
         seed: of all choices.
-        sieve: knows the pairs of both splits in either order; takes the pairs that are made.
+        sieve: knows the validation pairs in either order, and the train pairs in their own; takes the pairs that are
+            made.
         nearest: for each text of the first list, places in the second list of so many nearest texts, nearest first.
 
     Raises:

@@ -27,6 +27,7 @@ from runners.transfer.scores import describe_scores
 from runners.transfer.spec import TransferSpec
 from runners.transfer.store import (
     HIDDEN_UNIT,
+    ORIGINS,
     TransferOutputs,
     open_transfer,
     write_record,
@@ -38,6 +39,7 @@ from space.paths import cache
 
 _log = logging.getLogger("shoebox.runners.transfer")
 _FORMAT = 1  # raise it when cache entries of older code must not be used
+_AUGMENT_FORMAT = 2  # likewise, of entries with augmented text alone
 
 
 def prepare_transfer(
@@ -88,15 +90,18 @@ def transfer_key(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_le
         "seed": spec.seed,
         "max_length": [max_length, task.max_length],
     }
+    if task.target is not None and (spec.recombine or spec.augment):
+        parts["target"] = task.target.domain  # whose rows are copied; the teacher has one key for all domains
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def _augment_identity(spec: TransferSpec) -> Any:
-    """What of section `augment` changes the texts; of random edits their number alone, as in entries of before."""
+    """What changes the texts that section `augment` makes; 0 where there is none, as in entries of before."""
     augment = spec.augment
-    if augment is None or augment.methods == ("random",):
-        return 0 if augment is None else augment.count
-    found = augment.model_dump(mode="json", exclude={"masked_model"})
+    if augment is None:
+        return 0
+    unused = {"masked_model"} if "learned" in augment.methods else {"masked_model", "candidates", "episodes"}
+    found = {"format": _AUGMENT_FORMAT, **augment.model_dump(mode="json", exclude=unused)}
     if augment.masked_model is not None:
         found["masked_model"] = model_identity(find_model(augment.masked_model))
     return found
@@ -108,6 +113,8 @@ def _fill(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_length: i
     tokenizer, _ = load_tokenizer(model, teacher.model)
     gathered = gather(spec, task, teacher, tokenizer, model, max_length)
     write_texts(part, gathered.texts, gathered.pairs)
+    if gathered.augmented:
+        np.save(part / ORIGINS, np.array(gathered.origins, np.int64), allow_pickle=False)
     clock.append(time.monotonic())
     _log.info("Teacher scores %d texts; once, then cached", len(gathered.texts))
     words = _score(gathered, task, teacher, tokenizer, max_length, part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,7 +121,8 @@ def _plain(file: Path, source: FileSource) -> list[list[str]]:
     if source.pairs:
         raise InputError(f"{file} has no columns: a text file holds one text on each line.", "Name one text column.")
     try:
-        return [file.read_text(encoding="utf-8").splitlines()]
+        lines = io.StringIO(file.read_bytes().decode("utf-8"))  # not splitlines, which also cuts at U+2028 and others
+        return [[line.rstrip("\r\n") for line in lines]]
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text: byte {error.start} cannot be read.") from None
     except OSError as error:

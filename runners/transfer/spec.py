@@ -125,6 +125,8 @@ def _as_augment(value: Any) -> Any:
 class TransferSpec(BaseModel):
     """Text without labels that students learn from beside the train split; the teacher scores it once.
 
+    Where students are for one domain (`TaskSpec.target`), that domain alone is the train split of what follows.
+
     Attributes:
         sources: one source of text, or a list of them.
         recombine: for pair tasks, how many new pairs to make from the texts of the train split and of sources
@@ -150,6 +152,11 @@ class TransferSpec(BaseModel):
     def augmentations(self) -> tuple[str, ...]:
         """The methods by which texts are made."""
         return () if self.augment is None else self.augment.methods
+
+    def serves(self, augmentation: str) -> bool:
+        """Whether it has text for students whose recipe names that augmentation (`TransferOutputs.rows_of`)."""
+        made = self.augmentations if augmentation == "all" else {augmentation} & {*self.augmentations}
+        return bool(self.sources or self.recombine or made)
 
     def misfit(self, segments: int, per_token: bool = False) -> str | None:
         """What keeps the section from serving a task; None if nothing does.

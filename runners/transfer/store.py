@@ -24,6 +24,7 @@ RECORD = "transfer.json"
 _TEXTS, _WORDS = "texts.arrow", "words.arrow"
 _ARRAYS = ("logits", "hidden", "vocabulary_count")
 HIDDEN_UNIT = "hidden_unit.npy"  # of an entry whose words have answers, not its texts
+ORIGINS = "origins.npy"  # of an entry with augmented texts
 _WORD_ARRAYS = ("places", "starts", "first")
 
 
@@ -44,6 +45,8 @@ class TransferOutputs:
         scores: what the teacher says of them, in words.
         seconds: wall time of reading, splitting and scoring when the entry was made, by step.
         augmented: by method of augmentation, the first of its texts and the one after the last.
+        origins: int64 [n], the row of the train split that each text is a copy of, or `runners.lessons.NO_ORIGIN`;
+            None where no text is augmented.
     """
 
     key: str
@@ -57,6 +60,7 @@ class TransferOutputs:
     scores: dict[str, str]
     seconds: dict[str, float]
     augmented: dict[str, Sequence[int]] = field(default_factory=dict)
+    origins: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return self.size
@@ -120,7 +124,7 @@ class TransferOutputs:
             words: the teacher's states of the words of these texts, where they are wanted.
             rows: which of the texts are to be learned from; all by default.
         """
-        return Lessons(encoded, self.logits, self.hidden, None, words, chosen=rows)
+        return Lessons(encoded, self.logits, self.hidden, None, words, chosen=rows, origins=self.origins)
 
 
 def write_texts(folder: Path, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
@@ -171,6 +175,8 @@ def open_transfer(folder: Path) -> TransferOutputs:
     arrays: dict[str, Any] = {
         name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS
     }
+    if (folder / ORIGINS).is_file():
+        arrays["origins"] = np.load(folder / ORIGINS, mmap_mode="r", allow_pickle=False)
     size = _read_arrow(folder / _TEXTS).num_rows
     for needed in (_WORDS, "word_places.npy", "word_starts.npy"):
         if not (folder / needed).is_file():

@@ -28,7 +28,7 @@ What is fair is not always what changes least:
 - Without transfer text (`transfer-data`), an epoch has fewer examples. The student makes more epochs instead, so that
   it takes as many steps on as many examples: else the row would measure the length of training. The text takes no part
   in the choice of vocabulary entries either. Of several tasks, all lose their text; how the steps are divided among
-  them follows from what is left.
+  them follows from what is left. Text that the recipe's `augmentation` leaves out is none: there is nothing to remove.
 - Post-training quantisation (`quantization-aware-training`) trains in full precision and rounds once to the same
   grid, with scales searched for the least error since that costs neither bytes nor time: equal bytes, equal latency.
 """
@@ -40,7 +40,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runners.plan import TrialPlan
+from runners.plan import TaskPlan, TrialPlan
 from space.config import Recipe, StudentConfig
 from space.families import get_family, parse_config
 
@@ -216,7 +216,7 @@ def _transfer(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
 
 def _without_transfer(setup: Setup, facts: Facts) -> Setup:
     plan = setup.plan
-    if setup.recipe.transfer_share == 0:
+    if setup.recipe.transfer_share == 0 or not any(_has_text(setup, task) for task in plan.task_plans.values()):
         return setup
     fidelity = plan.fidelity.model_copy(update={"epochs": plan.fidelity.epochs * _longer(setup, facts)})
     tasks = plan.tasks and {name: task.model_copy(update={"transfer": None}) for name, task in plan.tasks.items()}
@@ -233,10 +233,15 @@ def _longer(setup: Setup, facts: Facts) -> float:
     with_text = without = 0
     for name, task in setup.plan.task_plans.items():
         own = min(facts.examples[name], fidelity.train_examples or facts.examples[name])
-        further = 0 if task.transfer is None else round(own * share / (1 - share))
+        further = round(own * share / (1 - share)) if _has_text(setup, task) else 0
         with_text += math.ceil((own + further) / fidelity.batch_size)
         without += math.ceil(own / fidelity.batch_size)
     return with_text / without
+
+
+def _has_text(setup: Setup, task: TaskPlan) -> bool:
+    """Whether a student learns from transfer text of a task: its recipe may leave out all that there is."""
+    return task.transfer is not None and task.transfer.serves(setup.recipe.augmentation)
 
 
 def _quantization(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:

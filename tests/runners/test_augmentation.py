@@ -23,6 +23,7 @@ from runners.augmentation.selector import (
 )
 from runners.batches import Encoded
 from runners.grammar import sentiment
+from runners.lessons import NO_ORIGIN
 from runners.plan import ONLY, TrialPlan
 from runners.task import Examples, TaskSpec, load_task
 from runners.task.matching import match_key
@@ -30,6 +31,7 @@ from runners.transfer import TransferSpec, prepare_transfer
 from runners.transfer.augment import words_of
 from runners.transfer.cleaning import Sieve
 from runners.transfer.spec import AugmentSpec
+from runners.transfer.store import ORIGINS, open_transfer
 from runners.trial import prepare
 from space.config import Recipe
 from space.errors import InputError
@@ -210,6 +212,16 @@ def test_students_draw_the_texts_of_the_method_that_their_recipe_names(model: Pa
     assert drawn("all") is None
     assert drawn("none") == list(range(others))
     assert drawn("learned") == [*range(others), *range(others + 60, others + 90)]
+    assert prepared.course(ONLY, size, recipe).sources[1].origins is transfer.origins
+    assert (transfer.origins[:others] == NO_ORIGIN).all()
+    for method, (start, stop) in transfer.augmented.items():
+        places = [place for place in range(start, stop) if transfer.origins[place] != NO_ORIGIN]
+        assert len(places) == {"random": 30, "masked": 15}.get(method, len(places))  # the others are of the source
+        pairs = [(words_of(transfer.texts[p]), words_of(task.train.texts[transfer.origins[p]])) for p in places]
+        assert np.mean([len({*copy} & {*text}) / len({*text}) for copy, text in pairs]) > 0.6
+        assert method == "random" or all(len(copy) == len(text) for copy, text in pairs)
+    (transfer.folder / ORIGINS).unlink()
+    assert open_transfer(transfer.folder).origins is None  # as in entries of before
     alone = prepare_transfer(TransferSpec(augment=20), task, prepared.tasks[ONLY].teacher)
     assert alone.rows_of("none").tolist() == alone.rows_of("learned").tolist() == []
 
@@ -224,5 +236,5 @@ def test_too_many_copies_are_refused(model: Path) -> None:
     augmenter = Augmenter(AugmentSpec(count=9, methods="masked"), task, None, model, 16, 0)
     with pytest.raises(InputError, match="asks for 9 copies, but only 3 different ones could be drawn from 12 texts"):
         augmenter.masked(Full((), ()))
-    with pytest.raises(InputError, match=r"the train split has 12 texts.* needs at least 16"):
+    with pytest.raises(InputError, match=r"students learn from 12 texts of the train split.* needs at least 16"):
         augmenter.learned(Full((), ()), None, None)

@@ -17,7 +17,7 @@ from runners.distill.losses import NO_LABEL
 from runners.distill.pool import LessonPool
 from runners.distill.schedules import stages_of
 from runners.distill.words import WordDistillation
-from runners.lessons import Lessons, WordStates
+from runners.lessons import NO_ORIGIN, Lessons, WordStates
 from runners.plan import FidelitySpec
 from space import Recipe, StudentConfig
 from space.errors import InputError
@@ -329,6 +329,23 @@ def test_texts_held_out_are_in_no_batch_and_keep_the_number_of_steps() -> None:
     }
     assert not hidden & shown
     assert len(shown) > 36
+
+
+def test_copies_of_texts_held_out_are_not_learned_from() -> None:
+    own, copies, origins = lessons(40, 0), lessons(60, 1), np.append(np.arange(40), np.repeat(NO_ORIGIN, 20))
+    further = replace(copies, origins=origins, chosen=np.arange(4, 60))
+
+    def learned(further: Lessons, held_out: float) -> tuple[set[tuple[int, ...]], set[tuple[int, ...]]]:
+        found = LessonPool([own, further], [0.5], 8, None, TOKENS, regression=False, seed=3, held_out=held_out)
+        shown = {text for epoch in range(4) for text in texts_of_epoch(found, epoch)}
+        return shown & {*texts_in(own)}, shown & {*texts_in(copies)}
+
+    shown, shown_copies = learned(further, 0.2)
+    kept = [row < 0 or texts_in(own)[row] in shown for row in origins]
+    assert sum(kept) == 52
+    assert shown_copies == {text for row, text in enumerate(texts_in(copies)) if kept[row] and row >= 4}
+    assert learned(further, 0.0)[1] == {*texts_in(copies)[4:]}
+    assert learned(replace(further, chosen=np.flatnonzero(~np.array(kept))), 0.2) == (shown, set())  # none is left
 
 
 @pytest.mark.parametrize("clipping", ["searched", "learned"])

@@ -269,6 +269,14 @@ def test_every_format(tmp_path: Path, task: Task, teacher: TeacherOutputs, endin
     assert out.texts == texts
 
 
+def test_a_text_ends_at_a_newline_and_nowhere_else(tmp_path: Path, task: Task, teacher: TeacherOutputs) -> None:
+    texts = ["one\u2028two", "three\x85four", "five\x0csix", "seven\x1ceight"]
+    (tmp_path / "more.txt").write_bytes("\r\n".join(texts).encode() + b"\n\nnine")
+    out = prepare_transfer(TransferSpec(sources={"path": str(tmp_path / "more.txt")}), task, teacher)
+    assert out.texts == [*texts, "nine"]
+    assert out.counts[str(tmp_path / "more.txt")]["read"] == 6
+
+
 def test_a_folder_is_all_its_files(tmp_path: Path, task: Task, teacher: TeacherOutputs) -> None:
     texts = _sentences(9, 14)
     _file(tmp_path / "b.parquet", texts[3:6], more=["x", "y", "z"])

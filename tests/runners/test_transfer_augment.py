@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ from runners.task import Examples, TaskSpec, load_task
 from runners.task.matching import match_key
 from runners.teacher import TeacherSpec, prepare_teacher
 from runners.transfer import TransferSpec, prepare_transfer
-from runners.transfer.augment import augment, edit, near_words, words_of
+from runners.transfer.augment import LEFT_OUT, REPLACED, augment, edit, near_words, words_of
 from runners.transfer.cleaning import Sieve
 from runners.transfer.pairs import pair_key
+from runners.transfer.prepare import transfer_key
 from space.errors import InputError
 
 
@@ -40,6 +43,21 @@ def test_an_edited_text_keeps_its_punctuation_and_most_of_its_words() -> None:
         kept.append(len(set(words_of(copy)) & set(words_of(text))) / len(words_of(text)))
     assert 0.6 < np.mean(kept) < 0.95
     assert edit("...", {}, generator) == "..."
+
+
+@pytest.mark.parametrize("known", ["abcdefgh", "abcd", ""])
+def test_shares_of_edits_hold_where_words_have_no_near_words(known: str) -> None:
+    text, near = "a b c d e f g h", {word: ["z"] for word in known}
+    generator = np.random.default_rng(0)
+    replaced = left_out = 0
+    for _ in range(3000):
+        copy = edit(text, near, generator).split()
+        replaced += copy.count("z")
+        left_out += 8 - len(copy)
+    expected = REPLACED / (REPLACED + LEFT_OUT) if known else 0
+    assert replaced / (replaced + left_out) == pytest.approx(expected, abs=0.03)
+    if not known:  # of 1 to 3 edits, 2 on average
+        assert left_out / (3000 * 2) == pytest.approx(LEFT_OUT / (1 - REPLACED), abs=0.03)
 
 
 def test_copies_are_new_different_and_repeatable() -> None:
@@ -72,3 +90,40 @@ def test_a_study_can_learn_from_copies_alone(model: Path, tmp_path: Path, monkey
     vocabulary = set((model / "vocab.txt").read_text().split())
     new = {word for text in out.texts for word in words_of(text)} - {w for t in task.train.texts for w in words_of(t)}
     assert new <= vocabulary
+
+
+def test_copies_for_one_domain_are_made_of_its_texts(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path))
+    torch.set_num_threads(1)
+    data = {"grammar": "sentiment", "train": 160, "validation": 40, "seed": 0}
+    whole = load_task(TaskSpec(data=data, max_length=32, domain="domain"))
+    task = load_task(TaskSpec(data=data, max_length=32, domain="domain", target=whole.domains[0]))
+    teacher = prepare_teacher(TeacherSpec(model=str(model)), task)
+    augment = {"count": 30, "methods": ["random", "masked", "learned"], "candidates": 2, "episodes": 3}
+    out = prepare_transfer(TransferSpec(augment=augment), task, teacher)
+    assert len(out) == 90
+    assert {*out.origins.tolist()} <= {*task.learned.tolist()}
+    for place in range(30):
+        own = words_of(task.train.texts[out.origins[place]])
+        assert len([word for word in words_of(out.texts[place]) if word in own]) >= len(own) // 2
+
+
+def test_an_entry_is_named_by_what_its_texts_depend_on(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path))
+    data = {"grammar": "sentiment", "train": 100, "validation": 20, "seed": 0}
+    task = load_task(TaskSpec(data=data, max_length=32))
+    teacher = replace(prepare_teacher(TeacherSpec(model=str(model)), task), key="teacher")
+
+    def key(**section: Any) -> str:
+        return transfer_key(TransferSpec(**section), task, teacher, 32)
+
+    assert key(recombine=9) == "dc5bc8dcb8081293450b"  # as ever
+    assert key(augment=9) != "5f31ef661a27cf619b03"  # of copies that were edited otherwise
+    drawn = {"count": 9, "methods": ["random", "masked"]}
+    assert key(augment=drawn) == key(augment={**drawn, "episodes": 7, "candidates": 3})
+    learned = {"count": 9, "methods": ["random", "learned"]}
+    assert len({key(augment=learned), key(augment={**learned, "episodes": 7}), key(augment=drawn)}) == 3

@@ -15,6 +15,7 @@ import torch
 
 from runners.grammar import sentiment
 from runners.task import Examples, Task
+from runners.task.load import Target
 from runners.teacher import TeacherOutputs, TeacherSpec, prepare_teacher
 from runners.teacher.model import load_tokenizer
 from runners.transfer import TransferSpec, prepare_transfer
@@ -22,6 +23,7 @@ from runners.transfer.cleaning import Sieve
 from runners.transfer.edits import edited
 from runners.transfer.neighbours import nearest_texts
 from runners.transfer.pairs import pair_key, recombine
+from runners.transfer.prepare import transfer_key
 from runners.wordpiece import encode_texts, wordpiece
 from space.errors import InputError
 
@@ -199,6 +201,25 @@ def test_sources_of_pairs_and_of_sentences(tmp_path: Path, task: Task, teacher: 
     assert set(sentences) & {*out.texts, *(out.pairs or [])}
     with pytest.raises(InputError, match="one text column, but the task reads pairs"):
         prepare_transfer(TransferSpec(sources=sources), task, teacher)
+
+
+def test_pairs_for_one_domain_are_made_of_its_texts(tmp_path: Path, task: Task, teacher: TeacherOutputs) -> None:
+    domains = np.arange(len(task.train)) % 3
+    targeted = dataclasses.replace(
+        task,
+        train=dataclasses.replace(task.train, domains=domains),
+        domains=("books", "dvd", "toys"),
+        target=Target(1, task.validation, np.arange(len(task.validation))),
+    )
+    assert targeted.learned_train.texts == task.train.texts[1::3]
+    out = prepare_transfer(TransferSpec(recombine=90), targeted, teacher)
+    others = [split for domain in (0, 2) for split in (task.train.texts[domain::3], task.train.pairs[domain::3])]
+    assert not {*out.texts, *out.pairs} & {text for split in others for text in split}
+    (tmp_path / "single.txt").write_text("a film")
+    source = {"path": str(tmp_path / "single.txt")}
+    for section, same in (({"recombine": 90}, False), ({"augment": 9}, False), ({"sources": source}, True)):
+        keys = {transfer_key(TransferSpec(**section), found, teacher, LENGTH) for found in (task, targeted)}
+        assert (len(keys) == 1) == same
 
 
 def test_scores_of_a_regression_are_told_by_quantiles(model: Path, task: Task) -> None:

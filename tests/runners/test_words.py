@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from runners.distill.words import (
     NO_WORD,
@@ -98,17 +99,29 @@ def test_layers_are_mapped_evenly() -> None:
 
 def test_relation_loss_is_the_divergence_within_each_text() -> None:
     generator = torch.Generator().manual_seed(0)
-    learner, other = torch.randn(2, 5, 4, generator=generator).double()
-    text = torch.tensor([0, 0, 0, 1, 1])
-    expected = 0.0
-    for members in ([0, 1, 2], [3, 4]):
+    learner, other = torch.randn(2, 6, 4, generator=generator).double()
+    learner.requires_grad_()
+    texts, weights = torch.tensor([2, 2, 2, 5, 7, 7]), torch.linspace(0.5, 1.5, 6).double()
+    each = []
+    for members in ([0, 1, 2], [3], [4, 5]):
         for word in members:
-            relations = []
-            for values in (learner, other):
-                products = np.array([float(values[word] @ values[member]) for member in members]) / (0.5 * 2)
-                relations.append(np.exp(products) / np.exp(products).sum())
-            expected += float((relations[1] * np.log(relations[1] / relations[0])).sum()) / 5
-    assert relation_loss(learner, other, text[:, None] == text, 0.5).item() == pytest.approx(expected, rel=1e-6)
+            logs = [values[members] @ values[word] / (0.5 * 2) for values in (learner, other)]
+            logs = [log - log.logsumexp(0) for log in logs]
+            each.append((logs[1].exp() * (logs[1] - logs[0])).sum())
+    for given in (None, weights):
+        expected = torch.stack(each).mean() if given is None else (weights * torch.stack(each)).mean()
+        found = relation_loss(learner, other, texts, 0.5, given)
+        torch.testing.assert_close(found, expected)
+        gradients = [torch.autograd.grad(loss, learner, retain_graph=True)[0] for loss in (found, expected)]
+        torch.testing.assert_close(*gradients)
+
+
+def test_relations_of_a_batch_take_no_more_than_those_of_its_texts() -> None:
+    """All words with one another would be 64 times as many products."""
+    states, texts = torch.zeros(64 * 48, 8), torch.arange(64).repeat_interleave(48)
+    with FlopCounterMode(display=False) as counter:
+        relation_loss(states, states, texts, 1.0)
+    assert counter.get_total_flops() == 2 * 64 * 2 * 48 * 48 * 8
 
 
 def test_state_loss_is_1_for_a_student_that_answers_the_mean() -> None:

@@ -125,6 +125,29 @@ def test_without_transfer_text_there_are_as_many_steps(study: Path) -> None:
     assert ROWS["transfer-data"].remove(whole, FACTS) is None
 
 
+def test_text_that_the_recipe_leaves_out_is_none(study: Path, tmp_path: Path, model: Path) -> None:
+    _, whole = start(study)
+    copies = TransferSpec(augment={"count": 9, "methods": ["random", "masked"]})
+    plan = whole.plan.model_copy(update={"transfer": copies})
+    for augmentation, epochs in (("none", 1), ("learned", 1), ("masked", 2), ("all", 2)):
+        setup = changed(replace(whole, plan=plan), transfer_share=0.5, augmentation=augmentation)
+        found = ROWS["distillation"].remove(setup, FACTS)
+        assert found is not None
+        assert found[0].plan.fidelity.epochs == epochs
+        assert (ROWS["transfer-data"].remove(setup, FACTS) is None) == (epochs == 1)
+    _, several = start(write_several(tmp_path, model))
+    sources = several.plan.tasks["large"].transfer
+    tasks = {
+        name: several.plan.tasks[name].model_copy(update={"transfer": transfer})
+        for name, transfer in (("large", copies), ("small", sources))
+    }
+    setup = replace(several, plan=several.plan.model_copy(update={"tasks": tasks}))
+    for augmentation, epochs in (("none", 4 / 3), ("all", 2)):  # 32 further texts, and 64 with the copies
+        found = ROWS["transfer-data"].remove(changed(setup, augmentation=augmentation), FACTS)
+        assert found is not None
+        assert found[0].plan.fidelity.epochs == pytest.approx(epochs)
+
+
 def test_weights_are_quantised_after_training_where_recipes_say_when(study: Path) -> None:
     _, whole = start(study)
     found = ROWS["quantization-aware-training"].remove(whole, FACTS)
