@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ def progress_of(study: Study, frozen: Sequence[FrozenTrial]) -> list[Progress]:
     """How the hypervolume grew with trials and with time."""
     ended = {trial.number: trial for trial in frozen}
     trained = [trial for trial in study.trials() if trial.state in ("finished", "failed", "stopped")]
-    trained.sort(key=lambda trial: _end_of(ended.get(trial.number)))
+    trained.sort(key=lambda trial: _end_of(trial, ended.get(trial.number)))
     ways = directions(study.objectives)
     reference = reference_point(study.objectives, study.file.limits)
     found: list[Progress] = []
@@ -163,14 +163,25 @@ def progress_of(study: Study, frozen: Sequence[FrozenTrial]) -> list[Progress]:
     return found
 
 
-def _end_of(trial: FrozenTrial | None) -> datetime:
-    return trial.datetime_complete if trial is not None and trial.datetime_complete is not None else datetime.max
+def _end_of(trial: StudyTrial, frozen: FrozenTrial | None) -> datetime:
+    """When a trial ended; a stopped one at its last rung.
+
+    Nobody knows of a trial at a rung that it will not go on until the search closes, which is when Optuna is told. When
+    the rung was reached is not stored: it is taken to have trained without a break.
+    """
+    if frozen is None or frozen.datetime_complete is None:
+        return datetime.max
+    if trial.state != "stopped" or frozen.datetime_start is None:
+        return frozen.datetime_complete
+    return min(frozen.datetime_start + timedelta(seconds=_seconds_of(trial, frozen)), frozen.datetime_complete)
 
 
 def _seconds_of(trial: StudyTrial, frozen: FrozenTrial | None) -> float:
-    """What a trial's record says that it took; of one without a record, the time between its start and its end."""
+    """What a trial's record, or a stopped one's last rung, says that it took; else the time between start and end."""
     if trial.record is not None and trial.record.seconds:
         return sum(trial.record.seconds.values())
+    if trial.state == "stopped":
+        return float(sum(trial.rungs[-1]["seconds"].values()))
     if frozen is None or frozen.duration is None:
         return 0.0
     return frozen.duration.total_seconds()
