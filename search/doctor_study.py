@@ -23,8 +23,10 @@ def examine_study(name: str, storage: str | None) -> Iterator[Finding]:
         name: of a study in the storage or a shipped one, or the path of a study file.
         storage: URL; default `home()/studies.db`.
     """
+    from search.find_file import find_file
+
     try:
-        file, study = _find(name, storage)
+        file, study = find_file(name, storage)
     except InputError as error:
         yield Finding("study", "problem", error.message, error.hint)
         return
@@ -34,22 +36,6 @@ def examine_study(name: str, storage: str | None) -> Iterator[Finding]:
         yield from _task("" if file.task else f" {task}", file.task_plans[task], data, file.name)
     if study is not None and study.measurements:
         yield _bundles(study)
-
-
-def _find(name: str, storage: str | None) -> tuple[StudyFile, Study | None]:
-    from search.study import load_study
-    from search.study_file import load_study_file
-
-    try:
-        study = load_study(name, storage)
-    except InputError as missing:
-        try:
-            return load_study_file(name), None
-        except InputError as error:
-            if name.endswith((".yaml", ".yml")):
-                raise
-            raise InputError(f"{missing.message[:-1]}, and no shipped one.", error.hint) from None
-    return study.file, study
 
 
 def _data(file: StudyFile) -> dict[str, Task | InputError]:
