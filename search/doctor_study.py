@@ -123,10 +123,16 @@ def _local_model(model: str) -> Path | None:
 
 
 def _bundles(study: Study) -> Finding:
+    from search.bundles import bundle_exists
+
     front = study.pareto()
-    gone = [record.trial for record in front if not Path(record.bundle).is_dir()]
+    try:
+        gone = [record.trial for record in front if not bundle_exists(record.bundle)]
+    except InputError as error:
+        return Finding("study: bundles", "problem", error.message, error.hint)
     if not gone:
-        return Finding("study: bundles", "ok", f"all {len(front)} of the front, in {study.folder}")
+        where = front[0].bundle.rpartition("/")[0]
+        return Finding("study: bundles", "ok", f"all {len(front)} of the front, in {where}")
     numbers = ", ".join(map(str, gone))
-    fix = "Their figures stay; export, predict and --device need the folders back, or another search."
+    fix = "Their figures stay; export, predict and --device need them back, or another search."
     return Finding("study: bundles", "note", f"{len(gone)} of the front's {len(front)} are gone: trials {numbers}", fix)

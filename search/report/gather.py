@@ -19,6 +19,7 @@ from objectives.pareto import hypervolume, non_dominated
 from runners.bundle import BundleConfig, deployed_size, read_config, read_vocabulary
 from runners.card import card
 from runners.record import TrialRecord, library_versions
+from search.bundles import find_bundle
 from search.report.importance import Importance, importances
 from search.report.shares import bytes_by_part, milliseconds_by_operator, without_small
 from search.report.traits import kinds_of
@@ -47,6 +48,14 @@ class Progress:
     trained: int
     seconds: float
     hypervolume: float
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What is read of a trial's bundle."""
+
+    folder: Path
+    config: BundleConfig
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ def gather(study: Study) -> Report:
     found = find_study(open_storage(study.url), study.name)
     frozen = [] if found is None else found.get_trials(deepcopy=False)
     trials, shown = study.trials(), spread_evenly(front, MOST_SHOWN)
-    bundles = {record.trial: config for record in front if (config := _config_of(record)) is not None}
+    bundles = {record.trial: bundle for record in front if (bundle := _bundle_of(record)) is not None}
     with_bundle = [record for record in shown if record.trial in bundles]
     counted = Counter(str(trial.state) for trial in trials)
     return Report(
@@ -116,9 +125,9 @@ def gather(study: Study) -> Report:
         shown=shown,
         progress=progress_of(study, frozen),
         importances=importances(study, frozen),
-        bytes_of={record.trial: _bytes_of(record, bundles[record.trial]) for record in with_bundle},
+        bytes_of={record.trial: _bytes_of(bundles[record.trial]) for record in with_bundle},
         milliseconds_of=_milliseconds(study, with_bundle, bundles),
-        cards={record.trial: card(bundles[record.trial], record) for record in front if record.trial in bundles},
+        cards={record.trial: card(bundles[record.trial].config, record) for record in front if record.trial in bundles},
         states={state: counted[state] for state in sorted(counted, key=_place_of)},
         broken_limits=dict(
             Counter(name for trial in trials if trial.state == "infeasible" for name in broken(trial.constraints))
@@ -191,20 +200,21 @@ def _place_of(state: str) -> int:
     return _STATES.index(state) if state in _STATES else len(_STATES)
 
 
-def _config_of(record: TrialRecord) -> BundleConfig | None:
+def _bundle_of(record: TrialRecord) -> Bundle | None:
     try:
-        return read_config(Path(record.bundle))
-    except InputError:  # moved, deleted or damaged: the report says of how many that is so
+        folder = find_bundle(record.bundle)
+        return None if folder is None else Bundle(folder, read_config(folder))
+    except InputError:  # moved, deleted, damaged or out of reach: the report says of how many that is so
         return None
 
 
-def _bytes_of(record: TrialRecord, config: BundleConfig) -> dict[str, int]:
-    folder = Path(record.bundle)
-    return bytes_by_part(config.student, config.shape, read_vocabulary(folder), deployed_size(folder))
+def _bytes_of(bundle: Bundle) -> dict[str, int]:
+    vocabulary = read_vocabulary(bundle.folder)
+    return bytes_by_part(bundle.config.student, bundle.config.shape, vocabulary, deployed_size(bundle.folder))
 
 
 def _milliseconds(
-    study: Study, records: Sequence[TrialRecord], bundles: dict[int, BundleConfig]
+    study: Study, records: Sequence[TrialRecord], bundles: dict[int, Bundle]
 ) -> dict[int, dict[str, float]]:
     if study.file.device.latency == "native":
         return {}
@@ -214,9 +224,9 @@ def _milliseconds(
         return {}
     found = {}
     for record in records:
-        size = len(read_vocabulary(Path(record.bundle)))
-        shape = bundles[record.trial].shape
-        found[record.trial] = milliseconds_by_operator(model, record.config, shape, size, record.latency)
+        bundle = bundles[record.trial]
+        size = len(read_vocabulary(bundle.folder))
+        found[record.trial] = milliseconds_by_operator(model, record.config, bundle.config.shape, size, record.latency)
     return without_small(found, MOST_PARTS)
 
 
