@@ -23,8 +23,10 @@ def examine_study(name: str, storage: str | None) -> Iterator[Finding]:
         name: of a study in the storage or a shipped one, or the path of a study file.
         storage: URL; default `home()/studies.db`.
     """
+    from search.find_file import find_file
+
     try:
-        file, study = _find(name, storage)
+        file, study = find_file(name, storage)
     except InputError as error:
         yield Finding("study", "problem", error.message, error.hint)
         return
@@ -34,22 +36,6 @@ def examine_study(name: str, storage: str | None) -> Iterator[Finding]:
         yield from _task("" if file.task else f" {task}", file.task_plans[task], data, file.name)
     if study is not None and study.measurements:
         yield _bundles(study)
-
-
-def _find(name: str, storage: str | None) -> tuple[StudyFile, Study | None]:
-    from search.study import load_study
-    from search.study_file import load_study_file
-
-    try:
-        study = load_study(name, storage)
-    except InputError as missing:
-        try:
-            return load_study_file(name), None
-        except InputError as error:
-            if name.endswith((".yaml", ".yml")):
-                raise
-            raise InputError(f"{missing.message[:-1]}, and no shipped one.", error.hint) from None
-    return study.file, study
 
 
 def _data(file: StudyFile) -> dict[str, Task | InputError]:
@@ -137,10 +123,16 @@ def _local_model(model: str) -> Path | None:
 
 
 def _bundles(study: Study) -> Finding:
+    from search.bundles import bundle_exists
+
     front = study.pareto()
-    gone = [record.trial for record in front if not Path(record.bundle).is_dir()]
+    try:
+        gone = [record.trial for record in front if not bundle_exists(record.bundle)]
+    except InputError as error:
+        return Finding("study: bundles", "problem", error.message, error.hint)
     if not gone:
-        return Finding("study: bundles", "ok", f"all {len(front)} of the front, in {study.folder}")
+        where = front[0].bundle.rpartition("/")[0] if front else study.folder
+        return Finding("study: bundles", "ok", f"all {len(front)} of the front, in {where}")
     numbers = ", ".join(map(str, gone))
-    fix = "Their figures stay; export, predict and --device need the folders back, or another search."
+    fix = "Their figures stay; export, predict and --device need them back, or another search."
     return Finding("study: bundles", "note", f"{len(gone)} of the front's {len(front)} are gone: trials {numbers}", fix)

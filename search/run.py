@@ -23,7 +23,7 @@ from search.assignment import Proposal
 from search.drivers import Drivers
 from search.execution import on_cluster, run_trials
 from search.ledger import Ledger
-from search.lock import only_one
+from search.lock import only_one_on_study
 from search.premises import Premises
 from search.progress import Display, NoDisplay
 from search.propose import enqueue_proposals
@@ -205,8 +205,8 @@ def _file(study: str | Path | StudyFile, given: dict[str, Any]) -> StudyFile:
 
 @contextlib.contextmanager
 def _sharing(name: str, url: str) -> Iterator[Drivers | None]:
-    """Those that search a study at a time, in PostgreSQL; elsewhere, hold the study's lock: a second driver would take
-    the first one's running trials for orphans."""
+    """Those that search a study at a time, in PostgreSQL; elsewhere, hold the study: a second driver would take the
+    first one's running trials for orphans."""
     if is_postgresql(url):
         drivers = Drivers(name, url, study_folder(name))
         try:
@@ -215,7 +215,7 @@ def _sharing(name: str, url: str) -> Iterator[Drivers | None]:
             drivers.leave()
         return
     refusal = f"Study {name!r} is being searched by another process right now. In PostgreSQL several may share one."
-    with only_one(study_folder(name) / "driver.lock", refusal):
+    with only_one_on_study(name, url, refusal):
         yield None
 
 

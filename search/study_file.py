@@ -197,7 +197,7 @@ def load_study_file(name_or_path: str | Path, overrides: Mapping[str, Any] | Non
     data = parse_yaml(text, source)
     if folder is not None:
         _anchor_paths(data, folder)
-    given = _apply(data, {key: value for key, value in (overrides or {}).items() if value is not None})
+    given = apply_overrides(data, overrides or {})
     try:
         return StudyFile.model_validate(data)
     except ValidationError as error:
@@ -298,10 +298,12 @@ def _data_of_tasks(tasks: dict[str, Any], folder: Path) -> None:
             task["data"] = {"path": str(folder / str(name))}
 
 
-def _apply(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, str]:
-    """Write overrides into the raw study; answers which option set which key path."""
+def apply_overrides(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, str]:
+    """Write overrides that are not None into a raw or dumped study; answers which option set which key path."""
     given = {}
     for option, value in overrides.items():
+        if value is None:
+            continue
         if option not in OVERRIDES:
             raise InputError(f"There is no override {option!r}.", closest(option, list(OVERRIDES)))
         if option == "data":
@@ -312,7 +314,7 @@ def _apply(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, str]
                 _data_of_tasks(data["tasks"], folder.resolve())
                 continue
             value = {"path": str(folder.resolve())}
-        if option in ("text", "label", "where") and "tasks" in data:
+        if option in ("text", "label", "where") and data.get("tasks") is not None:
             raise InputError(f"--{option} is for a study of one task.", "Write it into the study file.")
         if option == "device" and str(value).endswith((".yaml", ".yml")):
             value = str(Path(str(value)).expanduser().absolute())

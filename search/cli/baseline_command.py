@@ -43,10 +43,9 @@ def baseline(
         raise InputError(
             "No study is named.", "Write: shoebox baseline NAME STUDY; `shoebox baseline list` shows names."
         )
+    from search.find_file import find_file
     from search.progress import display_for
     from search.run import run_study
-    from search.study import load_study
-    from search.study_file import load_study_file, shipped_studies
 
     overrides = {
         "data": None if data is None else str(data.expanduser().absolute()),
@@ -57,9 +56,7 @@ def baseline(
         "device": device,
         "workers": workers,
     }
-    given = {key: value for key, value in overrides.items() if value is not None}
-    of_file = bool(given) or study in shipped_studies() or study.endswith((".yaml", ".yml"))
-    file = load_study_file(study, overrides) if of_file else load_study(study, storage).file
+    file, _ = find_file(study, storage, overrides)
     console = output_console(stderr=True)
     with messages_on(console):
         trained = run_study(

@@ -54,7 +54,7 @@ def study_row(study: Study) -> dict[str, Any]:
         "study": study.name,
         "readable": True,
         "description": file.description,
-        "trained": states.count("finished") + failed,
+        "trained": states.count("finished") + states.count("stopped") + failed,
         "trials": file.search.trials,
         "infeasible": states.count("infeasible"),
         "failed": failed,

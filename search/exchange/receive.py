@@ -23,7 +23,7 @@ from search.exchange.content import (
     read_contents,
 )
 from search.exchange.send import MEMBERS
-from search.lock import only_one
+from search.lock import only_one_on_study
 from search.storage import create_study, default_url, find_study, masked, open_storage
 from search.study import IMPORTED, STUDY_FILE, half_made, read_file, study_folder
 from search.study_file import NAME
@@ -85,13 +85,16 @@ def import_study(path: Path, name: str | None = None, storage: str | None = None
         folder = study_folder(name)
         frozen = [frozen_trial(trial, content.distributions, folder) for trial in trials]
         refusal = f"Study {name!r} is being searched or imported by another process right now."
-        with only_one(folder / "driver.lock", refusal):
-            return _enter(archive, name, storage or default_url(), content, trials, frozen)
+        url = storage or default_url()
+        opened = open_storage(url)
+        with only_one_on_study(name, url, refusal):
+            return _enter(archive, name, opened, url, content, trials, frozen)
 
 
 def _enter(
     archive: Archive,
     name: str,
+    opened: RDBStorage,
     url: str,
     content: StudyContent,
     trials: list[TrialContent],
@@ -99,7 +102,6 @@ def _enter(
 ) -> Imported:
     folder = study_folder(name)
     _remove_staged(folder)  # of an import that was killed
-    opened = open_storage(url)
     existing = find_study(opened, name)
     if existing is not None and not half_made(existing):
         further = _check_same(existing, content, trials, url)

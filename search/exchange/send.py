@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal, get_args
 
+from search.bundles import find_bundle
 from search.exchange.archive import write_archive
 from search.exchange.content import bundle_name, contents, study_text, trials_text
 from search.exchange.table import parquet
@@ -29,7 +30,7 @@ class Exported:
         path, size: of the file, in bytes.
         trials: of all states.
         bundles: numbers of the trials whose bundles are in it.
-        gone: numbers of those whose bundles should be, but are not on this machine.
+        gone: numbers of those whose bundles should be, but are gone.
     """
 
     path: Path
@@ -51,7 +52,7 @@ def export_study(name: str, output: Path, bundles: Bundles = "front", storage: s
         storage: URL; default `home()/studies.db`.
 
     Raises:
-        InputError: no such study; the file exists.
+        InputError: no such study; the file exists; bundles are at a URL that cannot be read.
         OutputError: it cannot be written; nothing is left behind.
     """
     if bundles not in get_args(Bundles):
@@ -60,8 +61,8 @@ def export_study(name: str, output: Path, bundles: Bundles = "front", storage: s
     study = find_study(open_storage(found.url), name)
     assert study is not None
     content, trials = contents(study)
-    folders = _folders(found, bundles)
-    there = {number: folder for number, folder in folders.items() if folder.is_dir()}
+    places = _places(found, bundles)
+    there = {number: folder for number, place in places.items() if (folder := find_bundle(place)) is not None}
 
     def members() -> Iterator[tuple[str, bytes | Path]]:
         yield "study.json", study_text(content)
@@ -74,14 +75,14 @@ def export_study(name: str, output: Path, bundles: Bundles = "front", storage: s
 
     made_with = {package: metadata.version(package) for package in ("shoebox", "optuna")}
     write_archive(output, name, made_with, members())
-    gone = tuple(sorted(set(folders) - set(there)))
+    gone = tuple(sorted(set(places) - set(there)))
     return Exported(output, output.stat().st_size, len(trials), tuple(sorted(there)), gone)
 
 
-def _folders(study: Study, bundles: Bundles) -> dict[int, Path]:
-    """Bundles by the number of their trial."""
+def _places(study: Study, bundles: Bundles) -> dict[int, str]:
+    """Folders or URLs of bundles by the number of their trial."""
     if bundles == "none":
         return {}
     if bundles == "front":
-        return {record.trial: Path(record.bundle) for record in study.pareto()}
-    return {trial.number: Path(trial.record.bundle) for trial in study.trials() if trial.record is not None}
+        return {record.trial: record.bundle for record in study.pareto()}
+    return {trial.number: trial.record.bundle for trial in study.trials() if trial.record is not None}

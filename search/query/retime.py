@@ -64,7 +64,7 @@ def retime(
 
     Raises:
         InputError: an unknown device or backend, a device without recorded costs, an emulator that cannot be had,
-            bundles that are all gone.
+            bundles that are all gone, or at a URL that cannot be read.
     """
     from runners.latency import DeviceSpec, LatencyMeter
 
@@ -96,10 +96,11 @@ def _suitable(table: TrialTable) -> Backend:
 def _student(row: Row) -> _Student | None:
     """None where the trial's bundle is gone."""
     from runners.bundle import CONFIG, MODEL, VOCABULARY, read_config, read_vocabulary
+    from search.bundles import find_bundle
     from space.families import architecture_key
 
-    folder = Path(row.content["bundle"])
-    if not all((folder / name).is_file() for name in (CONFIG, MODEL, VOCABULARY)):
+    folder = find_bundle(row.content["bundle"])
+    if folder is None or not all((folder / name).is_file() for name in (CONFIG, MODEL, VOCABULARY)):
         return None
     config = read_config(folder)
     readings = [row.content.get(reading) for reading in READINGS]

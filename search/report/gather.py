@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from objectives.pareto import hypervolume, non_dominated
 from runners.bundle import BundleConfig, deployed_size, read_config, read_vocabulary
 from runners.card import card
 from runners.record import TrialRecord, library_versions
+from search.bundles import find_bundle
 from search.report.importance import Importance, importances
 from search.report.shares import bytes_by_part, milliseconds_by_operator, without_small
 from search.report.traits import kinds_of
@@ -48,6 +49,14 @@ class Progress:
     trained: int
     seconds: float
     hypervolume: float
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What is read of a trial's bundle."""
+
+    folder: Path
+    config: BundleConfig
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ def gather(study: Study) -> Report:
     found = find_study(open_storage(study.url), study.name)
     frozen = [] if found is None else found.get_trials(deepcopy=False)
     trials, shown = study.trials(), spread_evenly(front, MOST_SHOWN)
-    bundles = {record.trial: config for record in front if (config := _config_of(record)) is not None}
+    bundles = {record.trial: bundle for record in front if (bundle := _bundle_of(record)) is not None}
     with_bundle = [record for record in shown if record.trial in bundles]
     counted = Counter(str(trial.state) for trial in trials)
     return Report(
@@ -117,9 +126,9 @@ def gather(study: Study) -> Report:
         shown=shown,
         progress=progress_of(study, frozen),
         importances=importances(study, frozen),
-        bytes_of={record.trial: _bytes_of(record, bundles[record.trial]) for record in with_bundle},
+        bytes_of={record.trial: _bytes_of(bundles[record.trial]) for record in with_bundle},
         milliseconds_of=_milliseconds(study, with_bundle, bundles),
-        cards={record.trial: card(bundles[record.trial], record) for record in front if record.trial in bundles},
+        cards={record.trial: card(bundles[record.trial].config, record) for record in front if record.trial in bundles},
         states={state: counted[state] for state in sorted(counted, key=_place_of)},
         broken_limits=dict(
             Counter(name for trial in trials if trial.state == "infeasible" for name in broken(trial.constraints))
@@ -146,7 +155,7 @@ def progress_of(study: Study, frozen: Sequence[FrozenTrial]) -> list[Progress]:
     """How the hypervolume grew with trials and with time."""
     ended = {trial.number: trial for trial in frozen}
     trained = [trial for trial in study.trials() if trial.state in ("finished", "failed", "stopped")]
-    trained.sort(key=lambda trial: _end_of(ended.get(trial.number)))
+    trained.sort(key=lambda trial: _end_of(trial, ended.get(trial.number)))
     ways = directions(study.objectives)
     reference = reference_point(study.objectives, study.file.limits)
     found: list[Progress] = []
@@ -164,14 +173,25 @@ def progress_of(study: Study, frozen: Sequence[FrozenTrial]) -> list[Progress]:
     return found
 
 
-def _end_of(trial: FrozenTrial | None) -> datetime:
-    return trial.datetime_complete if trial is not None and trial.datetime_complete is not None else datetime.max
+def _end_of(trial: StudyTrial, frozen: FrozenTrial | None) -> datetime:
+    """When a trial ended; a stopped one at its last rung.
+
+    Nobody knows of a trial at a rung that it will not go on until the search closes, which is when Optuna is told. When
+    the rung was reached is not stored: it is taken to have trained without a break.
+    """
+    if frozen is None or frozen.datetime_complete is None:
+        return datetime.max
+    if trial.state != "stopped" or frozen.datetime_start is None:
+        return frozen.datetime_complete
+    return min(frozen.datetime_start + timedelta(seconds=_seconds_of(trial, frozen)), frozen.datetime_complete)
 
 
 def _seconds_of(trial: StudyTrial, frozen: FrozenTrial | None) -> float:
-    """What a trial's record says that it took; of one without a record, the time between its start and its end."""
+    """What a trial's record, or a stopped one's last rung, says that it took; else the time between start and end."""
     if trial.record is not None and trial.record.seconds:
         return sum(trial.record.seconds.values())
+    if trial.state == "stopped":
+        return float(sum(trial.rungs[-1]["seconds"].values()))
     if frozen is None or frozen.duration is None:
         return 0.0
     return frozen.duration.total_seconds()
@@ -181,20 +201,21 @@ def _place_of(state: str) -> int:
     return _STATES.index(state) if state in _STATES else len(_STATES)
 
 
-def _config_of(record: TrialRecord) -> BundleConfig | None:
+def _bundle_of(record: TrialRecord) -> Bundle | None:
     try:
-        return read_config(Path(record.bundle))
-    except InputError:  # moved, deleted or damaged: the report says of how many that is so
+        folder = find_bundle(record.bundle)
+        return None if folder is None else Bundle(folder, read_config(folder))
+    except InputError:  # moved, deleted, damaged or out of reach: the report says of how many that is so
         return None
 
 
-def _bytes_of(record: TrialRecord, config: BundleConfig) -> dict[str, int]:
-    folder = Path(record.bundle)
-    return bytes_by_part(config.student, config.shape, read_vocabulary(folder), deployed_size(folder))
+def _bytes_of(bundle: Bundle) -> dict[str, int]:
+    vocabulary = read_vocabulary(bundle.folder)
+    return bytes_by_part(bundle.config.student, bundle.config.shape, vocabulary, deployed_size(bundle.folder))
 
 
 def _milliseconds(
-    study: Study, records: Sequence[TrialRecord], bundles: dict[int, BundleConfig]
+    study: Study, records: Sequence[TrialRecord], bundles: dict[int, Bundle]
 ) -> dict[int, dict[str, float]]:
     if study.file.device.latency == "native":
         return {}
@@ -204,9 +225,9 @@ def _milliseconds(
         return {}
     found = {}
     for record in records:
-        size = len(read_vocabulary(Path(record.bundle)))
-        shape = bundles[record.trial].shape
-        found[record.trial] = milliseconds_by_operator(model, record.config, shape, size, record.latency)
+        bundle = bundles[record.trial]
+        size = len(read_vocabulary(bundle.folder))
+        found[record.trial] = milliseconds_by_operator(model, record.config, bundle.config.shape, size, record.latency)
     return without_small(found, MOST_PARTS)
 
 

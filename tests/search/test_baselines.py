@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 from search.baselines import baseline_study, baselines
+from search.find_file import find_file
+from search.study import load_study
 from search.study_file import StudyFile, load_study_file
 from space.errors import InputError
 from space.joint import JointSpace
 from space.shape import TaskShape
 from space.vocabulary import SPECIAL_TOKENS, Vocabulary
+
+Shoebox = Callable[..., subprocess.CompletedProcess[str]]
+ROOMY = {"deployed_bytes": 20_000_000}  # TinyBERT's student is above what the toy study allows
 
 
 @pytest.mark.parametrize("name", sorted(baselines()))
@@ -60,3 +70,39 @@ def test_transfer_text_is_used_where_the_baseline_and_the_study_have_it() -> Non
 def test_an_unknown_baseline_is_told_the_nearest() -> None:
     with pytest.raises(InputError, match=r"no baseline 'tinybret'.*Did you mean 'tinybert'"):
         baseline_study("tinybret", load_study_file("sst2"))
+
+
+@pytest.mark.usefixtures("toy")
+def test_the_study_in_the_storage_is_taken_whatever_is_shipped(
+    make_engine: Callable[..., Any], shoebox: Shoebox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.run.run_trials", lambda *_: None)
+    for name in ("toy", "quickstart"):
+        stored = make_engine(name=name, limits=ROOMY).file
+        shoebox("baseline", "tinybert", name, "--seeds", "2")
+        trained = load_study(f"{name}-tinybert").file
+        assert (trained.task, trained.limits, trained.device) == (stored.task, stored.limits, stored.device)
+    shoebox("baseline", "minilm", "toy", "--device", "cortex-a76", "--workers", "1")
+    changed = load_study("toy-minilm").file
+    assert (changed.device.profile, changed.device.tokens) == ("cortex-a76", stored.device.tokens)
+    assert (changed.search.workers, changed.limits) == (1, stored.limits)
+
+
+def test_options_that_do_not_fit_the_study_are_told(
+    make_engine: Callable[..., Any], shoebox: Shoebox, tmp_path: Path
+) -> None:
+    make_engine()
+    wrong = shoebox("baseline", "tinybert", "toy", "--latency", "exact")
+    assert (wrong.returncode, "--latency" in wrong.stderr, "'exact'" in wrong.stderr) == (2, True, True)
+    assert "no folder" in shoebox("baseline", "tinybert", "sst2", "--data", str(tmp_path / "nowhere")).stderr
+    unknown = shoebox("baseline", "tinybert", "sst3", "--device", "cortex-a76").stderr
+    assert "There is no study 'sst3' in " in unknown
+    assert "and no shipped one. Did you mean 'sst2'" in unknown
+
+
+def test_columns_of_a_study_in_the_storage_can_be_named(make_engine: Callable[..., Any]) -> None:
+    make_engine()
+    file, study = find_file("toy", overrides={"text": "first,second", "where": "lang=en", "label": None})
+    assert study is not None
+    assert file.task is not None
+    assert (file.task.text, file.task.where) == (("first", "second"), {"lang": "en"})

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import plotly.graph_objects as graph_objects
 import pytest
 from helpers.chromium import browser, find_chromium
 from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
 
 from objectives.latency import LatencyModel, load_profile
 from runners.bundle import BundleConfig, write_model
 from search.report import Report, as_markdown, as_page, gather
 from search.report import figures as drawn
-from search.report.gather import spread_evenly, without_secrets
+from search.report.gather import progress_of, spread_evenly, without_secrets
 from search.report.importance import _importance, importances
 from search.report.page import embedded_json, render_markdown
 from search.report.shares import START, bytes_by_part, milliseconds_by_operator, without_small
@@ -191,6 +193,25 @@ def test_bundles_that_are_gone(report: Report) -> None:
     assert page.count("so that it has no card") == len(bare.front)
     assert 'id="bytes"' not in page
     assert "Where the bytes go" not in as_markdown(bare)
+
+
+def test_stopped_trials_end_and_cost_as_their_last_rung_says(make_engine: Callable[..., Any]) -> None:
+    early = {"sampler": "random", "early_stopping": {"rungs": [0.1, 0.3], "reduction_factor": 3}}
+    engine = make_engine(trials=12, limits={"deployed_bytes": 20_000_000}, more=early)
+    engine.run()
+    engine.ledger.close()
+    study = load_study("toy")
+    # As if every trial had taken what its record says, one after the other: stopped ones are told when all is over.
+    trials, start = engine.study.get_trials(), datetime(2026, 1, 1)
+    for trial in trials:
+        trial.datetime_start = start + timedelta(hours=trial.number)
+        ended = trial.number + 1 if trial.state == TrialState.COMPLETE else len(trials)
+        trial.datetime_complete = start + timedelta(hours=ended)
+    steps = progress_of(study, trials)
+    assert [step.trial for step in steps] == list(range(12))
+    spent = [3600 * (trial.rungs[-1]["share"] if trial.state == "stopped" else 1) for trial in study.trials()]
+    assert len(study.trials("stopped")) > 1
+    assert [step.seconds for step in steps] == pytest.approx(np.cumsum(spent))
 
 
 def test_studies_with_little_in_them(make_engine: Callable[..., Any], shoebox: Shoebox) -> None:

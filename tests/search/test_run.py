@@ -218,13 +218,18 @@ def test_a_file_that_an_option_makes_whole_is_resumed_without_it(
 
 
 @pytest.mark.usefixtures("toy")
-def test_two_drivers_do_not_share_a_study(shoebox_command: list[str], shoebox: Shoebox, toy_file: Path) -> None:
+def test_two_drivers_do_not_share_a_study(
+    shoebox_command: list[str], shoebox: Shoebox, toy_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     driver = start([*shoebox_command, "search", str(toy_file)], SHOEBOX_TOY_SECONDS="2")
     try:
         wait_for_trained(1)
-        second = shoebox("search", str(toy_file), "--resume")
-        assert second.returncode == 2
-        assert "is being searched by another process right now" in second.stderr
+        storage = default_url()
+        for home in ("home", "other"):
+            monkeypatch.setenv("SHOEBOX_HOME", str(tmp_path / home))
+            second = shoebox("search", str(toy_file), "--resume", "--storage", storage)
+            assert second.returncode == 2
+            assert "is being searched by another process right now" in second.stderr
         _, errors = driver.communicate(timeout=120)
         assert driver.returncode == 0, errors
     finally:

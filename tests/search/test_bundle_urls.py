@@ -1,0 +1,102 @@
+"""What asks for the bundles of a study that keeps them at a URL."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.bundles import write_bundle
+
+from runners.bundle_store import publish
+from search.doctor_study import examine_study
+from search.exchange import export_study, import_study
+from search.report import gather
+from search.states import RECORD
+from search.study import Study, load_study
+from space.errors import InputError
+from space.paths import cache
+
+Shoebox = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def make_study(make_engine: Callable[..., Any], toy_file: Path, tmp_path: Path) -> Callable[[str], Study]:
+    """A study of three trials whose records say that their bundles are below a URL; at files they are there."""
+
+    def make(url: str) -> Study:
+        toy_file.write_text(toy_file.read_text().replace("tokens: 32", "tokens: 16"))  # what the student can read
+        engine = make_engine(trials=3, sampler="random", more={"bundles": url})
+        student = write_bundle(tmp_path / "student", "texts")
+        while not engine.ledger.exhausted:
+            assignment = engine.ledger.next()
+            engine.work(assignment)
+            storage = engine.study._storage
+            record = storage.get_trial(assignment.trial_id).user_attrs.get(RECORD)
+            if record is not None:
+                place = f"{engine.file.bundles}/{assignment.bundle.name}"
+                if url.startswith("file:"):
+                    publish(student, place)
+                storage.set_trial_user_attr(assignment.trial_id, RECORD, {**record, "bundle": place})
+            engine.ledger.settle(assignment.number)
+        return load_study("toy")
+
+    return make
+
+
+def bundles_found() -> tuple[str, str]:
+    [finding] = [found for found in examine_study("toy", None) if found.subject == "study: bundles"]
+    return finding.state, finding.text
+
+
+def test_bundles_at_a_url_are_found(
+    make_study: Callable[[str], Study], shoebox: Shoebox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"file://{tmp_path}/store"
+    study = make_study(url)
+    front = [record.trial for record in study.pareto()]
+    finished = tuple(record.trial for record in study.records())
+    assert bundles_found() == ("ok", f"all {len(front)} of the front, in {url}/toy")
+    assert not (cache() / "bundles").exists()  # to ask copies nothing
+
+    asked = shoebox("pareto", "toy", "--all", "--device", "cortex-a76", "--json")
+    assert asked.returncode == 0, asked.stderr
+    assert {row["device"] for row in json.loads(asked.stdout)["trials"]} == {"cortex-a76"}
+    report = gather(study)
+    assert list(report.cards) == front
+    assert set(report.bytes_of) == set(report.milliseconds_of) == set(front)
+    exported = export_study("toy", tmp_path / "toy.zip", "all")
+    assert (exported.bundles, exported.gone) == (finished, ())
+    monkeypatch.setenv("SHOEBOX_HOME", str(tmp_path / "other"))
+    assert import_study(tmp_path / "toy.zip").bundles == finished
+    model = (tmp_path / "student" / "model.onnx").read_bytes()
+    assert (Path(load_study("toy").best().bundle) / "model.onnx").read_bytes() == model
+
+
+def test_bundles_that_are_gone_from_a_url(make_study: Callable[[str], Study], shoebox: Shoebox, tmp_path: Path) -> None:
+    study = make_study(f"file://{tmp_path}/store")
+    best = study.best().trial
+    shutil.rmtree(tmp_path / "store" / "toy" / f"{best:05d}")
+    state, text = bundles_found()
+    assert (state, f"gone: trials {best}" in text) == ("note", True)
+    asked = json.loads(shoebox("pareto", "toy", "--all", "--device", "cortex-a76", "--json").stdout)
+    assert best not in [row["trial"] for row in asked["trials"]]
+    assert best not in gather(study).cards
+    assert export_study("toy", tmp_path / "toy.zip", "all").gone == (best,)
+
+
+def test_bundles_out_of_reach_are_not_said_to_be_gone(
+    make_study: Callable[[str], Study], shoebox: Shoebox, tmp_path: Path
+) -> None:
+    study = make_study("nosuch://bucket/bundles")
+    state, text = bundles_found()
+    assert (state, "is no place for bundles" in text) == ("problem", True)
+    assert "is no place for bundles" in shoebox("pareto", "toy", "--device", "cortex-a76").stderr
+    assert gather(study).cards == {}
+    with pytest.raises(InputError, match="is no place for bundles"):
+        export_study("toy", tmp_path / "toy.zip", "all")
+    assert export_study("toy", tmp_path / "toy.zip", "none").bundles == ()
