@@ -16,6 +16,7 @@ from space.errors import InputError
 
 _log = logging.getLogger("shoebox.runners.task")
 _IGNORED = re.compile(r"[\W_]+")
+_told: set[tuple[str, str]] = set()  # what was logged: a search reads its tasks more than once
 
 
 def match_key(text: str) -> str:
@@ -45,7 +46,9 @@ def without_rows_of(task: Task, judged: Examples, name: str) -> Task:
         return task
     if not kept.any():
         raise InputError(f"Every text of a train split stands in the validation split of {name} too.")
-    _log.info("Left out %d texts to train on that stand in the validation split of %s", (~kept).sum(), name)
+    if (task.fingerprint, name) not in _told:
+        _told.add((task.fingerprint, name))
+        _log.info("Left out %d texts to train on that stand in the validation split of %s", (~kept).sum(), name)
     train = task.train.take(np.flatnonzero(kept))
     return replace(task, train=train, fingerprint=fingerprint(train, task.taught_validation, task.outputs))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from search.cli.studies_command import study_row
 from search.states import RUNGS
 from search.study import load_study
 
@@ -37,6 +38,7 @@ def test_stopped_trials_are_pruned_with_their_rungs(make_engine: EngineMaker) ->
     assert all([rung["rung"] for rung in trial.rungs] == [0, 1] for trial in study.trials("finished"))
     assert not list(engine.ledger.folders.all_checkpoints.iterdir())
     assert len(list(engine.ledger.bundles.iterdir())) == counts.finished
+    assert study_row(study)["trained"] == 18  # of the 18 that `shoebox studies` names as the budget
     assert vars(make_engine(trials=18, limits=ROOMY, more=EARLY).ledger.counts) == vars(counts)
     # Longer: the rungs of earlier trials still count.
     longer = make_engine(trials=24, limits=ROOMY, more=EARLY)
