@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
-import sqlalchemy
+from sqlalchemy.engine import make_url
 
 from search.storage import is_sqlite
 from search.study import study_folder
@@ -69,10 +69,5 @@ def only_one_on_study(name: str, url: str, refusal: str) -> Iterator[None]:
 
 
 def _sqlite_file(url: str) -> Path | None:
-    """The file of a storage; None if it is in memory or no SQLite."""
-    if not is_sqlite(url):
-        return None
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
-    with engine.connect() as connection:  # SQLite knows what a relative path, a file: and its query come to
-        file = connection.exec_driver_sql("PRAGMA database_list").one().file
-    return Path(file).resolve() if file else None
+    """The file of a storage, links followed; None if it is no SQLite."""
+    return Path(str(make_url(url).database)).resolve() if is_sqlite(url) else None

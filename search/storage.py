@@ -158,7 +158,7 @@ def storage_exists(url: str) -> bool:
 @contextlib.contextmanager
 def _one_at_a_time(database: str | None) -> Iterator[None]:
     """Hold a file's lock: of two processes that find no tables and create them, one would fail."""
-    if database in (None, "", ":memory:"):
+    if database in (None, "", ":memory:") or str(database).startswith("file:"):
         yield
         return
     file = Path(str(database)).expanduser()
@@ -178,6 +178,8 @@ def _prepare_sqlite(database: str | None) -> None:
         raise InputError(
             "A storage in memory cannot be shared with workers.", "Give a file: sqlite:////folder/studies.db."
         )
+    if str(database).startswith("file:"):
+        raise InputError(f"{database} is a URI of SQLite's own.", "Give the file: sqlite:////folder/studies.db.")
     connection = sqlite3.connect(str(database), timeout=BUSY_TIMEOUT)
     try:
         connection.execute("PRAGMA journal_mode=WAL")

@@ -25,8 +25,6 @@ def move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     [
         "sqlite:///{folder}/s.db",
         "sqlite:///{folder}/s.db?timeout=30",
-        "sqlite:///file:{folder}/s.db?uri=true",
-        "sqlite:///file:{folder}/s.db?cache=private&uri=true",
         "sqlite:///shared/s.db",
         "sqlite:///link.db",
     ],
@@ -51,13 +49,6 @@ def test_a_sqlite_file_has_one_searcher_of_a_study_among_all_homes(
     with only_one_on_study("toy", second, "taken"):
         pass
     assert (folder / "s.db.toy.driver.lock").stat().st_mode & 0o777 == 0o660  # who may write the one may lock it
-
-
-@pytest.mark.usefixtures("home")
-def test_a_storage_in_memory_has_no_file_to_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with only_one_on_study("toy", "sqlite:///file:e?mode=memory&cache=shared&uri=true", "taken"):
-        assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 def test_a_file_that_cannot_be_locked_is_told(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_password_with_an_at_sign_is_to_be_escaped() -> None:
     assert "%40" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("url", ["studies.db", "sqlite://", "sqlite:///:memory:", ""])
+@pytest.mark.parametrize("url", ["studies.db", "sqlite://", "sqlite:///:memory:", "", "sqlite:///file:x.db?uri=true"])
 def test_what_is_no_usable_url_is_refused(url: str) -> None:
     with pytest.raises(InputError, match="sqlite:////folder"):
         open_storage(url)
