@@ -137,6 +137,18 @@ def _read_record(folder: Path) -> TrialRecord:
         raise InputError(f"{folder / METRICS} is missing or damaged: {str(error).splitlines()[0]}.") from error
 
 
+def bit_fields(config: StudentConfig) -> set[str]:
+    """Names of the fields of a configuration, shared or of layers, that are bits of weights."""
+
+    def names(value: Any) -> set[str]:
+        if isinstance(value, dict):
+            own = {name for name in value if name.endswith("_bits")}
+            return own.union(*map(names, value.values()))
+        return set().union(*map(names, value)) if isinstance(value, list) else set()
+
+    return names(config.model_dump(mode="json"))
+
+
 def _with_bits(config: StudentConfig, bits: Mapping[str, int]) -> StudentConfig:
     """The configuration with other values of the named fields, wherever they stand."""
     found: set[str] = set()

@@ -119,16 +119,11 @@ def write_tables(found: Ablation, output: Path) -> list[Path]:
 
 
 def _print(found: Ablation) -> None:
-    from rich.table import Table
-
-    from search.cli.tables import output_console
+    from search.cli.tables import as_table, output_console
 
     console = output_console()
-    table = Table(title=f"{found.study.name}: one method removed at a time", title_justify="left")
-    for number, name in enumerate(found.header()):
-        table.add_column(name, justify="left" if number < 2 else "right")
-    for row in found.rows:
-        table.add_row(*found.cells(row))
-    console.print(table)
+    columns = [(name, number >= 2) for number, name in enumerate(found.header())]
+    title = f"{found.study.name}: one method removed at a time"
+    console.print(as_table(columns, map(found.cells, found.rows), title))
     for remark in found.remarks():
         console.print(remark, markup=False, highlight=False)

@@ -31,7 +31,7 @@ def quantize(
     """
     from objectives.limits import broken, constraint_values
     from runners.predict import read_config
-    from runners.requantize import requantize
+    from runners.requantize import bit_fields, requantize
     from runners.task import load_task
     from search.study import load_study
     from space.errors import InputError
@@ -40,11 +40,13 @@ def quantize(
     if clipping not in choices:
         raise InputError(f"--clipping: there is no {clipping!r}.", f"Known: {', '.join(choices)}.")
     named = {"embedding_bits": embedding_bits, "attention_bits": attention_bits, "ffn_bits": ffn_bits}
-    wanted = {name: value if value is not None else bits for name, value in named.items()}
-    given = {name: value for name, value in wanted.items() if value is not None}
-    if not given:
+    given = {name: value for name, value in named.items() if value is not None}
+    if bits is None and not given:
         raise InputError("No bits are given.", "Give --bits, or any of --embedding-bits, --attention-bits, --ffn-bits.")
-    plan = load_study(read_config(bundle).study, storage).file.plan()
+    config = read_config(bundle)
+    if bits is not None:
+        given = {**dict.fromkeys(bit_fields(config.student), bits), **given}
+    plan = load_study(config.study, storage).file.plan()
     tasks = {name: load_task(task.task) for name, task in plan.task_plans.items()}
     record = requantize(bundle, output, tasks, plan.device, given, choices[clipping])
     if json:

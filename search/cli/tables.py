@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from objectives.latency import LatencyReading
@@ -43,12 +44,7 @@ class Cells:
 
     def table(self, title: str) -> Table:
         """For a terminal."""
-        table = Table(title=title, title_justify="left")
-        for column in self.columns:
-            table.add_column(column.header, justify="right" if column.figures else "left")
-        for row in self.rows:
-            table.add_row(*row)
-        return table
+        return as_table([(column.header, column.figures) for column in self.columns], self.rows, title)
 
     def markdown(self) -> str:
         """For a README or an issue."""
@@ -56,6 +52,22 @@ class Cells:
 
         header, right = [column.header for column in self.columns], [column.figures for column in self.columns]
         return as_markdown(header, right, self.rows)
+
+
+def as_table(columns: Iterable[tuple[str, bool]], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
+    """A table for a terminal. Texts are shown as they are: a [ or a : of a user's is no markup of rich's.
+
+    Args:
+        columns: headers, and whether figures are below.
+        rows: cells.
+        title: above it.
+    """
+    table = Table(title=None if title is None else Text(title, "table.title"), title_justify="left")
+    for header, figures in columns:
+        table.add_column(Text(header), justify="right" if figures else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def trial_cells(selection: Selection) -> Cells:
@@ -185,14 +197,13 @@ def _latency(latency: LatencyReading, *, tokens: bool) -> str:
 
 def studies_table(rows: list[dict[str, Any]]) -> Table:
     """One line per study of `search.cli.studies_command.study_rows`."""
-    table = Table()
-    for name in ("study", "trained", "infeasible", "failed", "best quality", "description"):
-        table.add_column(name, justify="left" if name in ("study", "description") else "right")
-    for row in rows:
-        if not row["readable"]:
-            table.add_row(row["study"], "", "", "", "", "(made by another version of Shoebox, cannot be read)")
-            continue
-        best = "" if row["best_quality"] is None else f"{row['metric']} {row['best_quality']:.4f}"
-        trained = f"{row['trained']} of {row['trials']}"
-        table.add_row(row["study"], trained, str(row["infeasible"]), str(row["failed"]), best, row["description"])
-    return table
+    names = ("study", "trained", "infeasible", "failed", "best quality", "description")
+    return as_table([(name, name not in ("study", "description")) for name in names], map(_study_cells, rows))
+
+
+def _study_cells(row: dict[str, Any]) -> list[str]:
+    if not row["readable"]:
+        return [row["study"], "", "", "", "", "(made by another version of Shoebox, cannot be read)"]
+    best = "" if row["best_quality"] is None else f"{row['metric']} {row['best_quality']:.4f}"
+    trained = f"{row['trained']} of {row['trials']}"
+    return [row["study"], trained, str(row["infeasible"]), str(row["failed"]), best, row["description"]]

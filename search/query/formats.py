@@ -8,9 +8,12 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from space.errors import InputError, OutputError
 
@@ -73,7 +76,7 @@ def as_csv(selection: Selection) -> str:
     """A header line, and a line for each trial."""
     text = io.StringIO()
     rows = flat_rows(selection)
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer = csv.DictWriter(text, _header(selection, rows), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().rstrip("\n")
@@ -91,10 +94,16 @@ def parquet_bytes(selection: Selection) -> bytes:
     import pyarrow.parquet as pq
 
     rows = flat_rows(selection)
-    columns = {name: _column([row[name] for row in rows]) for name in (rows[0] if rows else {})}
+    columns = {name: _column([row[name] for row in rows]) for name in _header(selection, rows)}
     sink = io.BytesIO()
     pq.write_table(pa.table(columns), sink)
     return sink.getvalue()
+
+
+def _header(selection: Selection, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the columns; where no trial is selected, of those that all trials have."""
+    shown = rows or flat_rows(replace(selection, indices=np.arange(len(selection.table))))
+    return list(shown[0]) if shown else []
 
 
 def _column(values: list[Any]) -> list[Any]:

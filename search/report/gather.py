@@ -148,7 +148,10 @@ def spread_evenly(front: Sequence[TrialRecord], most: int) -> list[TrialRecord]:
 
 def without_secrets(text: str) -> str:
     """Text without passwords, what stands before the @ of a URL, and the name of the user's own folder."""
-    return _USER.sub("***@", without_passwords(text)).replace(str(Path.home()), "~")
+    found = _USER.sub("***@", without_passwords(text))
+    home = str(Path.home())
+    # Containers run without a home have the root; and /home/an is no beginning of /home/anna.
+    return found if home == "/" else re.sub(rf"{re.escape(home)}(?![\w.-])", "~", found)
 
 
 def progress_of(study: Study, frozen: Sequence[FrozenTrial]) -> list[Progress]:

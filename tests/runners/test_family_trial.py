@@ -15,6 +15,7 @@ from runners.distill.loop import Distillation
 from runners.grammar import sentiment
 from runners.plan import ONLY, FidelitySpec, TrialPlan
 from runners.predict import load_bundle
+from runners.requantize import bit_fields, requantize
 from runners.trial import cost_predictor, measure_latency, prepare, run_trial
 from space import JointSpace, SpaceSpec, deployed_bytes
 from space.families import FAMILIES, build_student
@@ -83,6 +84,11 @@ def test_a_trial_learns_and_its_file_is_as_predicted(
     ]
     if kind == "token-classification":
         return
+    fine, tasks = dict.fromkeys(bit_fields(config), 8), {ONLY: prepared.tasks[ONLY].task}
+    again = requantize(tmp_path / "bundle", tmp_path / "again", tasks, plan.device, fine, "auto")
+    assert bit_fields(again.config) == set(fine)
+    assert again.deployed_bytes == deployed_bytes(again.config, prepared.shape, prepared.vocabulary)
+    assert (again.deployed_bytes > record.deployed_bytes) == (again.config != config)
 
     def training() -> Distillation:
         torch.manual_seed(0)

@@ -260,10 +260,27 @@ def test_formats_say_the_same(finished: Study, shoebox: Shoebox, tmp_path: Path)
 
 
 @pytest.mark.usefixtures("finished")
+def test_files_of_no_trials_have_their_columns(shoebox: Shoebox, tmp_path: Path) -> None:
+    columns = list(query.select("toy").frame().columns)
+    for name in ("t.csv", "t.parquet"):
+        shoebox("pareto", "toy", "--where", "quality > 2", "--output", str(tmp_path / name))
+    assert list(pandas.read_csv(tmp_path / "t.csv").columns) == columns
+    assert list(pandas.read_parquet(tmp_path / "t.parquet").columns) == columns
+
+
+@pytest.mark.usefixtures("finished")
+def test_brackets_and_colons_of_users_are_no_markup(shoebox: Shoebox) -> None:
+    for text in ("[/a]", "[bold]", ":smile:"):
+        assert f'study != "{text}"' in shoebox("pareto", "toy", "--all", "--where", f'study != "{text}"').stdout
+
+
+@pytest.mark.usefixtures("finished")
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["--where", "quality > 2"], 1, "of 8 trials none keeps --where 'quality > 2'"),
+        (["--where", "quality > 2", "--device", "cortex-a76", "--latency", "estimated"], 1, "of 8 trials none keeps"),
+        (["--where", "quality > 2", "--device", "cortex-a76", "--objectives", "quality,latency_ms"], 1, "none keeps"),
         (["--where", "qualty > 2"], 2, "Did you mean 'quality'"),
         (["--objectives", "quality,depth"], 2, "'depth' is neither a quality nor a cost"),
         (["--objectives", "quality,peak_heap_bytes"], 2, "None of these trials has peak_heap_bytes"),

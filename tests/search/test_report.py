@@ -306,12 +306,14 @@ def test_kinds_of_students_have_colours(report: Report) -> None:
     assert [trace["showlegend"] for trace in figure["data"][:2]] == [False, False]
 
 
-def test_small_parts_of_a_report(report: Report) -> None:
+def test_small_parts_of_a_report(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     assert spread_evenly(report.front, 100) == report.front
     few = spread_evenly(report.records, 3)
     assert (few[0], few[-1], len(few)) == (report.records[0], report.records[-1], 3)
     assert without_secrets("s3://key:word@bucket and http://a/b@c") == "s3://***@bucket and http://a/b@c"
-    assert without_secrets(f"{Path.home()}/x") == "~/x"
+    assert without_secrets(f"{Path.home()}/x and {Path.home()}na") == f"~/x and {Path.home()}na"
+    monkeypatch.setenv("HOME", "/")  # of a container without users
+    assert without_secrets("nyu-mll/glue in /data") == "nyu-mll/glue in /data"
     assert "<" not in embedded_json({"a": "</script>", "b": [float("nan")]})
     assert json.loads(embedded_json({"b": [float("nan"), 1.0], "c": "NaN"})) == {"b": [None, 1.0], "c": "NaN"}
     shown = render_markdown("<b>x</b> ![a](http://a/b.png) [c](javascript:x) | **d**")
