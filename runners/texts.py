@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from runners.predict import Bundle, Prediction
+from runners.predict import Bundle, Prediction, check_unicode
 from runners.tags import Tagged
 from space.errors import InputError
 
@@ -167,6 +167,8 @@ def _text(values: dict[str, Any], column: str, place: str, words: bool) -> Any:
         )
     value = values[column]
     if isinstance(value, str) or (words and isinstance(value, list) and all(isinstance(word, str) for word in value)):
+        for text in [value] if isinstance(value, str) else value:
+            check_unicode(text, f"{place}: {column!r}")
         return value
     raise InputError(f"{place}: {column!r} should be {'text or words' if words else 'text'}, not {_shown(value)}.")
 
@@ -218,4 +220,5 @@ def _tagger(bundle: Bundle, batch_size: int, split_at_spaces: bool) -> Callable[
 
 def as_json(values: dict[str, Any], answer: Prediction | Tagged) -> str:
     """A line of JSON: what the row held, and under `prediction` the answer."""
-    return json.dumps({**values, "prediction": answer.model_dump(mode="json")}, ensure_ascii=False)
+    line = json.dumps({**values, "prediction": answer.model_dump(mode="json")}, ensure_ascii=False)
+    return line.encode(errors="backslashreplace").decode()  # columns that are not read may hold half surrogate pairs

@@ -50,6 +50,7 @@ def test_rows_of_each_layout(tmp_path: Path) -> None:
         ("a.jsonl", '{"review": null}\n', "line 1: 'review' should be text, not null."),
         ("a.jsonl", '{"review": ["a"]}\n', """line 1: 'review' should be text, not ["a"]."""),
         ("a.jsonl", "[" * 100_000, "line 1 is not JSON"),
+        ("a.jsonl", '{"review": "a \\ud800"}\n', "line 1: 'review' is not valid Unicode: character 3 is U+D800."),
         ("a.csv", "", "a.csv is empty. The first line names the columns."),
         ("a.csv", "text,id\na,1\n", "a.csv has no column 'review'; it has text, id."),
         ("a.csv", "review,id\na,1\nb\n", "a.csv, line 3 has 1 cells, but there are 2 columns."),
@@ -72,6 +73,23 @@ def test_text_that_is_not_utf8_and_files_that_are_not_there(tmp_path: Path) -> N
         list(read_rows(str(tmp_path / "b.txt"), "txt", ("text",)))
     with pytest.raises(InputError, match="no layout 'xml'"):
         layout_of("-", "xml")
+
+
+def test_text_that_is_not_unicode_is_named(texts: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Text 2 is not valid Unicode: character 4 is U\+DCE9\."):
+        texts.predict(["a", "caf\udce9"])
+    pairs, tags = (load_bundle(write_bundle(tmp_path / kind, kind)) for kind in ("pairs", "tags"))
+    with pytest.raises(InputError, match="Second text 1 is not valid Unicode"):
+        pairs.predict(["a"], ["\ud800"])
+    with pytest.raises(InputError, match="Text 1 is not valid Unicode"):
+        tags.tag(["\ud800"])
+    with pytest.raises(InputError, match="A word of text 2 is not valid Unicode"):
+        tags.tag_words([["ada"], ["met", "\ud800"]])
+    with pytest.raises(InputError, match="line 1: 'tokens' is not valid Unicode"):
+        read(tmp_path / "a.jsonl", r'{"tokens": ["a", "\ud800"]}', ("tokens",), words=True)
+    row = read(tmp_path / "b.jsonl", r'{"review": "a film", "id": "\ud800"}')[0]
+    line = as_json(row.values, texts.predict(["a film"])[0])
+    assert json.loads(line.encode())["id"] == "\ud800"  # a column that is not read stays as it was
 
 
 def test_answers_keep_the_order_and_do_not_depend_on_the_batch(texts: Bundle) -> None:
@@ -153,6 +171,9 @@ def test_the_command_reads_and_writes_files(
     monkeypatch.setattr("sys.stdin", io.StringIO("a dull film\nthe film was great\n"))
     assert [line.split("\t")[0] for line in shoebox()[1].splitlines()] == [r["prediction"]["label"] for r in rows]
 
+    said = "Text 1 is not valid Unicode: character 4 is U+DCE9."
+    code, out, err = shoebox("caf\udce9")  # what Python makes of an argument in Latin-1
+    assert (code, out, err.startswith(f"shoebox: {said}")) == (2, "", True)
     source.write_text("id,review\n1,a\n2\n")
     code, out, err = shoebox("--input", str(source), "--output", str(target))
     assert (code, out) == (2, "")
