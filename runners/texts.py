@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +90,12 @@ def read_rows(path: str, layout: Layout, columns: Sequence[str], words: bool = F
 @contextmanager
 def _opened(path: str) -> Iterator[IO[str]]:
     if path == STANDARD:
-        yield sys.stdin
+        # Read as files are, whatever the locale: strict UTF-8, with or without a byte-order mark.
+        text = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline="")
+        try:
+            yield text
+        finally:
+            text.detach()  # else standard input would be closed with it
         return
     try:
         file = open(path, encoding="utf-8-sig", newline="")  # noqa: SIM115  # only what opening raises is wrapped

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.bundles import write_bundle
+from helpers.pipes import pipe
 
 from runners.predict import Bundle, load_bundle
-from runners.texts import WINDOW, Row, answer_rows, as_json, layout_of, read_rows
+from runners.texts import WINDOW, Layout, Row, answer_rows, as_json, layout_of, read_rows
 from space import InputError
 
 
@@ -73,6 +74,26 @@ def test_text_that_is_not_utf8_and_files_that_are_not_there(tmp_path: Path) -> N
         list(read_rows(str(tmp_path / "b.txt"), "txt", ("text",)))
     with pytest.raises(InputError, match="no layout 'xml'"):
         layout_of("-", "xml")
+
+
+@pytest.mark.parametrize(
+    ("layout", "content", "values"),
+    [
+        ("txt", "caf\u00e9\n", {"review": "caf\u00e9"}),
+        ("jsonl", '{"review": "a"}\n', {"review": "a"}),
+        ("csv", 'review,id\r\n"a\r\nb",1\r\n', {"review": "a\r\nb", "id": "1"}),
+    ],
+)
+def test_standard_input_is_read_as_files_are(
+    layout: Layout, content: str, values: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for mark in ("", "\ufeff"):
+        pipe(monkeypatch, (mark + content).encode(), encoding="ascii", errors="surrogateescape")  # as with LC_ALL=C
+        assert [row.values for row in read_rows("-", layout, ("review",))] == [values]
+        assert not sys.stdin.closed
+    pipe(monkeypatch, b"caf\xe9\n", encoding="ascii", errors="surrogateescape")
+    with pytest.raises(InputError, match="standard input is not UTF-8 text"):
+        list(read_rows("-", "txt", ("review",)))
 
 
 def test_text_that_is_not_unicode_is_named(texts: Bundle, tmp_path: Path) -> None:
@@ -165,10 +186,10 @@ def test_the_command_reads_and_writes_files(
     assert other[0]["prediction"] != rows[0]["prediction"]
     one = json.loads(shoebox("a dull film", "--json")[1])
     assert one["prediction"]["probabilities"] == pytest.approx(rows[0]["prediction"]["probabilities"], abs=1e-4)
-    monkeypatch.setattr("sys.stdin", io.StringIO('{"review": "a dull film"}\n'))
+    pipe(monkeypatch, b'{"review": "a dull film"}\n')
     streamed = json.loads(shoebox("--input", "-", "--input-format", "jsonl")[1])
     assert streamed["prediction"]["score"] == pytest.approx(rows[0]["prediction"]["score"], abs=1e-4)
-    monkeypatch.setattr("sys.stdin", io.StringIO("a dull film\nthe film was great\n"))
+    pipe(monkeypatch, b"a dull film\nthe film was great\n")
     assert [line.split("\t")[0] for line in shoebox()[1].splitlines()] == [r["prediction"]["label"] for r in rows]
 
     said = "Text 1 is not valid Unicode: character 4 is U+DCE9."

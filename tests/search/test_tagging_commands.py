@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.pipes import pipe
 
 from runners.bundle import BundleConfig, write_model
 from search.study_file import load_study_file
@@ -94,7 +94,7 @@ def test_words_are_printed_with_their_tags(shoebox, bundle: Path, monkeypatch: p
     assert rows[-1] == [""]
     assert {row[1] for row in rows[:-1]} <= {"O", "B-PER", "I-PER"}
     assert all(0 < float(row[2]) <= 1 for row in rows[:-1])
-    monkeypatch.setattr("sys.stdin", io.StringIO("Ada met B.\n\nAda\n"))
+    pipe(monkeypatch, b"Ada met B.\n\nAda\n")
     several = shoebox("predict", str(bundle), "--tokens").stdout.split("\n\n")
     assert [line.split("\t")[0] for line in several[0].splitlines()] == ["Ada", "met", "B."]
     assert "Ada" in several[1]
