@@ -20,6 +20,7 @@ from space.errors import InputError
 Layout = Literal["jsonl", "csv", "tsv", "txt"]
 LAYOUTS: tuple[Layout, ...] = ("jsonl", "csv", "tsv", "txt")
 STANDARD = "-"  # standard input
+LONGEST_CELL = 1 << 26  # characters of a cell in csv and tsv; Python's own limit, 131,072, is less than a long document
 WINDOW = 32  # batches that are read together, so that texts of similar length can be run together
 
 
@@ -84,7 +85,7 @@ def read_rows(path: str, layout: Layout, columns: Sequence[str], words: bool = F
         except UnicodeDecodeError as error:
             raise InputError(f"{where} is not UTF-8 text, after line {line}: {error.reason}.") from None
         except csv.Error as error:
-            raise InputError(f"{where}, after line {line}: {error}.") from None
+            raise InputError(f"{where}, after line {line}: {error}.", "Is a quote left open?") from None
 
 
 @contextmanager
@@ -133,22 +134,42 @@ def _read_jsonl(file: IO[str], where: str) -> Iterator[tuple[int, dict[str, Any]
 def _read_csv(
     file: IO[str], where: str, columns: Sequence[str], separator: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    rows = csv.reader(file, delimiter=separator, strict=True)
-    header = next(rows, None)
+    rows = _read_cells(file, where, separator)
+    _, header = next(rows, (0, None))
     if header is None:
         raise InputError(f"{where} is empty.", "The first line names the columns.")
     if missing := [column for column in columns if column not in header]:
         raise InputError(
             f"{where} has no column {missing[0]!r}; it has {', '.join(header)}.", "Name the text columns by --text."
         )
-    before = rows.line_num
-    for cells in rows:
-        first, before = before + 1, rows.line_num
+    for line, cells in rows:
         if not cells:
             continue
         if len(cells) != len(header):
-            raise InputError(f"{where}, line {first} has {len(cells)} cells, but there are {len(header)} columns.")
-        yield first, dict(zip(header, cells, strict=True))
+            raise InputError(f"{where}, line {line} has {len(cells)} cells, but there are {len(header)} columns.")
+        yield line, dict(zip(header, cells, strict=True))
+
+
+def _read_cells(file: IO[str], where: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows with the numbers of their first lines, as pandas reads them, which searches read such files with.
+
+    What follows a closed quote belongs to the cell, and a quote must be closed.
+    """
+    ended = False
+
+    def lines() -> Iterator[str]:
+        nonlocal ended
+        yield from file
+        ended = True
+
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
+    rows = csv.reader(lines(), delimiter=separator)
+    line = 1
+    for cells in rows:
+        if ended:  # within the row: a complete one asks for no line after its last
+            raise InputError(f"{where}, line {line} opens a quote that is not closed.", "End the cell with a quote.")
+        yield line, cells
+        line = rows.line_num + 1
 
 
 def _read_lines(file: IO[str], where: str, columns: Sequence[str], words: bool) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from helpers.bundles import write_bundle
 from helpers.pipes import pipe
@@ -42,6 +44,36 @@ def test_rows_of_each_layout(tmp_path: Path) -> None:
     assert read(tmp_path / "b.jsonl", '{"tokens": ["a", "b"]}\n', ("tokens",), words=True)[0].texts == (["a", "b"],)
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize(
+    "cell",
+    ['"Great" film', 'a "great" film', '"a ""great"" film"', '"a\tb"', '"two\nlines"', '"', '"open', "long " * 40_000],
+)
+def test_cells_are_read_as_pandas_reads_them(tmp_path: Path, cell: str, end: str) -> None:
+    path, content = tmp_path / "a.tsv", f"id\treview\n1\t{cell}{end}"
+    path.write_text(content)
+    try:
+        expected = pd.read_csv(path, sep="\t")["review"].tolist()
+    except pd.errors.ParserError:
+        with pytest.raises(InputError, match="line 2 opens a quote that is not closed"):
+            read(path, content)
+    else:
+        assert [row.texts[0] for row in read(path, content)] == expected
+
+
+def test_a_cell_may_be_long_but_not_endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = csv.field_size_limit(10)
+    try:
+        monkeypatch.setattr("runners.texts.LONGEST_CELL", 20)
+        assert read(tmp_path / "a.csv", f"review\n{'a' * 20}\n")[0].texts == ("a" * 20,)
+        with pytest.raises(
+            InputError, match=r"after line 2: field larger than field limit \(20\)\. Is a quote left open"
+        ):
+            read(tmp_path / "a.csv", f'review\na\n"{"a" * 21}\n')
+    finally:
+        csv.field_size_limit(limit)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -55,7 +87,10 @@ def test_rows_of_each_layout(tmp_path: Path) -> None:
         ("a.csv", "", "a.csv is empty. The first line names the columns."),
         ("a.csv", "text,id\na,1\n", "a.csv has no column 'review'; it has text, id."),
         ("a.csv", "review,id\na,1\nb\n", "a.csv, line 3 has 1 cells, but there are 2 columns."),
-        ("a.csv", 'review,id\na,1\n"b', "a.csv, after line 2: unexpected end of data."),
+        ("a.csv", 'review,id\na,1\n"b', "a.csv, line 3 opens a quote that is not closed. End the cell with a quote."),
+        ("a.tsv", 'review\na\n"', "a.tsv, line 3 opens a quote that is not closed."),
+        ("a.csv", 'review\na\n"b\nc\n', "a.csv, line 3 opens a quote that is not closed."),
+        ("a.csv", '"review,id\na,1\n', "a.csv, line 1 opens a quote that is not closed."),
         ("a.txt", "a\tb\n", "a.txt, line 1 has a tab, but the bundle judges single texts."),
         ("a.xlsx", "a\n", "a.xlsx has an unknown ending."),
     ],
