@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from space.errors import InputError
 Layout = Literal["jsonl", "csv", "tsv", "txt"]
 LAYOUTS: tuple[Layout, ...] = ("jsonl", "csv", "tsv", "txt")
 STANDARD = "-"  # standard input
+ANSWER = "prediction"  # column of the answers
 LONGEST_CELL = 1 << 26  # characters of a cell in csv and tsv; Python's own limit, 131,072, is less than a long document
 WINDOW = 32  # batches that are read together, so that texts of similar length can be run together
 
@@ -62,8 +64,8 @@ def layout_of(path: str, given: str | None) -> Layout:
 def read_rows(path: str, layout: Layout, columns: Sequence[str], words: bool = False) -> Iterator[Row]:
     """The rows of a file in order, one at a time: the file may be of any size.
 
-    Lines of a `txt` file are texts; the texts of a pair stand on one line with a tab between. Empty lines of `jsonl`
-    files are passed over.
+    Lines of a `txt` file are texts; the texts of a pair stand on one line with a tab between. Empty lines are passed
+    over in `jsonl` files, and in `csv` and `tsv` files of several columns; in those of one they are empty texts.
 
     Args:
         path: of the file, or `STANDARD`.
@@ -72,8 +74,8 @@ def read_rows(path: str, layout: Layout, columns: Sequence[str], words: bool = F
         words: whether a list of words may stand for a text.
 
     Raises:
-        InputError: no such file; a row that is no row, lacks a column or has something other than text in it (with
-            file and line).
+        InputError: no such file; a row that is no row, lacks a column, has something other than text in it, names a
+            column twice or has one named as that of the answers (with file and line).
     """
     where = "standard input" if path == STANDARD else path
     with _opened(path) as file:
@@ -81,6 +83,8 @@ def read_rows(path: str, layout: Layout, columns: Sequence[str], words: bool = F
         try:
             for line, values in _numbered(file, where, layout, columns, words):
                 place = f"{where}, line {line}"
+                if ANSWER in values:
+                    raise InputError(f"{place} has {ANSWER!r}, where the answer will stand.", "Name it otherwise.")
                 yield Row(values, tuple(_text(values, column, place, words) for column in columns), place)
         except UnicodeDecodeError as error:
             raise InputError(f"{where} is not UTF-8 text, after line {line}: {error.reason}.") from None
@@ -118,11 +122,17 @@ def _numbered(
 
 
 def _read_jsonl(file: IO[str], where: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _refuse_doubled([name for name, _ in pairs], f"{where}, line {number}")
+        return dict(pairs)
+
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            values = json.loads(line, object_pairs_hook=unique)
+        except InputError:
+            raise
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else "it cannot be read"
             raise InputError(f"{where}, line {number} is not JSON: {reason}.") from None
@@ -142,9 +152,11 @@ def _read_csv(
         raise InputError(
             f"{where} has no column {missing[0]!r}; it has {', '.join(header)}.", "Name the text columns by --text."
         )
+    _refuse_doubled(header, f"{where}, line 1")
     for line, cells in rows:
-        if not cells:
+        if not cells and len(header) > 1:
             continue
+        cells = cells or [""]
         if len(cells) != len(header):
             raise InputError(f"{where}, line {line} has {len(cells)} cells, but there are {len(header)} columns.")
         yield line, dict(zip(header, cells, strict=True))
@@ -170,6 +182,11 @@ def _read_cells(file: IO[str], where: str, separator: str) -> Iterator[tuple[int
             raise InputError(f"{where}, line {line} opens a quote that is not closed.", "End the cell with a quote.")
         yield line, cells
         line = rows.line_num + 1
+
+
+def _refuse_doubled(names: list[str], place: str) -> None:
+    if doubled := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"{place} names {doubled[0]!r} twice: one of the two would be lost.", "Name one otherwise.")
 
 
 def _read_lines(file: IO[str], where: str, columns: Sequence[str], words: bool) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -247,5 +264,5 @@ def _tagger(bundle: Bundle, batch_size: int, split_at_spaces: bool) -> Callable[
 
 def as_json(values: dict[str, Any], answer: Prediction | Tagged) -> str:
     """A line of JSON: what the row held, and under `prediction` the answer."""
-    line = json.dumps({**values, "prediction": answer.model_dump(mode="json")}, ensure_ascii=False)
+    line = json.dumps({**values, ANSWER: answer.model_dump(mode="json")}, ensure_ascii=False)
     return line.encode(errors="backslashreplace").decode()  # columns that are not read may hold half surrogate pairs

@@ -44,6 +44,14 @@ def test_rows_of_each_layout(tmp_path: Path) -> None:
     assert read(tmp_path / "b.jsonl", '{"tokens": ["a", "b"]}\n', ("tokens",), words=True)[0].texts == (["a", "b"],)
 
 
+def test_an_empty_line_is_a_text_where_there_is_one_column(tmp_path: Path) -> None:
+    for name in ("a.csv", "a.tsv"):
+        rows = read(tmp_path / name, "review\na\n\nb\r\n\r\n")
+        assert [row.values for row in rows] == [{"review": text} for text in ("a", "", "b", "")]
+        assert rows[1].place.endswith("line 3")
+    assert [row.texts for row in read(tmp_path / "b.csv", "review,id\na,1\n\nb,2\n")] == [("a",), ("b",)]
+
+
 @pytest.mark.parametrize("end", ["", "\n"])
 @pytest.mark.parametrize(
     "cell",
@@ -91,6 +99,11 @@ def test_a_cell_may_be_long_but_not_endless(tmp_path: Path, monkeypatch: pytest.
         ("a.tsv", 'review\na\n"', "a.tsv, line 3 opens a quote that is not closed."),
         ("a.csv", 'review\na\n"b\nc\n', "a.csv, line 3 opens a quote that is not closed."),
         ("a.csv", '"review,id\na,1\n', "a.csv, line 1 opens a quote that is not closed."),
+        ("a.csv", "review,x,x\na,1,2\n", "a.csv, line 1 names 'x' twice: one of the two would be lost."),
+        ("a.jsonl", '{"review": "a", "review": "b"}\n', "a.jsonl, line 1 names 'review' twice"),
+        ("a.jsonl", '{"review": "a"}\n{"review": "a", "x": {"y": 1, "y": 2}}\n', "a.jsonl, line 2 names 'y' twice"),
+        ("a.csv", "review,prediction\na,b\n", "a.csv, line 2 has 'prediction', where the answer will stand."),
+        ("a.jsonl", '{"review": "a", "prediction": 1}\n', "a.jsonl, line 1 has 'prediction', where the answer"),
         ("a.txt", "a\tb\n", "a.txt, line 1 has a tab, but the bundle judges single texts."),
         ("a.xlsx", "a\n", "a.xlsx has an unknown ending."),
     ],
