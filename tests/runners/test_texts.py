@@ -252,3 +252,6 @@ def test_the_command_reads_and_writes_files(
     read = ("--input", str(source))
     for wrong in (("a text", *read), (*read, "--text", "a,b"), (*read, "--pair", "x"), (*read, "--tokens")):
         assert shoebox(*wrong)[0] == 2
+    pipe(monkeypatch, b"a dull film\n")
+    code, out, err = shoebox("--text", "comment")
+    assert (code, out, "--text is for jsonl, csv and tsv" in err) == (2, "", True)

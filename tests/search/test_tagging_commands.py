@@ -107,3 +107,12 @@ def test_options_of_other_tasks_are_refused(shoebox, bundle: Path) -> None:
     done = shoebox("predict", str(bundle), "Ada", "--pair", "met")
     assert done.returncode == 2
     assert "tags single texts" in " ".join(done.stderr.replace("│", "").split())
+
+
+def test_entities_are_for_printed_text(shoebox, bundle: Path, tmp_path: Path) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text("Ada met B.\n")
+    for more in (("Ada", "--json"), ("Ada", "--output", str(tmp_path / "b.jsonl")), ("--input", str(source))):
+        done = shoebox("predict", str(bundle), "--entities", *more)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "--entities is for printed text" in " ".join(done.stderr.replace("│", "").split())
