@@ -46,6 +46,21 @@ class Prediction(BaseModel):
     probabilities: dict[str, float]
 
 
+def check_unicode(text: str, place: str) -> None:
+    """Refuse half of a surrogate pair, which no tokenizer takes: JSON may escape one, and Python reads arguments so.
+
+    Raises:
+        InputError: the text has one (with its place).
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        wrong = f"character {error.start + 1} is U+{ord(error.object[error.start]):04X}"
+        raise InputError(
+            f"{place} is not valid Unicode: {wrong}.", "It is half of a surrogate pair, or a byte that is not UTF-8."
+        ) from None
+
+
 class Bundle:
     """A loaded bundle; see `load_bundle`."""
 
@@ -76,7 +91,8 @@ class Bundle:
 
         Raises:
             InputError: pairs are missing for a task on pairs, given for one on single texts, or too few; the task is
-                missing or unknown, or named where there is only one; or the bundle tags words (`tag`).
+                missing or unknown, or named where there is only one; a text is not valid Unicode; or the bundle tags
+                words (`tag`).
         """
         if self.config.shape.per_token:
             raise InputError(f"{self.folder} tags words: it has no answer for a whole text.", "Use tag or tag_words.")
@@ -88,6 +104,9 @@ class Bundle:
             raise InputError(f"{where} judges single texts.", "Leave the second text out.")
         if pairs is not None and len(pairs) != len(texts):
             raise InputError(f"{len(texts)} first texts, but {len(pairs)} second ones.", "Give one for each.")
+        for kind, given in (("Text", texts), ("Second text", pairs or ())):
+            for number, text in enumerate(given, 1):
+                check_unicode(text, f"{kind} {number}")
         if not texts:
             return []
         encoded = encode_texts(self._tokenizer(shape.max_length), texts, pairs)
@@ -122,8 +141,10 @@ class Bundle:
         """Run `model.onnx` on texts, which are split into words at spaces and punctuation.
 
         Raises:
-            InputError: the bundle does not tag words.
+            InputError: the bundle does not tag words, or a text is not valid Unicode.
         """
+        for number, text in enumerate(texts, 1):
+            check_unicode(text, f"Text {number}")
         split = [split_text(text) for text in texts]
         found = self.tag_words([words for words, _ in split], batch_size)
         return [as_written(*rest) for rest in zip(found, texts, (spans for _, spans in split), strict=True)]
@@ -132,11 +153,15 @@ class Bundle:
         """Run `model.onnx` on texts that are split into words already.
 
         Raises:
-            InputError: the bundle does not tag words, or a word is no text.
+            InputError: the bundle does not tag words, or a word is no text or not valid Unicode.
         """
         names = self.config.labels_of("") if self.config.shape.per_token else None
         if names is None:
             raise InputError(f"{self.folder} judges whole texts: it does not tag words.", "Use predict.")
+        for number, text in enumerate(texts, 1):
+            for word in text:
+                if isinstance(word, str):  # `tag_words` refuses others
+                    check_unicode(word, f"A word of text {number}")
         return tag_words(
             texts,
             names,

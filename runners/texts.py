@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +14,15 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from runners.predict import Bundle, Prediction
+from runners.predict import Bundle, Prediction, check_unicode
 from runners.tags import Tagged
 from space.errors import InputError
 
 Layout = Literal["jsonl", "csv", "tsv", "txt"]
 LAYOUTS: tuple[Layout, ...] = ("jsonl", "csv", "tsv", "txt")
 STANDARD = "-"  # standard input
+ANSWER = "prediction"  # column of the answers
+LONGEST_CELL = 1 << 26  # characters of a cell in csv and tsv; Python's own limit, 131,072, is less than a long document
 WINDOW = 32  # batches that are read together, so that texts of similar length can be run together
 
 
@@ -60,8 +64,8 @@ def layout_of(path: str, given: str | None) -> Layout:
 def read_rows(path: str, layout: Layout, columns: Sequence[str], words: bool = False) -> Iterator[Row]:
     """The rows of a file in order, one at a time: the file may be of any size.
 
-    Lines of a `txt` file are texts; the texts of a pair stand on one line with a tab between. Empty lines of `jsonl`
-    files are passed over.
+    Lines of a `txt` file are texts; the texts of a pair stand on one line with a tab between. Empty lines are passed
+    over in `jsonl` files, and in `csv` and `tsv` files of several columns; in those of one they are empty texts.
 
     Args:
         path: of the file, or `STANDARD`.
@@ -70,8 +74,8 @@ def read_rows(path: str, layout: Layout, columns: Sequence[str], words: bool = F
         words: whether a list of words may stand for a text.
 
     Raises:
-        InputError: no such file; a row that is no row, lacks a column or has something other than text in it (with
-            file and line).
+        InputError: no such file; a row that is no row, lacks a column, has something other than text in it, names a
+            column twice or has one named as that of the answers (with file and line).
     """
     where = "standard input" if path == STANDARD else path
     with _opened(path) as file:
@@ -79,17 +83,24 @@ def read_rows(path: str, layout: Layout, columns: Sequence[str], words: bool = F
         try:
             for line, values in _numbered(file, where, layout, columns, words):
                 place = f"{where}, line {line}"
+                if ANSWER in values:
+                    raise InputError(f"{place} has {ANSWER!r}, where the answer will stand.", "Name it otherwise.")
                 yield Row(values, tuple(_text(values, column, place, words) for column in columns), place)
         except UnicodeDecodeError as error:
             raise InputError(f"{where} is not UTF-8 text, after line {line}: {error.reason}.") from None
         except csv.Error as error:
-            raise InputError(f"{where}, after line {line}: {error}.") from None
+            raise InputError(f"{where}, after line {line}: {error}.", "Is a quote left open?") from None
 
 
 @contextmanager
 def _opened(path: str) -> Iterator[IO[str]]:
     if path == STANDARD:
-        yield sys.stdin
+        # Read as files are, whatever the locale: strict UTF-8, with or without a byte-order mark.
+        text = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline="")
+        try:
+            yield text
+        finally:
+            text.detach()  # else standard input would be closed with it
         return
     try:
         file = open(path, encoding="utf-8-sig", newline="")  # noqa: SIM115  # only what opening raises is wrapped
@@ -111,11 +122,17 @@ def _numbered(
 
 
 def _read_jsonl(file: IO[str], where: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _refuse_doubled([name for name, _ in pairs], f"{where}, line {number}")
+        return dict(pairs)
+
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            values = json.loads(line, object_pairs_hook=unique)
+        except InputError:
+            raise
         except (ValueError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else "it cannot be read"
             raise InputError(f"{where}, line {number} is not JSON: {reason}.") from None
@@ -127,22 +144,49 @@ def _read_jsonl(file: IO[str], where: str) -> Iterator[tuple[int, dict[str, Any]
 def _read_csv(
     file: IO[str], where: str, columns: Sequence[str], separator: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    rows = csv.reader(file, delimiter=separator, strict=True)
-    header = next(rows, None)
+    rows = _read_cells(file, where, separator)
+    _, header = next(rows, (0, None))
     if header is None:
         raise InputError(f"{where} is empty.", "The first line names the columns.")
     if missing := [column for column in columns if column not in header]:
         raise InputError(
             f"{where} has no column {missing[0]!r}; it has {', '.join(header)}.", "Name the text columns by --text."
         )
-    before = rows.line_num
-    for cells in rows:
-        first, before = before + 1, rows.line_num
-        if not cells:
+    _refuse_doubled(header, f"{where}, line 1")
+    for line, cells in rows:
+        if not cells and len(header) > 1:
             continue
+        cells = cells or [""]
         if len(cells) != len(header):
-            raise InputError(f"{where}, line {first} has {len(cells)} cells, but there are {len(header)} columns.")
-        yield first, dict(zip(header, cells, strict=True))
+            raise InputError(f"{where}, line {line} has {len(cells)} cells, but there are {len(header)} columns.")
+        yield line, dict(zip(header, cells, strict=True))
+
+
+def _read_cells(file: IO[str], where: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows with the numbers of their first lines, as pandas reads them, which searches read such files with.
+
+    What follows a closed quote belongs to the cell, and a quote must be closed.
+    """
+    ended = False
+
+    def lines() -> Iterator[str]:
+        nonlocal ended
+        yield from file
+        ended = True
+
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
+    rows = csv.reader(lines(), delimiter=separator)
+    line = 1
+    for cells in rows:
+        if ended:  # within the row: a complete one asks for no line after its last
+            raise InputError(f"{where}, line {line} opens a quote that is not closed.", "End the cell with a quote.")
+        yield line, cells
+        line = rows.line_num + 1
+
+
+def _refuse_doubled(names: list[str], place: str) -> None:
+    if doubled := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"{place} names {doubled[0]!r} twice: one of the two would be lost.", "Name one otherwise.")
 
 
 def _read_lines(file: IO[str], where: str, columns: Sequence[str], words: bool) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -167,6 +211,8 @@ def _text(values: dict[str, Any], column: str, place: str, words: bool) -> Any:
         )
     value = values[column]
     if isinstance(value, str) or (words and isinstance(value, list) and all(isinstance(word, str) for word in value)):
+        for text in [value] if isinstance(value, str) else value:
+            check_unicode(text, f"{place}: {column!r}")
         return value
     raise InputError(f"{place}: {column!r} should be {'text or words' if words else 'text'}, not {_shown(value)}.")
 
@@ -218,4 +264,5 @@ def _tagger(bundle: Bundle, batch_size: int, split_at_spaces: bool) -> Callable[
 
 def as_json(values: dict[str, Any], answer: Prediction | Tagged) -> str:
     """A line of JSON: what the row held, and under `prediction` the answer."""
-    return json.dumps({**values, "prediction": answer.model_dump(mode="json")}, ensure_ascii=False)
+    line = json.dumps({**values, ANSWER: answer.model_dump(mode="json")}, ensure_ascii=False)
+    return line.encode(errors="backslashreplace").decode()  # columns that are not read may hold half surrogate pairs

@@ -51,6 +51,11 @@ def predict(
     from runners.texts import STANDARD, Row, answer_rows, layout_of, read_rows
 
     layout = layout_of(input or STANDARD, input_format)
+    if columns is not None and layout == "txt":
+        raise typer.BadParameter("--text is for jsonl, csv and tsv: lines of text have no columns")
+    plain = not json and input is None and output is None and layout == "txt"
+    if entities and not plain:
+        raise typer.BadParameter("--entities is for printed text: JSON lines hold words and entities")
     loaded = load_bundle(bundle)
     tags = loaded.config.shape.per_token
     if tags and (task is not None or pair is not None):
@@ -75,7 +80,6 @@ def predict(
         names = ("text", "text2")[: len(names)] if layout == "txt" else names
         rows = read_rows(input or STANDARD, layout, names, words=tags)
     answers = answer_rows(loaded, rows, batch_size, task, tokens)
-    plain = not json and input is None and output is None and layout == "txt"
     _write(_lines(answers, plain, entities), output)
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import io
+import csv
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from helpers.bundles import write_bundle
+from helpers.pipes import pipe
 
 from runners.predict import Bundle, load_bundle
-from runners.texts import WINDOW, Row, answer_rows, as_json, layout_of, read_rows
+from runners.texts import WINDOW, Layout, Row, answer_rows, as_json, layout_of, read_rows
 from space import InputError
 
 
@@ -41,6 +44,44 @@ def test_rows_of_each_layout(tmp_path: Path) -> None:
     assert read(tmp_path / "b.jsonl", '{"tokens": ["a", "b"]}\n', ("tokens",), words=True)[0].texts == (["a", "b"],)
 
 
+def test_an_empty_line_is_a_text_where_there_is_one_column(tmp_path: Path) -> None:
+    for name in ("a.csv", "a.tsv"):
+        rows = read(tmp_path / name, "review\na\n\nb\r\n\r\n")
+        assert [row.values for row in rows] == [{"review": text} for text in ("a", "", "b", "")]
+        assert rows[1].place.endswith("line 3")
+    assert [row.texts for row in read(tmp_path / "b.csv", "review,id\na,1\n\nb,2\n")] == [("a",), ("b",)]
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize(
+    "cell",
+    ['"Great" film', 'a "great" film', '"a ""great"" film"', '"a\tb"', '"two\nlines"', '"', '"open', "long " * 40_000],
+)
+def test_cells_are_read_as_pandas_reads_them(tmp_path: Path, cell: str, end: str) -> None:
+    path, content = tmp_path / "a.tsv", f"id\treview\n1\t{cell}{end}"
+    path.write_text(content)
+    try:
+        expected = pd.read_csv(path, sep="\t")["review"].tolist()
+    except pd.errors.ParserError:
+        with pytest.raises(InputError, match="line 2 opens a quote that is not closed"):
+            read(path, content)
+    else:
+        assert [row.texts[0] for row in read(path, content)] == expected
+
+
+def test_a_cell_may_be_long_but_not_endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = csv.field_size_limit(10)
+    try:
+        monkeypatch.setattr("runners.texts.LONGEST_CELL", 20)
+        assert read(tmp_path / "a.csv", f"review\n{'a' * 20}\n")[0].texts == ("a" * 20,)
+        with pytest.raises(
+            InputError, match=r"after line 2: field larger than field limit \(20\)\. Is a quote left open"
+        ):
+            read(tmp_path / "a.csv", f'review\na\n"{"a" * 21}\n')
+    finally:
+        csv.field_size_limit(limit)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -50,10 +91,19 @@ def test_rows_of_each_layout(tmp_path: Path) -> None:
         ("a.jsonl", '{"review": null}\n', "line 1: 'review' should be text, not null."),
         ("a.jsonl", '{"review": ["a"]}\n', """line 1: 'review' should be text, not ["a"]."""),
         ("a.jsonl", "[" * 100_000, "line 1 is not JSON"),
+        ("a.jsonl", '{"review": "a \\ud800"}\n', "line 1: 'review' is not valid Unicode: character 3 is U+D800."),
         ("a.csv", "", "a.csv is empty. The first line names the columns."),
         ("a.csv", "text,id\na,1\n", "a.csv has no column 'review'; it has text, id."),
         ("a.csv", "review,id\na,1\nb\n", "a.csv, line 3 has 1 cells, but there are 2 columns."),
-        ("a.csv", 'review,id\na,1\n"b', "a.csv, after line 2: unexpected end of data."),
+        ("a.csv", 'review,id\na,1\n"b', "a.csv, line 3 opens a quote that is not closed. End the cell with a quote."),
+        ("a.tsv", 'review\na\n"', "a.tsv, line 3 opens a quote that is not closed."),
+        ("a.csv", 'review\na\n"b\nc\n', "a.csv, line 3 opens a quote that is not closed."),
+        ("a.csv", '"review,id\na,1\n', "a.csv, line 1 opens a quote that is not closed."),
+        ("a.csv", "review,x,x\na,1,2\n", "a.csv, line 1 names 'x' twice: one of the two would be lost."),
+        ("a.jsonl", '{"review": "a", "review": "b"}\n', "a.jsonl, line 1 names 'review' twice"),
+        ("a.jsonl", '{"review": "a"}\n{"review": "a", "x": {"y": 1, "y": 2}}\n', "a.jsonl, line 2 names 'y' twice"),
+        ("a.csv", "review,prediction\na,b\n", "a.csv, line 2 has 'prediction', where the answer will stand."),
+        ("a.jsonl", '{"review": "a", "prediction": 1}\n', "a.jsonl, line 1 has 'prediction', where the answer"),
         ("a.txt", "a\tb\n", "a.txt, line 1 has a tab, but the bundle judges single texts."),
         ("a.xlsx", "a\n", "a.xlsx has an unknown ending."),
     ],
@@ -72,6 +122,43 @@ def test_text_that_is_not_utf8_and_files_that_are_not_there(tmp_path: Path) -> N
         list(read_rows(str(tmp_path / "b.txt"), "txt", ("text",)))
     with pytest.raises(InputError, match="no layout 'xml'"):
         layout_of("-", "xml")
+
+
+@pytest.mark.parametrize(
+    ("layout", "content", "values"),
+    [
+        ("txt", "caf\u00e9\n", {"review": "caf\u00e9"}),
+        ("jsonl", '{"review": "a"}\n', {"review": "a"}),
+        ("csv", 'review,id\r\n"a\r\nb",1\r\n', {"review": "a\r\nb", "id": "1"}),
+    ],
+)
+def test_standard_input_is_read_as_files_are(
+    layout: Layout, content: str, values: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for mark in ("", "\ufeff"):
+        pipe(monkeypatch, (mark + content).encode(), encoding="ascii", errors="surrogateescape")  # as with LC_ALL=C
+        assert [row.values for row in read_rows("-", layout, ("review",))] == [values]
+        assert not sys.stdin.closed
+    pipe(monkeypatch, b"caf\xe9\n", encoding="ascii", errors="surrogateescape")
+    with pytest.raises(InputError, match="standard input is not UTF-8 text"):
+        list(read_rows("-", "txt", ("review",)))
+
+
+def test_text_that_is_not_unicode_is_named(texts: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Text 2 is not valid Unicode: character 4 is U\+DCE9\."):
+        texts.predict(["a", "caf\udce9"])
+    pairs, tags = (load_bundle(write_bundle(tmp_path / kind, kind)) for kind in ("pairs", "tags"))
+    with pytest.raises(InputError, match="Second text 1 is not valid Unicode"):
+        pairs.predict(["a"], ["\ud800"])
+    with pytest.raises(InputError, match="Text 1 is not valid Unicode"):
+        tags.tag(["\ud800"])
+    with pytest.raises(InputError, match="A word of text 2 is not valid Unicode"):
+        tags.tag_words([["ada"], ["met", "\ud800"]])
+    with pytest.raises(InputError, match="line 1: 'tokens' is not valid Unicode"):
+        read(tmp_path / "a.jsonl", r'{"tokens": ["a", "\ud800"]}', ("tokens",), words=True)
+    row = read(tmp_path / "b.jsonl", r'{"review": "a film", "id": "\ud800"}')[0]
+    line = as_json(row.values, texts.predict(["a film"])[0])
+    assert json.loads(line.encode())["id"] == "\ud800"  # a column that is not read stays as it was
 
 
 def test_answers_keep_the_order_and_do_not_depend_on_the_batch(texts: Bundle) -> None:
@@ -147,12 +234,15 @@ def test_the_command_reads_and_writes_files(
     assert other[0]["prediction"] != rows[0]["prediction"]
     one = json.loads(shoebox("a dull film", "--json")[1])
     assert one["prediction"]["probabilities"] == pytest.approx(rows[0]["prediction"]["probabilities"], abs=1e-4)
-    monkeypatch.setattr("sys.stdin", io.StringIO('{"review": "a dull film"}\n'))
+    pipe(monkeypatch, b'{"review": "a dull film"}\n')
     streamed = json.loads(shoebox("--input", "-", "--input-format", "jsonl")[1])
     assert streamed["prediction"]["score"] == pytest.approx(rows[0]["prediction"]["score"], abs=1e-4)
-    monkeypatch.setattr("sys.stdin", io.StringIO("a dull film\nthe film was great\n"))
+    pipe(monkeypatch, b"a dull film\nthe film was great\n")
     assert [line.split("\t")[0] for line in shoebox()[1].splitlines()] == [r["prediction"]["label"] for r in rows]
 
+    said = "Text 1 is not valid Unicode: character 4 is U+DCE9."
+    code, out, err = shoebox("caf\udce9")  # what Python makes of an argument in Latin-1
+    assert (code, out, err.startswith(f"shoebox: {said}")) == (2, "", True)
     source.write_text("id,review\n1,a\n2\n")
     code, out, err = shoebox("--input", str(source), "--output", str(target))
     assert (code, out) == (2, "")
@@ -162,3 +252,6 @@ def test_the_command_reads_and_writes_files(
     read = ("--input", str(source))
     for wrong in (("a text", *read), (*read, "--text", "a,b"), (*read, "--pair", "x"), (*read, "--tokens")):
         assert shoebox(*wrong)[0] == 2
+    pipe(monkeypatch, b"a dull film\n")
+    code, out, err = shoebox("--text", "comment")
+    assert (code, out, "--text is for jsonl, csv and tsv" in err) == (2, "", True)

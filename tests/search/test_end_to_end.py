@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.pipes import pipe
 
 from runners.emulator import Installation
 from runners.grammar import sentiment
@@ -115,7 +116,7 @@ def test_sentences_from_study_to_answers(
     label, score = one.stdout.rstrip("\n").split("\t")
     assert label in ("negative", "positive")
     assert 0.5 <= float(score) <= 1
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(texts) + "\n"))
+    pipe(monkeypatch, ("\n".join(texts) + "\n").encode())
     several = shoebox("predict", str(out))
     assert several.returncode == 0
     assert len(several.stdout.splitlines()) == len(texts)
@@ -154,7 +155,7 @@ def test_regression_on_pairs_from_local_files(
     one = shoebox("predict", str(out), train[0][0], "--pair", train[1][0])
     assert one.returncode == 0
     assert float(one.stdout) == float(one.stdout)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{train[0][0]}\t{train[1][0]}\n{train[2][0]}\t{train[3][0]}\n"))
+    pipe(monkeypatch, f"{train[0][0]}\t{train[1][0]}\n{train[2][0]}\t{train[3][0]}\n".encode())
     several = shoebox("predict", str(out))
     assert several.returncode == 0, several.stderr
     assert len(several.stdout.splitlines()) == 2

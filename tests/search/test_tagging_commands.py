@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.pipes import pipe
 
 from runners.bundle import BundleConfig, write_model
 from search.study_file import load_study_file
@@ -94,7 +94,7 @@ def test_words_are_printed_with_their_tags(shoebox, bundle: Path, monkeypatch: p
     assert rows[-1] == [""]
     assert {row[1] for row in rows[:-1]} <= {"O", "B-PER", "I-PER"}
     assert all(0 < float(row[2]) <= 1 for row in rows[:-1])
-    monkeypatch.setattr("sys.stdin", io.StringIO("Ada met B.\n\nAda\n"))
+    pipe(monkeypatch, b"Ada met B.\n\nAda\n")
     several = shoebox("predict", str(bundle), "--tokens").stdout.split("\n\n")
     assert [line.split("\t")[0] for line in several[0].splitlines()] == ["Ada", "met", "B."]
     assert "Ada" in several[1]
@@ -107,3 +107,12 @@ def test_options_of_other_tasks_are_refused(shoebox, bundle: Path) -> None:
     done = shoebox("predict", str(bundle), "Ada", "--pair", "met")
     assert done.returncode == 2
     assert "tags single texts" in " ".join(done.stderr.replace("│", "").split())
+
+
+def test_entities_are_for_printed_text(shoebox, bundle: Path, tmp_path: Path) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text("Ada met B.\n")
+    for more in (("Ada", "--json"), ("Ada", "--output", str(tmp_path / "b.jsonl")), ("--input", str(source))):
+        done = shoebox("predict", str(bundle), "--entities", *more)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "--entities is for printed text" in " ".join(done.stderr.replace("│", "").split())
