@@ -95,6 +95,8 @@ def read_rows(path: str, layout: Layout, columns: Sequence[str], words: bool = F
 @contextmanager
 def _opened(path: str) -> Iterator[IO[str]]:
     if path == STANDARD:
+        if sys.stdin is None:
+            raise InputError("Standard input is closed.", "Give texts as arguments, or a file by --input.")
         # Read as files are, whatever the locale: strict UTF-8, with or without a byte-order mark.
         text = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline="")
         try:

@@ -255,3 +255,9 @@ def test_the_command_reads_and_writes_files(
     pipe(monkeypatch, b"a dull film\n")
     code, out, err = shoebox("--text", "comment")
     assert (code, out, "--text is for jsonl, csv and tsv" in err) == (2, "", True)
+
+
+def test_a_standard_input_that_is_closed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)  # as Python starts under `<&-`
+    with pytest.raises(InputError, match=r"Standard input is closed\."):
+        next(read_rows("-", "txt", ["text"]))
