@@ -154,7 +154,7 @@ def _read_csv(
         raise InputError(
             f"{where} has no column {missing[0]!r}; it has {', '.join(header)}.", "Name the text columns by --text."
         )
-    _refuse_doubled(header, f"{where}, line 1")
+    _refuse_doubled([name for name in header if name], f"{where}, line 1")  # separators may trail
     for line, cells in rows:
         if not cells and len(header) > 1:
             continue

@@ -142,12 +142,13 @@ class Drivers:
         finally:
             self._front_lock.release()
 
-    def join(self, study: optuna.Study, bundles: str | None, obstacle: str | None) -> None:
+    def join(self, study: optuna.Study, bundles: str | None, obstacle: str | None, moved: bool = False) -> None:
         """Enter this driver into the study, in a turn.
 
         Args:
             study: the study.
             bundles: URL at which all drivers keep their bundles, if they do.
+            moved: whether that is another place than before, where others would not follow.
             obstacle: what of the study keeps drivers from sharing it, if anything does.
 
         Raises:
@@ -162,6 +163,8 @@ class Drivers:
             hint = "It was started as a study that cannot be shared."
         if hint is None and bundles is None and not all((self._folder / name).exists() for name in alive):
             hint = "To share it, start it with search.bundles at a URL, or give all hosts the same SHOEBOX_HOME."
+        if hint is None and moved:
+            hint = "They keep its bundles elsewhere: resume it without --bundles."
         if hint is not None and alive:
             logger.info("Study %r was searched by %s: waiting for a sign of life.", self._study_name, who)
             if self._live(alive):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from sqlalchemy.engine import make_url
 from search.storage import is_sqlite
 from search.study import study_folder
 from space.errors import InputError
+
+LONGEST_NAME = 255  # bytes of a file's name, on all usual file systems
 
 
 @contextlib.contextmanager
@@ -60,12 +63,17 @@ def only_one_on_study(name: str, url: str, refusal: str) -> Iterator[None]:
     with only_one(study_folder(name) / "driver.lock", refusal), contextlib.ExitStack() as stack:
         database = _sqlite_file(url)
         if database is not None:
-            beside = database.with_name(f"{database.name}.{name}.driver.lock")
+            beside = database.with_name(_short(f"{database.name}.{name}.driver.lock"))
             stack.enter_context(only_one(beside, refusal))
             with contextlib.suppress(OSError):  # another user made it
                 # Who may write the database may lock it, as SQLite does with its own files beside it.
                 beside.chmod(stat.S_IMODE(database.stat().st_mode))
         yield
+
+
+def _short(name: str) -> str:
+    """A name that file systems take."""
+    return name if len(name.encode()) <= LONGEST_NAME else f"{hashlib.sha256(name.encode()).hexdigest()}.driver.lock"
 
 
 def _sqlite_file(url: str) -> Path | None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import uuid
 from typing import Any
+from urllib.parse import urlsplit
 
 import optuna
 
 from runners.bundle_store import names, owner_of, set_owner
 from search.states import PROPOSED
 from search.storage import find_study
-from search.study import BUNDLES_OWNER, STUDY_FILE, half_made, read_file, study_folder
+from search.study import BUNDLES_OWNER, IMPORTED, STUDY_FILE, half_made, read_file, study_folder
 from search.study_file import StudyFile
 from space.errors import InputError
+from space.secrets import without_passwords
 
 # What may change when a study is resumed: how long it is, what is kept of it, and where it runs.
 _LENGTH = ("trials", "hours", "training_hours", "repeats")
@@ -32,6 +34,7 @@ def find_whole(storage: Any, name: str) -> optuna.Study | None:
 
 def check_no_bundles(file: StudyFile) -> None:
     """A new study must not write over the bundles of another one, in another storage or deleted."""
+    _check_no_password(file)
     folder = study_folder(file.name) / "trials"
     if (folder.is_dir() and any(folder.iterdir())) or (file.bundles and names(file.bundles)):
         raise InputError(
@@ -41,11 +44,36 @@ def check_no_bundles(file: StudyFile) -> None:
 
 
 def check_bundles_own(existing: optuna.Study, file: StudyFile) -> None:
-    """A study that was imported must not write over the bundles that the one it came from keeps at a URL."""
-    if file.bundles and owner_of(file.bundles) not in (None, existing.user_attrs.get(BUNDLES_OWNER)):
+    """A study that was imported, or whose bundles go to another URL now, must not write over those of another one."""
+    if not file.bundles:
+        return
+    moved = have_moved(existing, file)
+    if moved:
+        _check_no_password(file)
+    owner, own = owner_of(file.bundles), existing.user_attrs.get(BUNDLES_OWNER)
+    if owner is not None:
+        is_own = owner == own
+    else:  # nothing is there, or what a study left of before places had owners
+        arrived = moved or (own is None and IMPORTED in existing.user_attrs)
+        is_own = not arrived or not names(file.bundles)
+    if not is_own:
         raise InputError(
             f"{file.bundles} holds bundles of another study named {file.name!r}.",
             "Keep those of this one elsewhere: --bundles URL.",
+        )
+
+
+def have_moved(existing: optuna.Study, file: StudyFile) -> bool:
+    """Whether bundles are to be kept elsewhere than when the study was last searched."""
+    return read_file(existing.study_name, existing.user_attrs[STUDY_FILE]).bundles != file.bundles
+
+
+def _check_no_password(file: StudyFile) -> None:
+    if file.bundles and urlsplit(file.bundles).password:
+        raise InputError(
+            f"search.bundles, {without_passwords(file.bundles)}, should hold no password: records name the place of "
+            "every bundle.",
+            "Give it to fsspec, in its configuration folder or as FSSPEC_FTP_PASSWORD for ftp://.",
         )
 
 

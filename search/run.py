@@ -27,7 +27,14 @@ from search.lock import only_one_on_study
 from search.premises import Premises
 from search.progress import Display, NoDisplay
 from search.propose import enqueue_proposals
-from search.resuming import check_bundles_own, check_no_bundles, check_unchanged, claim_bundles, find_whole
+from search.resuming import (
+    check_bundles_own,
+    check_no_bundles,
+    check_unchanged,
+    claim_bundles,
+    find_whole,
+    have_moved,
+)
 from search.samplers import costs_of, fitting_sampler, study_sampler
 from search.shared_ledger import SharedLedger
 from search.states import RECORD
@@ -159,9 +166,10 @@ def run_study(
                 attributes = {WARM_START: start.model_dump(mode="json"), **attributes}
             resumed = existing
             existing = resumed or _make(opened, file, attributes)
-            claim_bundles(existing, file)
             if drivers is not None:
-                drivers.join(existing, file.bundles, unshared(file))
+                moved = resumed is not None and have_moved(resumed, file)
+                drivers.join(existing, file.bundles, unshared(file), moved)
+            claim_bundles(existing, file)
             if resumed is not None:
                 for key, value in attributes.items():
                     existing.set_user_attr(key, value)

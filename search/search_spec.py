@@ -9,7 +9,6 @@ from search.halving import EarlyStoppingSpec
 from search.propose import ProposeSpec
 from search.retention import Keep
 from search.samplers import SamplerName
-from space.secrets import without_passwords
 
 
 class SearchSpec(BaseModel):
@@ -61,16 +60,6 @@ class SearchSpec(BaseModel):
             raise ValueError("should be at most 1, or a whole number")
         if round(value, 4) != value:
             raise ValueError("should have at most 4 decimals, which is how Ray counts")
-        return value
-
-    @field_validator("bundles")
-    @classmethod
-    def _without_password(cls, value: str | None) -> str | None:
-        if value is not None and without_passwords(value) != value:
-            raise ValueError(
-                "should hold no password, since records name the place of every bundle: give it to fsspec, in its "
-                "configuration folder or as FSSPEC_FTP_PASSWORD for ftp://"
-            )
         return value
 
     @model_validator(mode="after")

@@ -53,10 +53,11 @@ class SharedLedger(Ledger):
             if self._is_shared:
                 self._refresh()
             before = backend_of(self.study).cut_offs
-            assignment = super().next(on_rejected)
-            if backend_of(self.study).cut_offs != before:
-                self._end_unknown()
-            return assignment
+            try:
+                return super().next(on_rejected)
+            finally:
+                if backend_of(self.study).cut_offs != before:
+                    self._end_unknown()
 
     def settle(self, number: int, lost: str | None = None, *, again: bool = False) -> State:
         with self.turn():  # else another driver might end it meanwhile

@@ -164,7 +164,7 @@ def relation_loss(
     # Laid out by texts: products of all words of a batch with one another would mostly be masked.
     _, row, lengths = torch.unique_consecutive(texts, return_inverse=True, return_counts=True)
     column = torch.arange(len(texts), device=texts.device) - (lengths.cumsum(0) - lengths)[row]
-    longest = int(lengths.max())
+    longest = int(lengths.max()) if len(lengths) else 0  # of no words, the mean is no number
     padding = torch.arange(longest, device=texts.device) >= lengths[:, None, None]
     scale = 1 / (variance * learner.shape[1] ** 0.5)
     logs = []

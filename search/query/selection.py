@@ -263,10 +263,10 @@ def select(
         maybe = np.ones(len(table), bool)
         if condition is not None:  # what fails whatever its latency is need not be timed
             maybe = ~condition.answer(table, fields.OF_DEVICE).fails
+        retimed: Retimed = retime(table, np.flatnonzero(maybe), device, latency, on_progress)
         if not maybe.any():
             chosen = check_objectives(table, objectives or _common_objectives(table))
             return Selection(table, np.zeros(0, np.int64), chosen, where)
-        retimed: Retimed = retime(table, np.flatnonzero(maybe), device, latency, on_progress)
         table, untimed = retimed.table, retimed.untimed
     chosen = tuple(objectives) if objectives is not None else _common_objectives(table)
     check_objectives(table, chosen)

@@ -203,7 +203,9 @@ def train_with_trainer(subject: Subject, cached: bool, folder: str) -> None:
         return batch
 
     class DistillationTrainer(Trainer):
-        def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, *further: Any) -> Any:
+        def compute_loss(
+            self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Any:
             if cached:
                 logits, hidden = inputs["logits"], inputs["hidden"]
             else:

@@ -370,3 +370,13 @@ def test_a_trial_that_no_driver_has_is_run_by_those_that_live(join: Engines, has
     storage.create_new_trial(engines[0].study._study_id)
     assert settle_all(engines[1]) == 3
     assert states() == {"finished": 4, "orphaned": 1}
+
+
+def test_a_driver_that_keeps_bundles_elsewhere_is_kept_out_while_others_live(
+    join: Engines, hasty: None, url: str
+) -> None:
+    first, other = join(trials=4), Drivers("toy", url, study_folder("toy"))
+    with other.turn(), pytest.raises(InputError, match="is being searched by process") as caught:
+        other.join(first.study, f"file://{study_folder('toy')}", None, moved=True)
+    assert "without --bundles" in str(caught.value.hint)
+    other.leave()

@@ -18,7 +18,7 @@ from optuna.storages import RDBStorage
 
 from search.exchange import export_study, import_study
 from search.exchange.archive import Manifest, write_archive
-from search.resuming import check_bundles_own, check_unchanged, claim_bundles
+from search.resuming import check_bundles_own, check_no_bundles, check_unchanged, claim_bundles, have_moved
 from search.storage import default_url, open_storage
 from search.study import load_study
 from space.errors import InputError
@@ -146,6 +146,39 @@ def test_imported_study_does_not_touch_the_bundles_that_the_original_keeps_at_a_
     own = make_engine(more={"bundles": f"file://{tmp_path}/own"})
     check_bundles_own(own.study, own.file)
     check_unchanged(own.study, own.file)
+
+
+def test_bundles_that_nobody_has_claimed_are_those_of_the_study_that_was_there(
+    make_engine: Callable[..., Any], elsewhere: Callable[..., None], tmp_path: Path
+) -> None:
+    """Places had no owners once: the study goes on there; an import, or one that comes from elsewhere, does not."""
+    store = {"bundles": f"file://{tmp_path}/store"}
+    original = make_engine(more=store)
+    original.run(2)
+    (tmp_path / "store" / "toy" / "00000").mkdir(parents=True)
+    check_bundles_own(original.study, original.file)
+    assert not have_moved(original.study, original.file)
+    export_study("toy", tmp_path / "toy.zip", "none")
+    elsewhere()
+    import_study(tmp_path / "toy.zip")
+    with pytest.raises(InputError, match="holds bundles of another study"):
+        check_bundles_own(make_engine(more=store).study, original.file)
+    elsewhere("third")
+    without = make_engine()
+    without.run(1)
+    moved = make_engine(more=store)
+    assert have_moved(moved.study, moved.file)
+    with pytest.raises(InputError, match="holds bundles of another study"):
+        check_bundles_own(moved.study, moved.file)
+
+
+def test_a_place_for_bundles_holds_no_password(make_engine: Callable[..., Any]) -> None:
+    for url in ("ftp://u:hunter2@host/x", "sftp://u:hun@ter2@host/x"):
+        engine = make_engine(more={"bundles": url})
+        with pytest.raises(InputError, match="should hold no password") as caught:
+            check_no_bundles(engine.file)
+        assert "ter2" not in str(caught.value)
+    assert make_engine(more={"bundles": "sftp://host:22/home/ann@corp/x"}).file.bundles  # nor has this one
 
 
 def test_importing_again_changes_nothing(

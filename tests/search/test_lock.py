@@ -72,3 +72,11 @@ def test_nothing_is_imported_into_a_study_that_is_searched_from_another_home(
         move()
         with pytest.raises(InputError, match="is being searched or imported by another process"):
             import_study(tmp_path / "toy.zip", storage=url)
+
+
+@pytest.mark.usefixtures("home")
+def test_long_names_of_database_and_study_can_be_locked(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/{'d' * 200}.db"
+    open_storage(url)
+    with only_one_on_study("s" * 64, url, "taken"):
+        pass

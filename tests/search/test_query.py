@@ -292,6 +292,7 @@ def test_brackets_and_colons_of_users_are_no_markup(shoebox: Shoebox) -> None:
         (["--output", "nowhere"], 2, "no ending"),
         (["--output", "/does/not/exist/x.csv"], 2, "a folder that exists"),
         (["--device", "cortex-z9"], 2, "cortex-z9"),
+        (["--device", "cortex-z9", "--where", "quality > 2"], 2, "cortex-z9"),
         (["--device", "cortex-a76"], 2, "bundles of these trials are gone"),  # the toy's hold no model
     ],
 )

@@ -192,7 +192,6 @@ def test_what_is_no_study_is_refused(tmp_path: Path, text: str, message: str) ->
         ({"trials": 3}, "trials is not a key of a study file. It belongs under search."),
         ({"search": {"trails": 3}}, "search.trails is not a key .*Did you mean 'trials'?"),
         ({"search": {"bundles": "here"}}, "search.bundles should be the URL of a folder, like s3://bucket/folder"),
-        ({"search": {"bundles": "ftp://u:p@host/x"}}, "search.bundles should hold no password"),
         (
             {"space": {"recipe": {"initialization": "layer"}}},
             "space.recipe.initialization cannot be 'layer': it sh",
