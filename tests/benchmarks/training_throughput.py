@@ -16,10 +16,10 @@ that only the loops differ. Ratios are of runs that followed one another; those 
 that others use too. Every run pays for making model and optimiser, so that short epochs flatter whoever makes them
 faster: take 1,000 examples or more.
 
-Measured on sst2 with `--examples 1280 --runs 2` (2026-11-20, one core of an AMD EPYC virtual machine under a load of 10
-on 2 cores): 498 examples per processor second, 3.2 times as many as with the teacher at every step (3.17 to 3.21; by
-the clock 3.1 to 4.5) and 1.5 times as many as with cached answers (1.38 to 1.69; by the clock 1.1 to 2.1). The first is
-won by not running the teacher, the second by products in bfloat16 (`space.product`) and by doing less around a step.
+Measured on sst2 with `--examples 1280 --runs 5` (2026-11-22, one core of an AMD EPYC virtual machine, a CI run on the
+other): 748 examples per second, 3.6 times as many as with the teacher at every step (3.51 to 3.77, by the clock and by
+processor seconds) and 1.66 times as many as with cached answers (1.61 to 1.68). The first is won by not running the
+teacher, the second by products in bfloat16 (`space.product`) and by doing less around a step.
 Of the pieces that a student reads, padding is 6.9 % on sst2 (first 20,000 texts) and 2.5 % on mrpc.
 """
 
