@@ -76,8 +76,7 @@ class TaughtTask:
     @property
     def examples(self) -> int:
         """How many texts of the train split students learn from."""
-        learned = self.task.learned
-        return len(self.task.train) if learned is None else len(learned)
+        return len(self.task.learned_rows)
 
     def statistics(self) -> LayerStatistics:
         """Of the teacher on the train split."""
@@ -166,7 +165,7 @@ class Prepared:
 
     def _task_lengths(self, name: str, size: int) -> tuple[int, int]:
         task = self.tasks[name].task
-        rows = np.arange(len(task.train)) if task.learned is None else task.learned
+        rows = task.learned_rows
         encoded = self.encode(name, size, task.train.take(rows[:: -(-len(rows) // _MEASURED_TEXTS)]))
         median, long = np.quantile(encoded.lengths, [0.5, 0.95], method="higher")
         return int(median), int(long)

@@ -81,7 +81,7 @@ class RewardingStudent:
     ) -> None:
         self._task, self._teacher, self._device = task, teacher, training_device()
         self._generator = np.random.default_rng([seed, 29])
-        self.rows = np.arange(len(task.train)) if task.learned is None else task.learned
+        self.rows = task.learned_rows
         self.held_out = _held_out(len(self.rows), self._generator)
         vocabulary = Vocabulary(
             teacher.vocabulary, teacher.vocabulary_attention, teacher.vocabulary_count, teacher.lower_case

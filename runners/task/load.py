@@ -126,6 +126,11 @@ class Task:
         return np.flatnonzero(self.train.domains == self.target.domain)
 
     @property
+    def learned_rows(self) -> npt.NDArray[np.int64]:
+        """The same where all are meant: every row of the train split that students learn from, int64."""
+        return np.arange(len(self.train)) if self.learned is None else self.learned
+
+    @property
     def learned_train(self) -> Examples:
         """What of the train split students learn from."""
         return self.train if self.learned is None else self.train.take(self.learned)

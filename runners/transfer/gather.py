@@ -89,7 +89,7 @@ def gather(
             list(gatherer.texts), list(gatherer.pairs) if task.segments == 2 else None, np.zeros(found, np.int64)
         )
         make = _augmenter(spec, spec.augment, task, teacher, sources if found else None, tokenizer, model, max_length)
-        rows = range(len(task.train)) if task.learned is None else task.learned.tolist()
+        rows = task.learned_rows.tolist()
         sieve = gatherer.text_sieve if task.segments == 1 else gatherer.pair_sieve
         for method in spec.augment.methods:
             copies = make(method, sieve)

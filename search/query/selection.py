@@ -264,10 +264,8 @@ def select(
         if condition is not None:  # what fails whatever its latency is need not be timed
             maybe = ~condition.answer(table, fields.OF_DEVICE).fails
         retimed: Retimed = retime(table, np.flatnonzero(maybe), device, latency, on_progress)
-        if not maybe.any():
-            chosen = check_objectives(table, objectives or _common_objectives(table))
-            return Selection(table, np.zeros(0, np.int64), chosen, where)
-        table, untimed = retimed.table, retimed.untimed
+        if maybe.any():  # else none holds below, whatever its latency is
+            table, untimed = retimed.table, retimed.untimed
     chosen = tuple(objectives) if objectives is not None else _common_objectives(table)
     check_objectives(table, chosen)
     everything = Selection(table, np.arange(len(table)), chosen, untimed=untimed)

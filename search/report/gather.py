@@ -150,7 +150,7 @@ def without_secrets(text: str) -> str:
     """Text without passwords, what stands before the @ of a URL, and the name of the user's own folder."""
     found = _USER.sub("***@", without_passwords(text))
     home = str(Path.home())
-    # Containers run without a home have the root; and /home/an is no beginning of /home/anna.
+    # Containers run without a home have the root; and one user's name may begin another's.
     return found if home == "/" else re.sub(rf"{re.escape(home)}(?![\w.-])", "~", found)
 
 
