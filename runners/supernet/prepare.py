@@ -150,6 +150,8 @@ def supernet_key(spec: SupernetSpec, space_spec: Any, prepared: Prepared, space:
         "shape": prepared.shape.model_dump(mode="json"),
         "vocabulary": orders.hexdigest(),
     }
+    if taught.task.target is not None:
+        parts["target"] = taught.task.target.domain  # which rows are learned; the data says which domain each is of
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -185,6 +187,7 @@ def _train(spec: SupernetSpec, space: ElasticSpace, prepared: Prepared, folder: 
             spec,
             taught.teacher,
             np.asarray(taught.task.train.labels),
+            taught.task.learned_rows,
             _spellings(space, ids, prepared),
             prepared.shape,
             taught.task.regression,

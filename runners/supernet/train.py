@@ -50,6 +50,7 @@ class SupernetTraining:
         spec: how.
         teacher: its cached answers on the train split.
         labels: of the train split, [n].
+        rows: int64, those of the train split to learn from.
         spellings: the train split in the word pieces of each score and share of the vocabulary of `space`, with the ids
             of the supernet's rows.
         regression: labels are real values.
@@ -63,6 +64,7 @@ class SupernetTraining:
         spec: SupernetSpec,
         teacher: TeacherOutputs,
         labels: npt.NDArray[Any],
+        rows: npt.NDArray[np.int64],
         spellings: Mapping[tuple[str, float], Encoded],
         shape: TaskShape,
         regression: bool,
@@ -71,10 +73,9 @@ class SupernetTraining:
         self.supernet, self._space, self._spec, self._shape = supernet.to(device), space, spec, shape
         self._teacher, self._labels, self._spellings, self._device = teacher, labels, spellings, device
         self.objective = CrossDistillation(supernet.width, teacher, _recipe(spec), regression).to(device)
-        count = len(labels)
-        self._rows = np.arange(count)
-        if spec.train_examples is not None and spec.train_examples < count:
-            self._rows = np.sort(self._generator(_SAMPLE).choice(count, spec.train_examples, replace=False))
+        self._rows = rows
+        if spec.train_examples is not None and spec.train_examples < len(rows):
+            self._rows = np.sort(self._generator(_SAMPLE).choice(rows, spec.train_examples, replace=False))
         self.batches_per_epoch = math.ceil(len(self._rows) / spec.batch_size)
         self.steps = max(1, round(self.batches_per_epoch * spec.epochs))
         self.done = 0

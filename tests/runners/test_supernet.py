@@ -226,6 +226,32 @@ def test_the_same_seed_gives_the_same_bytes_killed_or_not(
     assert other != supernet.key
 
 
+def test_with_a_target_it_learns_from_that_domain_alone(
+    plan: TrialPlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert plan.task is not None
+    monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path))
+    answers, seen = SupernetTraining._answers, set()
+
+    def spied(self: SupernetTraining, rows: np.ndarray) -> list[np.ndarray]:
+        seen.update(rows.tolist())
+        return answers(self, rows)
+
+    monkeypatch.setattr(SupernetTraining, "_answers", spied)
+    keys, drawn = set(), SPEC.model_copy(update={"train_examples": 20})
+    for target, spec in (("film", SPEC), ("hotel", SPEC), ("hotel", drawn)):
+        seen.clear()
+        task = plan.task.model_copy(update={"domain": "domain", "target": target})
+        found = prepare(plan.model_copy(update={"task": task, "supernet": spec}))
+        learned = set(found.tasks["task"].task.learned_rows.tolist())
+        assert len(learned) < 160
+        assert seen == learned if spec is SPEC else seen < learned
+        assert found.supernet is not None
+        keys.add(found.supernet.key)
+    assert len(seen) == 20
+    assert len(keys) == 3
+
+
 def test_a_trial_inherits(plan: TrialPlan, prepared: Prepared, supernet: Supernet, tmp_path: Path) -> None:
     assert TrialPlan.model_validate_json(plan.model_dump_json()) == plan
     recipe = Recipe(
