@@ -54,7 +54,8 @@ class Corpus:
     Attributes:
         key: name of the cache entry: a hash of the teacher, the text and the options.
         folder: the cache entry.
-        model: the teacher's id or path as the study names it.
+        model: the teacher's id or path as the study names it now; the entry may have been made of another folder with
+            the same model.
         parts: those of `single` and `paired` texts that are not empty.
         vocabulary: the teacher's word pieces in id order.
         lower_case: whether text is lower-cased.
@@ -120,7 +121,11 @@ def prepare_corpus(spec: PretrainingSpec, model: str) -> Corpus:
     key = corpus_key(spec, source)
     folder = cache() / "pretraining" / key
     return make_once(
-        folder, lambda: _open(folder), lambda part: _fill(spec, name, source, key, part), "pre-training text", _log
+        folder,
+        lambda: _open(folder, name),
+        lambda part: _fill(spec, name, source, key, part),
+        "pre-training text",
+        _log,
     )
 
 
@@ -194,8 +199,9 @@ def _add_statistics(
     return word_basis(found)
 
 
-def _open(folder: Path) -> Corpus:
+def _open(folder: Path, name: str) -> Corpus:
     record: dict[str, Any] = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    record["model"] = name  # where it lay when the entry was made, nothing or another model may lie by now
     count = np.load(folder / "vocabulary_count.npy", mmap_mode="r", allow_pickle=False)
     for part in record["parts"]:
         read_word_states(folder / part)

@@ -64,12 +64,12 @@ def prepare_teacher(spec: TeacherSpec, task: Task, max_length: int | None = None
         before = None if first is None else prepare_teacher(*first)
         record = _fill(spec, task, length, model, before, part)
         write_record(part, {**record, "key": key})
-        made = open_outputs(part, task)
+        made = open_outputs(part, task, spec.model)
         _log.info(
             "Teacher ready after %s: validation %s %.3f", duration(made.seconds), made.metric, made.validation_quality
         )
 
-    return make_once(folder, lambda: open_outputs(folder, task), fill, "teacher's outputs", _log)
+    return make_once(folder, lambda: open_outputs(folder, task, spec.model), fill, "teacher's outputs", _log)
 
 
 def _first(spec: TeacherSpec, task: Task) -> tuple[TeacherSpec, Task] | None:

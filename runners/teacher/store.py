@@ -24,7 +24,8 @@ class TeacherOutputs:
     Attributes:
         key: name of the cache entry: a hash of model, data, recipe and versions.
         folder: the cache entry; `load_teacher` restores the torch model from it.
-        model: the id or path that the study named.
+        model: the id or path that the study names now; the entry may have been made of another folder with the same
+            model.
         train_logits: float32 [n, outputs]; for a regression in the units of the labels. Where words are labelled
             float16 [words, outputs], NaN for words that the teacher did not see.
         train_hidden: float16 [n, width], the mean-pooled last hidden state of each train example; or that of each
@@ -99,13 +100,19 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     (folder / RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def open_outputs(folder: Path, task: Task) -> TeacherOutputs:
+def open_outputs(folder: Path, task: Task, model: str) -> TeacherOutputs:
     """Map a cache entry. The quality is computed anew: studies of one task may judge it by different metrics.
+
+    Args:
+        folder: of the entry.
+        task: that the teacher was fine-tuned on.
+        model: id or path of the teacher as the study names it.
 
     Raises:
         OSError, ValueError, TypeError: the entry is not complete.
     """
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    record["model"] = model  # where it lay when the entry was made, nothing or another model may lie by now
     arrays: dict[str, Any] = {}
     for name in ARRAYS:
         path = folder / f"{name}.npy"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertModel
 
 from objectives.limits import Limits
@@ -172,6 +174,30 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     assert not list((tmp_path / "pretraining").glob("*.checkpoint"))
 
 
+def test_the_teacher_is_read_where_the_study_finds_it(
+    spec: PretrainingSpec, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where it lay when the text was made: another one lies there by now."""
+    here, there = Path(shutil.copytree(model, tmp_path / "here")), tmp_path / "there"
+    brief = spec.model_copy(update={"model": None, "epochs": 0.25, "similarity_weight": 1.0})
+    monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path / "cache"))
+    made = prepare_corpus(brief, str(here))
+    here.rename(there)
+    found = prepare_corpus(brief, str(there))
+    assert (found.key, found.model) == (made.key, str(there))
+    weights = load_file(there / "model.safetensors")
+    here.mkdir()
+    for file in there.iterdir():
+        shutil.copy(file, here)
+    save_file({name: value.flip(0).contiguous() for name, value in weights.items()}, here / "model.safetensors")
+    encoder = prepare_encoder(brief, str(there), CONFIG)
+    similarity = prepare_similarity(found, 32)
+    monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path / "fresh"))
+    fresh = prepare_encoder(brief, str(there), CONFIG)
+    assert all(torch.equal(encoder.tensors[name], value) for name, value in fresh.tensors.items())
+    np.testing.assert_array_equal(similarity, prepare_similarity(prepare_corpus(brief, str(there)), 32))
+
+
 def test_similarity_is_that_of_the_texts_by_themselves(cache, spec: PretrainingSpec, model: Path) -> None:
     tokenizer, _ = load_tokenizer(model, "tiny")
     pairs = gather_texts(spec, tokenizer, model).paired
@@ -262,8 +288,6 @@ def test_a_trial_starts_from_the_studys_encoder(encoder: Encoder, spec: Pretrain
     config = CONFIG.model_copy(update={"vocabulary_keep": 1.0})
     record = run_trial(plan, prepared, 0, config, recipe, 0, tmp_path / "bundle")
     assert set(record.seconds) >= {"pretrain", "train"}
-    from safetensors.torch import load_file
-
     # The rate is so small that the student still stands where it began.
     found = load_file(str(tmp_path / "bundle" / "student.safetensors"))
     torch.testing.assert_close(found["layers.0.up.weight"], encoder.tensors["layers.0.up.weight"], atol=1e-6, rtol=0)

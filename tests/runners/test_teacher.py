@@ -21,6 +21,7 @@ from runners.grammar import sentiment
 from runners.task import Examples, Task, TaskSpec, load_task
 from runners.teacher import TeacherOutputs, TeacherSpec, load_teacher, prepare, prepare_teacher
 from runners.teacher.model import find_model, load_tokenizer
+from runners.teacher.statistics import prepare_statistics
 from space.errors import InputError
 
 WIDTH = 32
@@ -204,6 +205,15 @@ def test_it_is_made_once(outputs: TeacherOutputs, model: Path, task: Task, monke
             prepare_teacher(_spec(model, **change), task)
     with pytest.raises(AssertionError, match="fine-tuned again"):
         prepare_teacher(_spec(model), dataclasses.replace(task, fingerprint="other data"))
+
+
+def test_a_teacher_that_moved_is_read_where_it_lies_now(model: Path, task: Task, tmp_path: Path) -> None:
+    first, moved = (Path(shutil.copytree(model, tmp_path / "first")), tmp_path / "moved")
+    made = prepare_teacher(_spec(first), task)
+    first.rename(moved)
+    found = prepare_teacher(_spec(moved), task)
+    assert (found.folder, found.model) == (made.folder, str(moved))
+    assert prepare_statistics(found, task, 32).depth == 2  # which needs the tokenizer
 
 
 def test_a_damaged_entry_is_made_again(
