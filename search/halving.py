@@ -96,8 +96,8 @@ class Halving:
         return self._best[rung]
 
     def goes_on(self, trial: int, rung: int) -> bool:
-        """Whether a trial may go on from a rung now."""
-        return trial in self.best(rung)
+        """Whether a trial may go on from a rung now; one that starts anew gets to where it was."""
+        return trial in self.best(rung) or any(trial in self._rungs[later] for later in self._rungs if later > rung)
 
     def promoted(self, paused: Iterable[tuple[int, int]]) -> int | None:
         """Of trials that stopped, each with its rung, the one to go on with: the best of the highest rung; or None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from objectives.pareto import Direction
 from runners.rungs import RungResult, Rungs
 from search.halving import EarlyStoppingSpec, Halving
 from search.states import RUNGS, Objective
+
+logger = logging.getLogger("shoebox.search.ladder")
 
 
 class Ladder:
@@ -53,8 +56,19 @@ class Ladder:
         """What a worker has to know of the rungs of a trial; None without early stopping."""
         if self._spec is None:
             return None
-        passed = tuple(RungResult.model_validate(rung) for rung in attributes.get(RUNGS) or ())
+        passed = tuple(RungResult.model_validate(rung) for rung in open_rungs(attributes))
+        if attributes.get(RUNGS) and not passed:
+            logger.warning("%s is gone: that training starts anew.", attributes[RUNGS][-1]["checkpoint"])
         return Rungs(self._shares, self._spec.examples, checkpoints, passed)
+
+
+def open_rungs(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rungs that a trial has passed, if it can go on from the last one.
+
+    There are none where its checkpoint is no file here: it was lost, or the study comes from another machine.
+    """
+    passed = attributes.get(RUNGS) or []
+    return passed if passed and Path(passed[-1]["checkpoint"]).is_file() else []
 
 
 def last_rung(attributes: Mapping[str, Any]) -> int:

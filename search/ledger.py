@@ -6,8 +6,8 @@ attribute says. A driver that was killed in between loses nothing: `Ledger.recov
 result, and queues again what has none.
 
 With early stopping a training goes from rung to rung (`runners.rungs`). A trial that may not go on is *paused*: for
-Optuna it runs, but no worker has it, and it goes on from its checkpoint if it comes to be among the best of its rung.
-`Ledger.close` tells those that never were as pruned.
+Optuna it runs, but no worker has it, and it goes on from its checkpoint if it comes to be among the best of its rung
+(anew, if that is gone). `Ledger.close` tells those that never were as pruned.
 """
 
 from __future__ import annotations

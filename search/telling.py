@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -12,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from objectives.limits import Limits, broken, constraint_values
 from search.assignment import Proposal
+from search.ladder import open_rungs
 from search.samplers import PLACE, RETRY_OF, place
 from search.states import (
     ANSWERED_BY,
@@ -122,8 +122,7 @@ def repeat(study: optuna.Study, trial: FrozenTrial, further: Mapping[str, Any] |
     params = trial.params if BYTES in attributes else trial.system_attrs.get("fixed_params", {})
     again: dict[str, Any] = {RETRY_OF: trial.number, PLACE: place(study, trial)}
     again |= {key: attributes[key] for key in (WORKERS_LOST, PROPOSED, FROM) if key in attributes}
-    passed = attributes.get(RUNGS) or []
-    if passed and Path(passed[-1]["checkpoint"]).is_file():
+    if passed := open_rungs(attributes):
         again[RUNGS] = passed
     study.enqueue_trial(params, user_attrs={**again, **(further or {})})
 

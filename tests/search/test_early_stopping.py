@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from search.cli.studies_command import study_row
+from search.exchange import export_study, import_study
 from search.states import RUNGS
 from search.study import load_study
 
@@ -82,6 +85,46 @@ def test_a_promoted_trial_goes_on_from_its_checkpoint_after_a_kill(make_engine: 
     counts = third.ledger.counts
     assert (counts.trained, counts.running, counts.waiting, counts.paused) == (9, 0, 0, 0)
     assert not list(third.ledger.folders.all_checkpoints.iterdir())
+
+
+def _half_searched(make_engine: EngineMaker) -> Any:
+    """A search that was left with several paused trials."""
+    engine = make_engine(trials=18, limits=ROOMY, more=EARLY)
+    while len(engine.ledger._ladder.waiting) < 6:
+        engine.work(engine.ledger.next())
+    return engine
+
+
+def test_paused_trials_without_their_checkpoints_start_anew(make_engine: EngineMaker) -> None:
+    engine = _half_searched(make_engine)
+    waiting = set(engine.ledger._ladder.waiting)
+    shutil.rmtree(engine.ledger.folders.all_checkpoints)
+    again = make_engine(trials=18, limits=ROOMY, more=EARLY)
+    again.ledger.recover()
+    again.run()
+    again.ledger.close()
+    counts = again.ledger.counts
+    assert (counts.trained, counts.failed, counts.running, counts.paused, counts.waiting) == (18, 0, 0, 0, 0)
+    promoted = [trial for trial in load_study("toy").trials("finished") if trial.number in waiting]
+    assert promoted
+    assert all([rung["rung"] for rung in trial.rungs] == [0, 1] for trial in promoted)
+
+
+def test_a_promoted_trial_of_an_imported_study_starts_anew(
+    make_engine: EngineMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = _half_searched(make_engine)
+    export_study("toy", tmp_path / "toy.zip")
+    shutil.rmtree(engine.ledger.folders.all_checkpoints)
+    monkeypatch.setenv("SHOEBOX_HOME", str(tmp_path / "elsewhere"))
+    import_study(tmp_path / "toy.zip")
+    there = make_engine(trials=18, limits=ROOMY, more=EARLY)
+    there.ledger.recover()
+    there.run()
+    there.ledger.close()
+    counts = there.ledger.counts
+    assert (counts.trained, counts.failed, counts.orphaned) == (18, 0, 0)
+    assert {trial.state for trial in load_study("toy").trials()} == {"finished", "stopped"}
 
 
 def test_a_rung_whose_quality_is_no_number_leads_nowhere(

@@ -51,6 +51,17 @@ def test_two_objectives_are_ranked_by_fronts_that_are_covered_evenly() -> None:
     assert ranked(np.array([[0.9, 5.0], [0.89, 4.9], [0.88, 4.8], [0.5, 1.0]]), ["maximize", "minimize"], 2) == [0, 3]
 
 
+def test_a_training_that_starts_anew_gets_to_where_it_was() -> None:
+    halving = Halving(["maximize"], 3)
+    halving.enter(0, 0, [0.5])
+    halving.enter(0, 1, [0.6])
+    halving.enter(1, 0, [0.7])
+    assert halving.goes_on(0, 0)
+    assert not halving.goes_on(2, 0)
+    halving.enter(1, 1, [0.8])
+    assert not halving.goes_on(0, 1)
+
+
 def test_what_is_no_number_never_goes_on() -> None:
     halving = Halving(["maximize", "minimize"], 2)
     halving.enter(0, 0, [math.nan, 1.0])
