@@ -15,11 +15,10 @@ import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from pydantic_core import from_json
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.study_storage import backend_of
-from search.trial_reader import described
+from search.trial_reader import attribute_value, described
 
 # The trials come first: an attribute that is written between two statements belongs to a trial that is known.
 _TRIALS = "SELECT trial_id, number, state FROM trials WHERE study_id = :study ORDER BY trial_id"
@@ -77,8 +76,7 @@ def _build(trials: list[Any], user: list[Any], system: list[Any]) -> list[Frozen
     for kind, rows in (("user", user), ("system", system)):
         by_trial: defaultdict[int, dict[str, Any]] = defaultdict(dict)
         for trial_id, key, value in rows:
-            # Half the time of `json`; a key or text that comes again is the same object.
-            by_trial[trial_id][key] = from_json(value, cache_strings="all")
+            by_trial[trial_id][key] = attribute_value(value)
         attributes[kind] = by_trial
     return [
         FrozenTrial(

@@ -7,6 +7,7 @@ not finished, whenever it is asked for a study's trials: with 200 running ones a
 from __future__ import annotations
 
 import datetime
+import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
@@ -240,7 +241,7 @@ def _by_trial(rows: Iterable[_Row], read: Callable[[_Row], tuple[Any, Any]]) -> 
 
 
 def _attribute(row: _Row) -> tuple[str, Any]:
-    return row.key, from_json(row.text or "")  # half the time of `json`
+    return row.key, attribute_value(row.text or "")
 
 
 def _value(row: _Row) -> tuple[int, float]:
@@ -257,6 +258,20 @@ def _intermediate(row: _Row) -> tuple[int, float]:
 def _local(moment: datetime.datetime | None) -> datetime.datetime | None:
     """Optuna stores them in UTC and answers local time, both without a zone."""
     return None if moment is None else moment.replace(tzinfo=datetime.UTC).astimezone().replace(tzinfo=None)
+
+
+def attribute_value(text: str) -> Any:
+    """The value of an attribute from its JSON. Equal strings are one object.
+
+    Unpaired surrogates, which no file and no terminal takes, become question marks.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    try:
+        return from_json(text, cache_strings="all")  # half the time of `json`, but it refuses those
+    except ValueError:
+        return from_json(json.dumps(json.loads(text), ensure_ascii=False).encode(errors="replace"))
 
 
 @cache

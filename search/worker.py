@@ -146,10 +146,10 @@ class TrialWorker(Trainable):
             if isinstance(error, InfeasibleTrial):
                 return INFEASIBLE, error.constraints
             logger.exception("Trial %d failed.", assignment.number)
-            text = " ".join(str(error).split())
+            text = _writable(" ".join(str(error).split()))
             if isinstance(error, OutputError) or _disk_is_full(error):
                 return STOPPED, text[:LONGEST_ERROR]
-            lines = "".join(traceback.format_exception(error)).splitlines()
+            lines = _writable("".join(traceback.format_exception(error))).splitlines()
             self._write(TRACEBACK, "\n".join(lines[-TRACEBACK_LINES:])[-LONGEST_ERROR:])
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             return ERROR, f"{kind}{text}"[:LONGEST_ERROR]
@@ -184,6 +184,11 @@ class TrialWorker(Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing to load."""
+
+
+def _writable(text: str) -> str:
+    """A text with escapes in place of unpaired surrogates, which name undecodable bytes of files and have no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _disk_is_full(error: Exception) -> bool:

@@ -176,11 +176,15 @@ def frozen_trial(trial: TrialContent, distributions: Sequence[Any], folder: Path
 
 
 def study_text(content: StudyContent) -> bytes:
-    return (json.dumps(content.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n").encode()
+    return _encoded(json.dumps(content.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
 
 
 def trials_text(trials: Sequence[TrialContent]) -> bytes:
-    return "".join(json.dumps(_plain(trial), ensure_ascii=False) + "\n" for trial in trials).encode()
+    return _encoded("".join(json.dumps(_plain(trial), ensure_ascii=False) + "\n" for trial in trials))
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")  # of an unpaired surrogate: JSON's own escape
 
 
 def _plain(trial: TrialContent) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from optuna.storages import RDBStorage
 
 from search.exchange import export_study, import_study
 from search.exchange.archive import Manifest, write_archive
+from search.exchange.content import read_contents, trials_text
 from search.resuming import check_bundles_own, check_no_bundles, check_unchanged, claim_bundles, have_moved
 from search.storage import default_url, open_storage
 from search.study import load_study
@@ -109,6 +110,30 @@ def test_answers_are_the_same_after_import(
     export_study("toy", tmp_path / "third.zip", "all")
     assert (tmp_path / "toy.zip").read_bytes() == (tmp_path / "third.zip").read_bytes()
     assert shoebox("export", "toy", "--best", "-o", str(tmp_path / "best")).returncode == 0
+
+
+def test_a_study_with_an_error_that_no_file_can_hold_is_read_and_moved(
+    engine: Any, elsewhere: Callable[..., None], shoebox: Shoebox, tmp_path: Path
+) -> None:
+    """Workers wrote such errors once."""
+    trial = engine.study.ask()
+    trial.set_user_attr("deployed_bytes", 1)
+    trial.set_user_attr("error", "cannot read n\u00e4chste \udcff.csv")
+    engine.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    for command in (["studies"], ["pareto", "toy"], ["report", "toy", "-o", str(tmp_path / "toy.html")]):
+        done = shoebox(*command)
+        assert done.returncode == 0, done.stderr
+    assert load_study("toy").trial(trial.number).error == "cannot read n\u00e4chste ?.csv"
+    assert engine.study.get_trials()[trial.number].user_attrs["error"] == "cannot read n\u00e4chste ?.csv"
+    for extension in ("zip", "parquet"):
+        done = shoebox("study", "export", "toy", "-o", str(tmp_path / f"toy.{extension}"))
+        assert done.returncode == 0, done.stderr
+    _, trials = read_contents(*(members(tmp_path / "toy.zip")[n] for n in ("study.json", "trials.jsonl")), "it")
+    trials[trial.number].attributes["error"] = "\udcff"
+    again = rewrite(tmp_path / "toy.zip", lambda found: found.update({"trials.jsonl": trials_text(trials)}))
+    elsewhere()
+    import_study(again)
+    assert load_study("toy").trial(trial.number).error == "?"
 
 
 def test_imported_study_goes_on_as_the_original_does(

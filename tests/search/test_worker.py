@@ -45,6 +45,16 @@ def test_errors_are_one_line_with_their_traceback_beside(make_worker: Any, monke
     assert "in run_trial" in attributes()[TRACEBACK]
 
 
+def test_an_error_that_no_file_can_hold_leaves_the_study_readable(
+    make_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toy_pipeline, "run_trial", raising(RuntimeError("cannot read \udcff.csv of 'n\u00e4chste'")))
+    worker, attributes = make_worker()
+    worker.step()
+    assert attributes()[ERROR] == "RuntimeError: cannot read \\udcff.csv of 'n\u00e4chste'"
+    assert "cannot read \\udcff.csv" in attributes()[TRACEBACK]
+
+
 @pytest.mark.parametrize(
     "error", [OutputError("x cannot be written: the disk is full."), OSError(errno.ENOSPC, "full")]
 )
