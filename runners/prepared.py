@@ -133,7 +133,8 @@ class Prepared:
         if kind not in self._taught:
             tasks = {name: taught.taught_by(kind) for name, taught in self.tasks.items()}
             same = all(tasks[name] is taught for name, taught in self.tasks.items())
-            self._taught[kind] = self if same else replace(self, tasks=tasks, _encoded_transfer={}, _ranked={})
+            fresh: dict[str, Any] = {"_encoded_transfer": {}, "_ranked": {}, "_taught": {}}
+            self._taught[kind] = self if same else replace(self, tasks=tasks, **fresh)
         return self._taught[kind]
 
     def tokenizer(self, name: str, size: int) -> tokenizers.Tokenizer:

@@ -73,9 +73,10 @@ def measure_sensitivities(
 
     Raises:
         runners.distill.DivergedError: the training diverged.
+        InputError: as of `Prepared.taught_by`.
     """
     begin = time.perf_counter()
-    prepared = prepared.ranked_by(config.vocabulary_score)
+    prepared = prepared.ranked_by(config.vocabulary_score).taught_by(recipe.teacher_kind)
     entries = prepared.vocabulary.size(config.vocabulary_keep)
     changes = {"quantization": "post_training", "schedule": "joint", "teacher_learning_rate": 0.0}
     plain = recipe.model_copy(update=changes)

@@ -97,7 +97,7 @@ def derive_cells(
         plan: of the study.
         prepared: its task and teacher.
         config: brings all of a student but its cell and depth.
-        recipe: brings the initialisation.
+        recipe: brings the initialisation and the kind of teacher.
         operations: that edges may choose from; `zero` is added.
         depths: numbers of cells to choose from.
         spec: how long, and what counts.
@@ -105,7 +105,7 @@ def derive_cells(
         seed: the same one gives the same cells.
 
     Raises:
-        InputError: see `check_plan`; or the loss was not finite.
+        InputError: see `check_plan` and `Prepared.taught_by`; or the loss was not finite.
     """
     check_plan(plan)
     begin = time.perf_counter()
@@ -113,7 +113,7 @@ def derive_cells(
     sizes = tuple(sorted({depth for depth in depths if depth > 0}))
     if len(choices) < 2 or not sizes:
         raise InputError("There are no cells to search: space.conv needs a depth above 0 and an operation.")
-    prepared = prepared.ranked_by(config.vocabulary_score)
+    prepared = prepared.ranked_by(config.vocabulary_score).taught_by(recipe.teacher_kind)
     device = training_device()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

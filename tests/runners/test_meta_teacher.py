@@ -12,7 +12,11 @@ import torch
 from torch.nn import functional
 
 from objectives.limits import Limits
+from runners.differentiable.search import derive_cells
+from runners.differentiable.spec import DifferentiableSpec
 from runners.plan import FidelitySpec, TrialPlan
+from runners.prepared import Prepared
+from runners.sensitivity import measure_sensitivities
 from runners.task import Task, TaskSpec, load_task
 from runners.teacher import TeacherSpec, prepare_teacher
 from runners.teacher.meta import CORRUPTION_WEIGHT, MetaObjective
@@ -38,6 +42,19 @@ CONFIG = parse_config(
         "layers": [LAYER],
     }
 )
+EDGE = {"input": "cell-1", "operation": "conv3"}
+CONV = {
+    "family": "conv",
+    "vocabulary_keep": 0.9,
+    "embedding_width": 16,
+    "embedding_bits": 8,
+    "block_size": 16,
+    "accuracy_level": 0,
+    "width": 32,
+    "conv_bits": 8,
+    "depth": 1,
+    "pooling": "attentive",
+}
 RECIPE = {
     "learning_rate": 1e-3,
     "label_weight": 0.5,
@@ -205,7 +222,28 @@ def test_a_student_of_a_meta_teacher(model: Path, tmp_path: Path, changes: dict[
     teaching = usual.taught_by("meta")
     assert teaching.tasks["task"].teacher.key == taught.teacher.key
     assert teaching.vocabulary is usual.vocabulary
+    assert teaching.taught_by("study") is teaching
+    assert usual.taught_by("study") is usual
     (source,) = teaching.course("task", entries, recipe).sources
     np.testing.assert_array_equal(source.logits, lessons.logits)
     card = (tmp_path / "weighed" / "README.md").read_text()
     assert ("for domain film" if task.target else "domain travel, which is left out of training") in card
+
+
+def test_guided_bits_and_cells_learn_from_the_recipes_teacher(model: Path) -> None:
+    """As trials of that recipe do: a loss is that of a study whose only teacher is of that kind."""
+    plan = _plan(model, _spec(), "finetuned")
+    usual = prepare(plan)
+    meta, own = Recipe(**RECIPE, teacher_kind="meta"), Recipe(**RECIPE)
+    variants = {"embedding_bits": {bits: CONFIG.model_copy(update={"embedding_bits": bits}) for bits in (2, 8)}}
+    cells = parse_config({**CONV, "nodes": [{"left": EDGE, "right": EDGE}] * 3})
+    search = DifferentiableSpec(epochs=0.5)
+
+    def losses(prepared: Prepared, recipe: Recipe) -> list[float]:
+        bits = measure_sensitivities(plan, prepared, CONFIG, recipe, variants, 0.5, 32, 0)
+        derived = derive_cells(plan, prepared, cells, recipe, ["conv3"], [1], search, lambda config: {}, 0)
+        return [bits.loss, derived.loss]
+
+    found, expected, other = losses(usual, meta), losses(usual.taught_by("meta"), own), losses(usual, own)
+    assert found == expected
+    assert all(mine != theirs for mine, theirs in zip(found, other, strict=True))
