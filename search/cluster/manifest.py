@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shlex
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from search.study_file import StudyFile
 from space.errors import InputError
 
 STUDY_FOLDER = "/shoebox-study"  # where the study file is in a pod
-QUANTITY = re.compile(r"\d+(\.\d+)?([EPTGMK]i?|k|m)?")
+LEAST_MEMORY = 2**20  # bytes; what is less was meant in other units
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([EPTGM]i?|Ki|k)?")
+_PART = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_OBJECT = re.compile(rf"{_PART}(\.{_PART})*")  # RFC 1123, which Kubernetes names its objects by
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,49 @@ def check(file: StudyFile, hosts: Hosts) -> None:
             f"{file.search.gpus_per_trial:g} GPUs, but a host has {hosts.cpus} and {hosts.gpus}.",
             "Raise --cpus or --gpus, or lower search.cpus_per_trial or search.gpus_per_trial.",
         )
-    if not QUANTITY.fullmatch(hosts.memory):
-        raise InputError(f"--memory: {hosts.memory!r} is no amount of memory.", "Write it as in 8Gi.")
-    if not hosts.shared.startswith("/"):
-        raise InputError(f"--shared {hosts.shared} is no absolute path.", "Name the folder as all hosts see it.")
+    if _bytes(hosts.memory) < LEAST_MEMORY:
+        raise InputError(f"--memory: {hosts.memory!r} is no amount of memory for a host.", "Write it as in 8Gi.")
+    if not hosts.shared.startswith("/") or not hosts.shared.isprintable():
+        raise InputError(f"--shared {hosts.shared!r} is no absolute path.", "Name the folder as all hosts see it.")
+    if _plain(hosts.shared) == "/":
+        raise InputError("--shared / is the root of every host.", "Name a folder that all hosts share.")
     if file.device.latency == "native":
         raise InputError(
             "device.latency: native times on one machine, but a cluster has several.", "Use emulated or estimated."
         )
+
+
+def _check_objects(hosts: Hosts) -> None:
+    """Refuse what Kubernetes would refuse of a RayJob.
+
+    Raises:
+        InputError: a name is none of Kubernetes', or the shared folder cannot be mounted.
+    """
+    for option, value in (("--claim", hosts.claim), ("--secret", hosts.secret)):
+        if value is not None and (len(value) > 253 or not _OBJECT.fullmatch(value)):
+            raise InputError(
+                f"{option}: {value!r} is no name of a Kubernetes object.",
+                "Those have at most 253 of a-z, 0-9, - and ., and begin and end with a letter or digit.",
+            )
+    if ":" in hosts.shared:
+        raise InputError(f"--shared {hosts.shared}: pods mount no folder with a colon.", "Name another one.")
+    if f"{_plain(hosts.shared)}/".startswith(f"{STUDY_FOLDER}/"):
+        raise InputError(f"--shared {hosts.shared}: in {STUDY_FOLDER} is the study file.", "Name another folder.")
+
+
+def _plain(path: str) -> str:
+    """An absolute path without what changes nothing in it."""
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def _bytes(quantity: str) -> float:
+    """An amount as Kubernetes writes it; 0 if it is none."""
+    found = _QUANTITY.fullmatch(quantity)
+    if found is None:
+        return 0
+    number, suffix = found[1], found[2] or ""
+    power = " KMGTPE".index(suffix[:1].upper()) if suffix else 0
+    return float(number) * (1024 if suffix.endswith("i") else 1000) ** power
 
 
 def study_text(file: StudyFile) -> str:
@@ -76,9 +115,10 @@ def rayjob(file: StudyFile, hosts: Hosts, resume: bool = False) -> str:
     The storage's URL comes from a secret, which the text says how to make.
 
     Raises:
-        InputError: trials do not fit the hosts; no image.
+        InputError: trials do not fit the hosts; no image; Kubernetes would refuse a name or a folder.
     """
     check(file, hosts)
+    _check_objects(hosts)
     if not hosts.image:
         raise InputError("A RayJob needs an image with Shoebox in it.", "Name it: --image REGISTRY/NAME:TAG.")
     name = _kubernetes_name(file.name)

@@ -18,6 +18,12 @@ from space.errors import InputError
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
 
 
+# What the API server of Kubernetes refuses, or takes for something that nobody means.
+MEMORIES = ["much", "8K", "8m", "8", "0Gi", "8gi", "8 Gi", "8mi", "-8Gi", "\u0668Gi", ""]
+FOLDERS = ["here", "/", "//", "/a/..", "/a:b", "/shoebox-study", "/shoebox-study/", "//shoebox-study/a", "/a\nb"]
+NAMES = ["", "My_Claim", "-a", "a-", "a..b", "a" * 254, "a\n"]
+
+
 @pytest.fixture
 def toy(toy_file: Path) -> StudyFile:
     return load_study_file(toy_file, {"name": "My_Toy.v2"})
@@ -71,13 +77,27 @@ def test_a_claim_of_the_users_own_is_not_made_again(toy: StudyFile) -> None:
     ("hosts", "said"),
     [
         (Hosts(), "--image"),
-        (Hosts(image="x", memory="much"), "--memory"),
-        (Hosts(image="x", shared="here"), "--shared"),
+        *((Hosts(image="x", memory=memory), "--memory") for memory in MEMORIES),
+        *((Hosts(image="x", shared=shared), "--shared") for shared in FOLDERS),
+        *((Hosts(image="x", claim=name), "--claim") for name in NAMES),
+        *((Hosts(image="x", secret=name), "--secret") for name in NAMES),
     ],
 )
 def test_what_cannot_be_is_refused(toy: StudyFile, hosts: Hosts, said: str) -> None:
     with pytest.raises(InputError, match=said):
         rayjob(toy, hosts)
+
+
+@pytest.mark.parametrize("memory", ["8Gi", "512Mi", "0.5Gi", "16G", "8000000k", "8388608Ki", "8589934592"])
+def test_amounts_of_memory_are_those_of_kubernetes(toy: StudyFile, memory: str) -> None:
+    hosts = Hosts(image="x", memory=memory, shared="/shoebox-study-2", claim="a.b-c", secret="0")
+    assert f"memory: {memory}" in rayjob(toy, hosts).replace("'", "")
+
+
+def test_a_script_may_share_what_no_pod_can_mount(toy: StudyFile) -> None:
+    assert "/mnt/a:b" in ray_start(toy, Hosts(shared="/mnt/a:b"))
+    with pytest.raises(InputError, match="--shared"):
+        ray_start(toy, Hosts(shared="/"))
 
 
 def test_a_trial_that_fits_no_host_is_refused(toy: StudyFile) -> None:
