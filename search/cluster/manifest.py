@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 import re
 import shlex
@@ -17,6 +18,7 @@ from search.study_file import StudyFile
 from space.errors import InputError
 
 STUDY_FOLDER = "/shoebox-study"  # where the study file is in a pod
+LONGEST_NAME = 47  # of a RayJob
 LEAST_MEMORY = 2**20  # bytes; what is less was meant in other units
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([EPTGM]i?|Ki|k)?")
 _PART = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -195,9 +197,13 @@ def _pod(container: str, study: str, claim: str, hosts: Hosts, resources: dict[s
 
 
 def _kubernetes_name(study: str) -> str:
-    """A name that Kubernetes takes: at most 47 of a-z, 0-9 and -, since KubeRay adds to it."""
+    """A name that Kubernetes takes: at most 47 of a-z, 0-9 and -, since KubeRay adds to it. Each study has its own."""
     cleaned = re.sub(r"[^a-z0-9]+", "-", study.lower()).strip("-")
-    return f"shoebox-{cleaned}"[:47].strip("-")
+    name = f"shoebox-{cleaned}"
+    if cleaned == study and len(name) <= LONGEST_NAME:
+        return name
+    digest = f"-{hashlib.sha256(study.encode()).hexdigest()[:6]}"  # studies that differ in what was lost
+    return name[: LONGEST_NAME - len(digest)].rstrip("-") + digest
 
 
 def ray_start(file: StudyFile, hosts: Hosts, resume: bool = False) -> str:

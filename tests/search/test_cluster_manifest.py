@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Callable
@@ -38,7 +40,7 @@ def test_a_rayjob_has_what_kuberay_requires(toy: StudyFile) -> None:
     assert set(found) == {"ConfigMap", "PersistentVolumeClaim", "RayJob"}
     job = found["RayJob"]
     assert job["apiVersion"] == "ray.io/v1"
-    assert job["metadata"]["name"] == "shoebox-my-toy-v2"
+    assert job["metadata"]["name"].startswith("shoebox-my-toy-v2-")
     spec = job["spec"]
     assert shlex.split(spec["entrypoint"]) == [*["shoebox", "search", "/shoebox-study/study.yaml", "--address", "auto"]]
     cluster = spec["rayClusterSpec"]
@@ -59,6 +61,33 @@ def test_a_rayjob_has_what_kuberay_requires(toy: StudyFile) -> None:
         assert environment["SHOEBOX_CACHE"]["value"].startswith(mounts[0])
         assert environment["SHOEBOX_STORAGE"]["valueFrom"]["secretKeyRef"] == {"name": "shoebox-storage", "key": "url"}
     assert container["resources"]["limits"] == {"cpu": "8", "memory": "8Gi", "nvidia.com/gpu": "1"}
+
+
+def test_studies_share_no_name_on_kubernetes(toy: StudyFile) -> None:
+    long = "banking77-transformers-of-all-depths-seed"
+    studies = [
+        "sst2",
+        "SST2",
+        "sst2-a",
+        "sst2_a",
+        "sst2--a",
+        "v1.5",
+        "v1-5",
+        f"{long}-1",
+        f"{long}-2",
+        "a" * 39,
+        "a" * 40,
+    ]
+    names = []
+    for study in studies:
+        found = by_kind(rayjob(toy.model_copy(update={"name": study}), Hosts(image="x")))
+        (name,) = {document["metadata"]["name"] for document in found.values()}
+        assert re.fullmatch("[a-z0-9]([a-z0-9-]*[a-z0-9])?", name)
+        assert len(name) <= 47
+        names.append(name)
+    assert len(set(names)) == len(studies)
+    assert (names[0], names[2], names[6]) == ("shoebox-sst2", "shoebox-sst2-a", "shoebox-v1-5")
+    assert names[3] == "shoebox-sst2-a-" + hashlib.sha256(b"sst2_a").hexdigest()[:6]
 
 
 def test_the_study_in_it_is_the_study(toy: StudyFile) -> None:
