@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from search.overrides import apply_overrides
 from search.study import Study, load_study
-from search.study_file import StudyFile, apply_overrides, load_study_file, shipped_studies
+from search.study_file import StudyFile, load_study_file, shipped_studies
 from search.validation import explain
 from space.errors import InputError
 

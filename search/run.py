@@ -77,7 +77,7 @@ def run_study(
 
     Args:
         study: a shipped study's name, the path of a study file, or a `StudyFile`.
-        overrides: changes to the study file, by the names of `search.study_file.OVERRIDES`. A resumed study
+        overrides: changes to the study file, by the names of `search.overrides.OVERRIDES`. A resumed study
             keeps those that it was started with.
         resume: go on with a study that was stopped or killed. More `trials` than before make it longer.
         storage: URL of the storage; default `home()/studies.db`.

@@ -12,6 +12,7 @@ from objectives.limits import Cost, Limits
 from runners.latency import DeviceSpec
 from runners.plan import FidelitySpec, TaskPlan, TaskSections, TrialPlan
 from search.domains import domain_misfit
+from search.overrides import apply_overrides
 from search.search_spec import SearchSpec
 from search.starts import check_starts
 from search.states import Objective
@@ -150,26 +151,6 @@ class StudyFile(TaskSections):
         )
 
 
-# Command-line options that change a study file: option -> key path.
-OVERRIDES: dict[str, tuple[str, ...]] = {
-    "name": ("name",),
-    "data": ("task", "data"),
-    "text": ("task", "text"),
-    "label": ("task", "label"),
-    "where": ("task", "where"),
-    "trials": ("search", "trials"),
-    "hours": ("search", "hours"),
-    "workers": ("search", "workers"),
-    "seed": ("search", "seed"),
-    "sampler": ("search", "sampler"),
-    "bundles": ("search", "bundles"),
-    "latency": ("device", "latency"),
-    "device": ("device", "profile"),
-}
-
-_OF_WORDS = {"text": ("task", "tokens"), "label": ("task", "tags")}
-
-
 def shipped_studies() -> dict[str, str]:
     """Text of every study file that comes with Shoebox, by name."""
     # `studies` is a folder without code, hence a namespace package, whose parts importlib.resources cannot list in
@@ -178,16 +159,19 @@ def shipped_studies() -> dict[str, str]:
     return {file.stem: file.read_text(encoding="utf-8") for file in files}
 
 
-def load_study_file(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -> StudyFile:
+def load_study_file(
+    name_or_path: str | Path, overrides: Mapping[str, Any] | None = None, elsewhere: bool = False
+) -> StudyFile:
     """Read and check a study file.
 
     Args:
         name_or_path: a shipped study's name, or a path. Relative paths in the file (data, a teacher's
             folder, a device profile) are taken from the file's folder.
-        overrides: values by option (keys of `OVERRIDES`); None means not given. `data` is a folder (of several
-            tasks, one that holds a folder for each), `text` one column or two with a comma between; `text` and
-            `label` name the columns of tokens and tags where words are tagged; `where` is COLUMN=VALUE, or several
-            with commas between.
+        overrides: values by option (keys of `search.overrides.OVERRIDES`); None means not given. `data` is a folder
+            (of several tasks, one that holds a folder for each), `text` one column or two with a comma between;
+            `text` and `label` name the columns of tokens and tags where words are tagged; `where` is COLUMN=VALUE,
+            or several with commas between.
+        elsewhere: the study is for other machines: the folder `data` is not looked for on this one.
 
     Raises:
         InputError: no such study; not YAML; an unknown key or a wrong value (names file, key path and what
@@ -197,7 +181,7 @@ def load_study_file(name_or_path: str | Path, overrides: Mapping[str, Any] | Non
     data = parse_yaml(text, source)
     if folder is not None:
         _anchor_paths(data, folder)
-    given = apply_overrides(data, overrides or {})
+    given = apply_overrides(data, overrides or {}, elsewhere)
     try:
         return StudyFile.model_validate(data)
     except ValidationError as error:
@@ -280,70 +264,3 @@ def _anchor_data(task: Any, folder: Path) -> None:
     for key in ("path", "train", "validation"):
         if isinstance(source.get(key), str) and "://" not in source[key]:
             source[key] = str(folder / Path(source[key]).expanduser())
-
-
-def _data_of_tasks(tasks: dict[str, Any], folder: Path) -> None:
-    """Let each of several tasks read the folder of its name.
-
-    Raises:
-        InputError: one is missing.
-    """
-    for name, task in tasks.items():
-        if not (folder / str(name)).is_dir():
-            raise InputError(
-                f"--data: there is no folder {folder / str(name)}.",
-                f"Of a study of several tasks, {folder} holds one folder for each: {', '.join(map(str, tasks))}.",
-            )
-        if isinstance(task, dict):
-            task["data"] = {"path": str(folder / str(name))}
-
-
-def apply_overrides(data: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, str]:
-    """Write overrides that are not None into a raw or dumped study; answers which option set which key path."""
-    given = {}
-    for option, value in overrides.items():
-        if value is None:
-            continue
-        if option not in OVERRIDES:
-            raise InputError(f"There is no override {option!r}.", closest(option, list(OVERRIDES)))
-        if option == "data":
-            folder = Path(str(value)).expanduser()
-            if not folder.is_dir():
-                raise InputError(f"--data: there is no folder {value}.", "It holds train.* and validation.*.")
-            if isinstance(data.get("tasks"), dict):
-                _data_of_tasks(data["tasks"], folder.resolve())
-                continue
-            value = {"path": str(folder.resolve())}
-        if option in ("text", "label", "where") and data.get("tasks") is not None:
-            raise InputError(f"--{option} is for a study of one task.", "Write it into the study file.")
-        if option == "device" and str(value).endswith((".yaml", ".yml")):
-            value = str(Path(str(value)).expanduser().absolute())
-        if option == "text" and isinstance(value, str) and "," in value:
-            value = [column.strip() for column in value.split(",")]
-        if option == "where":
-            value = _conditions(str(value))
-        path = OVERRIDES[option]
-        task = data.get("task")
-        if option in _OF_WORDS and isinstance(task, dict) and task.get("kind") == "token-classification":
-            path = _OF_WORDS[option]
-        *parents, last = path
-        section = data
-        for parent in parents:
-            if not isinstance(section.get(parent), dict):
-                section[parent] = {}
-            section = section[parent]
-        section[last] = value
-        given[".".join(path)] = f"--{option}"
-    return given
-
-
-def _conditions(text: str) -> dict[str, Any]:
-    """`lang=en,genre=2` as a mapping; whole numbers and truth values are such."""
-    found = {}
-    for condition in text.split(","):
-        column, equals, value = (part.strip() for part in condition.partition("="))
-        if not (column and equals and value):
-            raise InputError(f"--where: {condition!r} is no condition.", "Write COLUMN=VALUE, as in lang=en.")
-        truth = {"true": True, "false": False}
-        found[column] = truth.get(value, int(value) if value.isdecimal() else value)
-    return found

@@ -37,6 +37,9 @@ def manifest(
         str | None, typer.Option(help="PersistentVolumeClaim of that folder.", show_default="a new one")
     ] = None,
     secret: Annotated[str, typer.Option(help="Secret whose key url is the storage's.")] = "shoebox-storage",
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with train.* and validation.*, as all hosts see it.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Another name for the study.")] = None,
     trials: Annotated[int | None, typer.Option(help="Trained trials in total.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed study.")] = False,
@@ -46,7 +49,8 @@ def manifest(
     from search.study_file import load_study_file
     from space.errors import InputError
 
-    file = load_study_file(study, {"name": name, "trials": trials})
+    folder = None if data is None else str(data.expanduser())
+    file = load_study_file(study, {"name": name, "data": folder, "trials": trials}, elsewhere=True)
     described = Hosts(image, hosts, cpus, gpus, memory, shared, claim, secret)
     text = rayjob(file, described, resume) if kind is Kind.rayjob else ray_start(file, described, resume)
     try:

@@ -17,7 +17,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "shoebox search sst2 --name sst2-a76 --device cortex-a76 --sampler known-cost",
         "shoebox search mrpc --data DIR --warm-start stsb",
     ),
-    "submit": ("shoebox submit sst2 --address http://head:8265",),
+    "submit": (
+        "shoebox submit sst2 --address http://head:8265",
+        "shoebox submit amazon --address http://head:8265 --data /shoebox/amazon",
+    ),
     "pareto": (
         "shoebox pareto sst2",
         'shoebox pareto sst2 --where "latency_ms < 5 and deployed_bytes < 1.5e6 and quality > 0.85"',
@@ -47,6 +50,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "cluster manifest": (
         "shoebox cluster manifest sst2 -o study.yaml",
         "shoebox cluster manifest sst2 --kind ray-start -o start.sh",
+        "shoebox cluster manifest amazon --data /shoebox/amazon -o study.yaml",
     ),
     "report": ("shoebox report sst2 -o sst2.html", "shoebox report sst2 --format md -o sst2.md"),
     "dashboard": ("shoebox dashboard", "shoebox dashboard --port 8081"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,9 @@ from search.cli.options import StorageOption
 def submit(
     study: Annotated[str, typer.Argument(help="A shipped study (see `shoebox studies`) or FILE.yaml.")],
     address: Annotated[str, typer.Option(help="The cluster's dashboard, like http://head:8265.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with train.* and validation.*, as all hosts see it.")
+    ] = None,
     trials: Annotated[int | None, typer.Option(help="Trained trials in total.")] = None,
     workers: Annotated[int | None, typer.Option(help="Trials at a time.", show_default="as many as fit")] = None,
     sampler: Annotated[str | None, typer.Option(help="known-cost, tpe, nsga2, gp, random or qmc.")] = None,
@@ -39,6 +43,7 @@ def submit(
 
     overrides = {
         "name": name,
+        "data": None if data is None else str(data.expanduser().absolute()),
         "trials": trials,
         "workers": workers,
         "sampler": sampler,

@@ -13,15 +13,16 @@ from typing import Any
 
 import yaml
 
+from runners.task import FilesData, FolderData
 from search.storage import STORAGE, url_problem
-from search.study_file import load_study_file, shipped_studies
+from search.study_file import StudyFile, load_study_file, shipped_studies
 from space.errors import InputError
 
 ENTRY = ("shoebox",)  # the command on the cluster
 STUDY = "study.yaml"
 
 
-def job_folder(folder: Path, study: str, overrides: Mapping[str, Any]) -> str:
+def job_folder(folder: Path, study: str, overrides: Mapping[str, Any], resume: bool = False) -> str:
     """Write what the cluster has to be sent of a study, which is the study file; neither data nor results.
 
     Relative paths in the file are made absolute as on this machine: every host has to see them there.
@@ -29,21 +30,41 @@ def job_folder(folder: Path, study: str, overrides: Mapping[str, Any]) -> str:
     Args:
         folder: to write to.
         study: a shipped study's name or the path of a study file.
-        overrides: changes to it, by the names of `search.study_file.OVERRIDES`.
+        overrides: changes to it, by the names of `search.overrides.OVERRIDES`; `data` as the hosts see it.
+        resume: the search keeps the options that it was started with.
 
     Returns:
         What `shoebox search` is told to search.
 
     Raises:
-        InputError: a wrong study file or override.
+        InputError: a wrong study file or override; data at a relative path.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
-    file = load_study_file(study, given)
+    file = load_study_file(study, given, elsewhere=True)
+    if not resume:
+        check_data(file)
     if study in shipped_studies() and not given:
         return study
     text = yaml.safe_dump(file.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     (folder / STUDY).write_text(text, encoding="utf-8")
     return STUDY
+
+
+def check_data(file: StudyFile) -> None:
+    """Refuse data at a path that is relative to the folder in which a command runs, as a shipped study may name it.
+
+    Raises:
+        InputError: there are such.
+    """
+    for plan in file.task_plans.values():
+        data = plan.task.data
+        files = (data.train, data.validation) if isinstance(data, FilesData) else ()
+        for path in (data.path,) if isinstance(data, FolderData) else files:
+            if not Path(path).is_absolute() and "://" not in path:
+                raise InputError(
+                    f"Study {file.name!r} reads {path}, which hosts would look for in folders of their own.",
+                    "Name the folder as they all see it: --data DIR.",
+                )
 
 
 def job_environment(storage: str | None, shared: str | None) -> dict[str, str]:
@@ -80,6 +101,8 @@ def search_command(study: str, resume: bool, overrides: Mapping[str, Any] | None
     given = {name: value for name, value in (overrides or {}).items() if value is not None and name != "name"}
     if str(given.get("device")).endswith((".yaml", ".yml")):
         given["device"] = Path(given["device"]).expanduser().absolute()
+    if "data" in given:
+        given["data"] = Path(given["data"]).expanduser().absolute()
     options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
     return [*ENTRY, "search", study, *options, "--address", "auto", *(["--resume"] if resume else [])]
 
@@ -98,7 +121,7 @@ def submit(
     Args:
         study: a shipped study's name or the path of a study file.
         address: of the cluster's dashboard, like http://head:8265.
-        overrides: changes to the study file, by the names of `search.study_file.OVERRIDES`.
+        overrides: changes to the study file, by the names of `search.overrides.OVERRIDES`.
         resume: go on with a study that was stopped or killed.
         storage: URL of the storage, as the hosts reach it.
         shared: folder that all hosts share, as they see it.
@@ -111,7 +134,7 @@ def submit(
     """
     environment = job_environment(storage, shared)
     with tempfile.TemporaryDirectory(prefix="shoebox-job-") as folder:
-        name = job_folder(Path(folder), study, overrides or {})
+        name = job_folder(Path(folder), study, overrides or {}, resume)
         client = _client(address)
         runtime: dict[str, Any] = {"env_vars": environment} if environment else {}
         if name == STUDY:

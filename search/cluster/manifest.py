@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from search.cluster.jobs import STUDY, search_command, shared_folders
+from search.cluster.jobs import STUDY, check_data, search_command, shared_folders
 from search.storage import STORAGE
 from search.study_file import StudyFile
 from space.errors import InputError
@@ -53,8 +53,9 @@ def check(file: StudyFile, hosts: Hosts) -> None:
     """Whether trials of a study fit the hosts.
 
     Raises:
-        InputError: they do not, or a field is no value of its kind.
+        InputError: they do not, or a field is no value of its kind; data at a relative path.
     """
+    check_data(file)
     if hosts.cpus < file.search.cpus_per_trial or hosts.gpus < file.search.gpus_per_trial:
         raise InputError(
             f"A trial of study {file.name!r} needs {file.search.cpus_per_trial:g} CPUs and "

@@ -180,3 +180,15 @@ def test_the_command_writes_a_file_once(toy_file: Path, shoebox: Shoebox, tmp_pa
     again = shoebox(*command)
     assert again.returncode == 2
     assert "exists already" in again.stderr
+
+
+@pytest.mark.parametrize("kind", ["rayjob", "ray-start"])
+def test_data_is_named_as_the_hosts_see_it(shoebox: Shoebox, tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "cluster"
+    command = ["cluster", "manifest", "amazon", "--kind", kind, "--image", "x", "-o", str(target)]
+    done = shoebox(*command)
+    assert done.returncode == 2
+    assert "--data DIR" in done.stderr
+    assert not target.exists()
+    assert shoebox(*command, "--data", "/shoebox/reviews").returncode == 0
+    assert "path: /shoebox/reviews" in target.read_text()

@@ -41,6 +41,30 @@ def test_a_shipped_study_needs_nothing(tmp_path: Path) -> None:
     assert jobs.job_folder(tmp_path, "quickstart", {"trials": 3}) == jobs.STUDY
 
 
+def test_data_lies_where_the_hosts_see_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shipped study may name a folder that it does not bring; this machine need not have it."""
+    with pytest.raises(InputError, match=r"'amazon' reads amazon_blitzer, .* --data DIR"):
+        jobs.job_folder(tmp_path, "amazon", {})
+    given = {"data": "/hosts/reviews"}
+    assert jobs.job_folder(tmp_path, "amazon", given) == jobs.STUDY
+    task = load_study_file(tmp_path / jobs.STUDY).task
+    assert task is not None
+    assert task.data.path == "/hosts/reviews"
+    assert jobs.search_command(jobs.STUDY, False, given)[3:5] == ["--data", "/hosts/reviews"]
+    monkeypatch.chdir(tmp_path)
+    assert jobs.search_command(jobs.STUDY, False, {"data": "reviews"})[4] == str(tmp_path / "reviews")
+    # The storage knows the options that the study was started with.
+    assert jobs.job_folder(tmp_path, "amazon", {}, resume=True) == "amazon"
+    several = tmp_path / "several"
+    several.mkdir()
+    jobs.job_folder(several, "multi-task", given)
+    tasks = load_study_file(several / jobs.STUDY).tasks
+    assert tasks is not None
+    assert {task.data.path for task in tasks.values()} == {f"/hosts/reviews/{name}" for name in tasks}
+    with pytest.raises(InputError, match="--data: there is no folder /hosts/reviews"):
+        load_study_file("amazon", given)
+
+
 def test_the_storage_goes_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "postgresql://me:s3cret@host/name"
     assert jobs.job_environment(url, "/mnt/all/") == {
