@@ -30,6 +30,7 @@ from search.study_file import NAME
 from space.errors import InputError
 
 STAGED = ".import-bundles"
+_OPEN = ("RUNNING", "WAITING")
 
 
 @dataclass(frozen=True)
@@ -167,19 +168,39 @@ def _check_same(existing: optuna.Study, content: StudyContent, trials: list[Tria
     """Check that a study is that of the archive, or went on from it; answers by how many trials."""
     here, found = contents(existing)
     name = existing.study_name
-    # What had not ended, and the attributes of the study, a search that went on has changed.
-    ended = [number for number, trial in enumerate(trials) if trial.state not in ("RUNNING", "WAITING")]
-    distributions, others = content.distributions, here.distributions
-    same = len(found) >= len(trials) and all(
-        _comparable(trials[number], distributions) == _comparable(found[number], others) for number in ended
+    if here.directions == content.directions:
+        if _goes_on(here, found, content, trials):
+            return len(found) - len(trials)
+        if _goes_on(content, trials, here, found):
+            raise InputError(
+                f"The archive holds a later state of study {name!r} than {masked(url)}: {_ended(trials)} of its trials "
+                f"have ended, {_ended(found)} here. Nothing was changed.",
+                f"Import it under another name (--name NAME), or first remove the earlier state: {study_folder(name)}, "
+                f"and `optuna delete-study --study-name {name} --storage {masked(url)}`.",
+            )
+    raise InputError(
+        f"There is another study {name!r} in {masked(url)}.", "Import this one under another name: --name NAME."
     )
+
+
+def _goes_on(
+    later: StudyContent, further: list[TrialContent], earlier: StudyContent, trials: list[TrialContent]
+) -> bool:
+    """Whether one state of a study may have come from another one: all that had ended is in it as it was.
+
+    What had not ended, and the attributes of the study, a search that went on has changed.
+    """
+    ended = [number for number, trial in enumerate(trials) if trial.state not in _OPEN]
     if not ended:  # trials tell by their times that they are the same, but there are none
-        same = here.attributes.get(STUDY_FILE) == content.attributes[STUDY_FILE]
-    if not same or here.directions != content.directions:
-        raise InputError(
-            f"There is another study {name!r} in {masked(url)}.", "Import this one under another name: --name NAME."
-        )
-    return len(found) - len(trials)
+        return later.attributes.get(STUDY_FILE) == earlier.attributes.get(STUDY_FILE)
+    return len(further) >= len(trials) and all(
+        _comparable(trials[number], earlier.distributions) == _comparable(further[number], later.distributions)
+        for number in ended
+    )
+
+
+def _ended(trials: Sequence[TrialContent]) -> int:
+    return sum(trial.state not in _OPEN for trial in trials)
 
 
 def _comparable(trial: TrialContent, distributions: Sequence[object]) -> str:

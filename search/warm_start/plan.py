@@ -110,10 +110,16 @@ def older_studies(names: Sequence[str], new: str, storage: Any, url: str) -> lis
         storage, url: of the studies.
 
     Raises:
-        InputError: there is no such study, or it is the new one, or it has no finished trial that keeps its limits.
+        InputError: there is no such study, or it is the new one, or it has no finished trial that keeps its limits;
+            `AUTO` beside another name.
     """
     present = [name for name in study_names(storage) if name != new]
     automatic = list(names) == [AUTO]
+    if AUTO in names and not automatic and AUTO not in present:
+        raise InputError(
+            f"--warm-start: {AUTO} chooses among all older studies, so that it stands alone.",
+            f"Leave out the others, or {AUTO}.",
+        )
     found = []
     for name in present if automatic else dict.fromkeys(names):
         if name == new:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import itertools
 import json
 import os
+import sqlite3
 import subprocess
 import zipfile
 from collections.abc import Callable
@@ -67,6 +70,12 @@ def archive(request: pytest.FixtureRequest, elsewhere: Callable[..., None], tmp_
 def members(path: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(path) as zipped:
         return {name: zipped.read(name) for name in zipped.namelist()}
+
+
+def stored(path: Path) -> list[str]:
+    """All that an SQLite file and its write-ahead log hold: which of both, depends on when connections are closed."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
 
 
 def rewrite(path: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
@@ -215,13 +224,41 @@ def test_importing_again_changes_nothing(
     assert "is here already. Nothing was changed." in shoebox("study", "import", archive).stdout
     elsewhere()
     shoebox("study", "import", archive)
-    before = (tmp_path / "other" / "studies.db").read_bytes()
+    before = stored(tmp_path / "other" / "studies.db")
     assert "is here already. Nothing was changed." in shoebox("study", "import", archive).stdout
     assert "is here already. Bundles added: 5." in shoebox("study", "import", whole).stdout
-    assert (tmp_path / "other" / "studies.db").read_bytes() == before
+    assert stored(tmp_path / "other" / "studies.db") == before
     other = optuna.load_study(study_name="toy", storage=open_storage(default_url()))
     other.add_trial(optuna.trial.create_trial(values=[0.5, 1.0]))
     assert "already and has 1 further trial. Nothing was changed." in shoebox("study", "import", archive).stdout
+
+
+def test_an_earlier_state_of_a_study_is_told_from_another_study(
+    make_engine: Callable[..., Any], elsewhere: Callable[..., None], shoebox: Shoebox, tmp_path: Path
+) -> None:
+    names = ("unsearched", "first", "further", "ended")
+    before = make_engine(name="grown", trials=9, sampler="random")
+    export_study("grown", tmp_path / "unsearched.zip")
+    before.run(most=3)
+    running = before.ledger.next()
+    export_study("grown", tmp_path / "first.zip")
+    before.run(most=2)
+    export_study("grown", tmp_path / "further.zip")
+    before.work(running)  # no trial more, but one that has ended
+    before.ledger.settle(running.number)
+    export_study("grown", tmp_path / "ended.zip")
+    for earlier, later in itertools.combinations(names, 2):
+        elsewhere(f"{earlier}-{later}")
+        import_study(tmp_path / f"{earlier}.zip")
+        done = shoebox("study", "import", str(tmp_path / f"{later}.zip"))
+        assert done.returncode == 2
+        assert "a later state of study 'grown'" in done.stderr
+        assert "--name NAME" in done.stderr
+        assert shoebox("study", "import", str(tmp_path / f"{later}.zip"), "--name", "later").returncode == 0
+        # The other way round nothing is wrong.
+        elsewhere(f"{later}-{earlier}")
+        import_study(tmp_path / f"{later}.zip")
+        assert "is here already" in shoebox("study", "import", str(tmp_path / f"{earlier}.zip")).stdout
 
 
 def test_another_study_of_that_name_is_refused(

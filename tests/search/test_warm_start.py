@@ -196,6 +196,14 @@ def test_wrong_older_studies_are_refused(shoebox: Shoebox, toy_file: Path) -> No
     for arguments, why in (
         (["--warm-start", "toi"], "there is no study 'toi'"),
         (["--warm-start", "new"], "'new' is the study that is to be started"),
+        (
+            ["--warm-start", "auto", "--warm-start", "toy"],
+            "auto chooses among all older studies, so that it stands alone",
+        ),
+        (
+            ["--warm-start", "toy", "--warm-start", "auto"],
+            "auto chooses among all older studies, so that it stands alone",
+        ),
     ):
         done = shoebox(*command, *arguments)
         assert done.returncode == 2
