@@ -75,7 +75,7 @@ class Manifest(BaseModel):
 
 
 def write_archive(
-    output: Path, study: str, made_with: dict[str, str], members: Iterable[tuple[str, bytes | Path]]
+    output: Path, study: str, made_with: dict[str, str], members: Iterable[tuple[str, bytes]]
 ) -> Manifest:
     """Write an archive; all of it or nothing.
 
@@ -83,7 +83,7 @@ def write_archive(
         output: file to make.
         study: name of the study.
         made_with: versions.
-        members: name and content, or the file that holds it, each; in this order.
+        members: name and content of each; in this order.
 
     Raises:
         InputError: the file exists.
@@ -130,25 +130,15 @@ def _put(part: Path, output: Path) -> None:
         os.rename(part, output)  # a USB stick, say, knows no links
 
 
-def _add(archive: zipfile.ZipFile, name: str, content: bytes | Path) -> Member:
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> Member:
     info = zipfile.ZipInfo(name, _OLDEST)
     info.compress_type = zipfile.ZIP_DEFLATED if name.endswith(_COMPRESSED) else zipfile.ZIP_STORED
     info.external_attr = 0o100644 << 16
     info.create_system = 3  # the same bytes on every system
-    info.file_size = len(content) if isinstance(content, bytes) else content.stat().st_size
-    digest, size = hashlib.sha256(), 0
+    info.file_size = len(content)
     with archive.open(info, "w") as target:
-        for chunk in [content] if isinstance(content, bytes) else _chunks(content):
-            digest.update(chunk)
-            size += len(chunk)
-            target.write(chunk)
-    return Member(sha256=digest.hexdigest(), size=size)
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            yield chunk
+        target.write(content)
+    return Member(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
 
 
 def _digest_before_seal(file: IO[bytes]) -> str:

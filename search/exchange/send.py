@@ -43,7 +43,8 @@ class Exported:
 def export_study(name: str, output: Path, bundles: Bundles = "front", storage: str | None = None) -> Exported:
     """Write a study into an archive: trials, attributes, study file, versions and bundles; no data, no teacher.
 
-    The same study makes the same bytes. While a search goes on, what has finished so far is written.
+    The same study makes the same bytes. While a search goes on, what has finished so far is written, without
+    bundles that it removes meanwhile.
 
     Args:
         name: of the study.
@@ -63,20 +64,34 @@ def export_study(name: str, output: Path, bundles: Bundles = "front", storage: s
     content, trials = contents(study)
     places = _places(found, bundles)
     there = {number: folder for number, place in places.items() if (folder := find_bundle(place)) is not None}
+    written: list[int] = []
 
-    def members() -> Iterator[tuple[str, bytes | Path]]:
+    def members() -> Iterator[tuple[str, bytes]]:
         yield "study.json", study_text(content)
         yield "trials.jsonl", trials_text(trials)
         yield "trials.parquet", parquet(trials, found.objectives)
         for number, folder in sorted(there.items()):
-            for file in sorted(folder.iterdir()):
-                if file.is_file() and not file.is_symlink() and re.fullmatch(FILE, file.name):
-                    yield f"{bundle_name(number)}/{file.name}", file
+            if files := _files(folder):
+                written.append(number)
+                yield from ((f"{bundle_name(number)}/{name}", content) for name, content in files.items())
 
     made_with = {package: metadata.version(package) for package in ("shoebox", "optuna")}
     write_archive(output, name, made_with, members())
-    gone = tuple(sorted(set(places) - set(there)))
-    return Exported(output, output.stat().st_size, len(trials), tuple(sorted(there)), gone)
+    gone = tuple(sorted(set(places) - set(written)))
+    return Exported(output, output.stat().st_size, len(trials), tuple(written), gone)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """The files of a bundle, whole; none if it was removed by now: an archive takes no half of a bundle."""
+    try:
+        found = {
+            file.name: file.read_bytes()
+            for file in sorted(folder.iterdir())
+            if file.is_file() and not file.is_symlink() and re.fullmatch(FILE, file.name)
+        }
+    except FileNotFoundError:
+        return {}
+    return found if folder.is_dir() else {}
 
 
 def _places(study: Study, bundles: Bundles) -> dict[int, str]:

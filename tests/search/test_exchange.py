@@ -22,6 +22,7 @@ from optuna.storages import RDBStorage
 from search.exchange import export_study, import_study
 from search.exchange.archive import Manifest, write_archive
 from search.exchange.content import read_contents, trials_text
+from search.exchange.table import parquet
 from search.resuming import check_bundles_own, check_no_bundles, check_unchanged, claim_bundles, have_moved
 from search.storage import default_url, open_storage
 from search.study import load_study
@@ -213,6 +214,24 @@ def test_a_place_for_bundles_holds_no_password(make_engine: Callable[..., Any]) 
             check_no_bundles(engine.file)
         assert "ter2" not in str(caught.value)
     assert make_engine(more={"bundles": "sftp://host:22/home/ann@corp/x"}).file.bundles  # nor has this one
+
+
+def test_a_bundle_that_is_removed_meanwhile_is_gone(
+    engine: Any, elsewhere: Callable[..., None], shoebox: Shoebox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a search that keeps the bundles of the front removes it."""
+    first, *others = sorted(trial.number for trial in load_study("toy").trials("finished"))
+
+    def removed_meanwhile(*arguments: Any) -> bytes:
+        engine.ledger.folders.remove(engine.ledger.folders.bundle(first))
+        return parquet(*arguments)
+
+    monkeypatch.setattr("search.exchange.send.parquet", removed_meanwhile)
+    done = shoebox("study", "export", "toy", "-o", str(tmp_path / "toy.zip"), "--bundles", "all")
+    assert done.returncode == 0, done.stderr
+    assert f"those of trials {first}." in done.stdout
+    elsewhere()
+    assert import_study(tmp_path / "toy.zip").bundles == tuple(others)
 
 
 def test_importing_again_changes_nothing(
