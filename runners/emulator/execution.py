@@ -31,6 +31,7 @@ from objectives.latency import (
 )
 from runners.cores import share_of_cores
 from runners.emulator.installation import Installation
+from runners.emulator.machine import LIBRARIES, RUNTIME, write_machine
 from runners.emulator.parts import GO_ON
 from runners.emulator.requests import Answer, Request, Runner, send
 from space.errors import InputError
@@ -161,6 +162,7 @@ def emulated_runner(
 ) -> Runner:
     """The runner on an emulated core of a device, with or without counting, in a `work_folder`."""
     command = [*installation.qemu, "-seed", "1", "-L", str(folder / "root"), "-cpu", profile.emulation.qemu_cpu]
+    command += ["-E", f"LD_LIBRARY_PATH={LIBRARIES}"]  # so that no library of this machine is looked for
     if plugin:
         caches = [f"{name}={size.option()}" for name, size in profile.memory.caches().items()]
         command += ["-plugin", ",".join([str(installation.plugin), "out=counts", *caches])]
@@ -169,7 +171,7 @@ def emulated_runner(
         where="on ARM",
         command=tuple(command),
         program=installation.runner,
-        library=installation.library,
+        library=RUNTIME,
         warm_up=installation.warm_up,
         jobs=max(1, min(jobs or share_of_cores(), 64)),
         arena=arena,
@@ -179,30 +181,13 @@ def emulated_runner(
 def work_folder(installation: Installation, profile: DeviceProfile) -> tempfile.TemporaryDirectory[str]:
     """A temporary folder with an empty ``work`` and ``root``, what the emulated program sees as ``/``.
 
-    In ``root`` are the libraries, and the CPU that ONNX Runtime asks about: without an ARM-style ``/proc/cpuinfo``
-    it would read that of this machine, and crash on it.
-
     Raises:
         InputError: the folder cannot be written.
     """
     try:
         made = tempfile.TemporaryDirectory(prefix="shoebox-emulator-")
-        root = Path(made.name) / "root"
-        (root / "proc").mkdir(parents=True)
-        (root / "lib").symlink_to(installation.system_libraries)
-        (root.parent / "work").mkdir()
-        emulation = profile.emulation
-        lines = [
-            "processor\t: 0",
-            "BogoMIPS\t: 38.40",
-            f"Features\t: {emulation.features}",
-            "CPU implementer\t: 0x41",
-            "CPU architecture: 8",
-            "CPU variant\t: 0x0",
-            f"CPU part\t: {emulation.part}",
-            "CPU revision\t: 4",
-        ]
-        (root / "proc" / "cpuinfo").write_text("\n".join(lines) + "\n\n", encoding="ascii")
+        write_machine(Path(made.name) / "root", installation, profile)
+        (Path(made.name) / "work").mkdir()
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"Cannot write to the folder of temporary files, {tempfile.gettempdir()}: {reason}.") from None

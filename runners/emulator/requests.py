@@ -63,7 +63,7 @@ class Runner:
         where: a model that fails there "cannot be run ..." ("on ARM").
         command: comes before the program: the emulator with its options; empty for this machine's.
         program: the compiled runner.
-        library: ONNX Runtime.
+        library: ONNX Runtime, where the program sees it.
         warm_up: model that is run first, or None.
         jobs: forks at a time.
         core: to be bound to, None for any.
@@ -110,9 +110,8 @@ def send(runner: Runner, requests: Sequence[Request], folder: Path, model_second
     Raises:
         InputError: the runner cannot be started.
     """
-    # Links of fixed names: what the program sees, and with it every count, is the same wherever things lie.
+    # Links of fixed names: what the program sees, and with it every count, is the same wherever these lie.
     (folder / "runner").symlink_to(runner.program)
-    (folder / "libonnxruntime.so").symlink_to(runner.library)
     if runner.warm_up is not None:
         (folder / _WARM_UP).symlink_to(runner.warm_up)
     lines = []
@@ -120,7 +119,7 @@ def send(runner: Runner, requests: Sequence[Request], folder: Path, model_second
         name = f"model-{index:05}.onnx"
         (folder / name).symlink_to(request.model.resolve())
         lines.append("\t".join([*request.fields, name]) + "\n")
-    command = [*runner.command, "./runner", "./libonnxruntime.so", _WARM_UP if runner.warm_up else "-"]
+    command = [*runner.command, "./runner", str(runner.library), _WARM_UP if runner.warm_up else "-"]
     core = -1 if runner.core is None else runner.core
     command += [f"{runner.jobs:02}", f"{model_seconds:09.3f}", f"{core:04}", str(int(runner.arena))]
     limit = _START_SECONDS + model_seconds * -(-len(requests) // runner.jobs)
