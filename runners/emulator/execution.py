@@ -15,6 +15,7 @@ They save up to 0.5 % of the instructions and no time, since the runner places l
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from runners.emulator.requests import Answer, Request, Runner, send
 from space.errors import InputError
 
 _Found = TypeVar("_Found")
+_PLUGIN = "plugin.so"
 MODEL_SECONDS = 60.0  # a 2 MB student takes one; hours would mean a hang
 
 
@@ -146,9 +148,19 @@ def start_once(installation: Installation) -> None:
         try:
             send(emulated_runner(installation, profile, folder, plugin=True), [], folder / "work", MODEL_SECONDS)
         except InputError as error:
-            plugins = "plugin" in error.message and "out of memory" not in error.message
-            reason = "this build of qemu takes no plugins" if plugins else error.message.rstrip(".")
-            raise InputError(f"The emulator of this system does not work here: {reason}.", GO_ON) from None
+            message = f"The emulator of this system does not work here: {_reason(error.message.rstrip('.'))}."
+            raise InputError(message, GO_ON) from None
+
+
+def _reason(message: str) -> str:
+    """What qemu said, with what it means where that is about plugins as such."""
+    meanings = {
+        r"unknown option.*plugin": "this build of qemu takes no plugins",
+        r"requires API version.*only a minimum version": "this qemu is too new for the plugin",
+        r"requires API version.*only up to version": "this qemu is too old for the plugin",
+    }
+    meaning = next((text for pattern, text in meanings.items() if re.search(pattern, message)), None)
+    return f"{meaning}: {message}" if meaning else message
 
 
 def emulated_runner(
@@ -165,7 +177,8 @@ def emulated_runner(
     command += ["-E", f"LD_LIBRARY_PATH={LIBRARIES}"]  # so that no library of this machine is looked for
     if plugin:
         caches = [f"{name}={size.option()}" for name, size in profile.memory.caches().items()]
-        command += ["-plugin", ",".join([str(installation.plugin), "out=counts", *caches])]
+        # A link, since a comma in its own path would end the option.
+        command += ["-plugin", ",".join([f"../{_PLUGIN}", "out=counts", *caches])]
     return Runner(
         what="The emulator",
         where="on ARM",
@@ -188,6 +201,7 @@ def work_folder(installation: Installation, profile: DeviceProfile) -> tempfile.
         made = tempfile.TemporaryDirectory(prefix="shoebox-emulator-")
         write_machine(Path(made.name) / "root", installation, profile)
         (Path(made.name) / "work").mkdir()
+        (Path(made.name) / _PLUGIN).symlink_to(installation.plugin)
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"Cannot write to the folder of temporary files, {tempfile.gettempdir()}: {reason}.") from None

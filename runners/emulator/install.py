@@ -17,6 +17,7 @@ from runners.emulator.installation import (
     HEADERS,
     RUNNER_SOURCES,
     Installation,
+    built_versions,
     find_installation,
     installation_folder,
     source,
@@ -37,6 +38,8 @@ from runners.emulator.parts import (
 from runners.emulator.warm_up import write_warm_up
 from space.errors import InputError
 
+_ELSEWHERE = f"Give another cache folder by SHOEBOX_CACHE. {GO_ON}"
+
 
 def install(report: Callable[[str], None]) -> Installation:
     """The emulator, set up first where it is not. Takes about 20 seconds and 250 MB.
@@ -51,6 +54,8 @@ def install(report: Callable[[str], None]) -> Installation:
         return found
     require_platform()
     target = installation_folder()
+    if ":" in str(target):  # separates the folders of a library path, and nothing quotes it
+        raise InputError(f"The emulator works in no folder with a colon, as {target} has.", _ELSEWHERE)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(target.parent / "install.lock")
@@ -74,6 +79,7 @@ def _install(target: Path, report: Callable[[str], None]) -> Installation:
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=target.parent))
     try:
         write_record(building, _build(building, report))
+        building.chmod(0o755)  # mkdtemp's is ours alone, and a cache may be shared
         if target.exists():
             shutil.rmtree(target)  # damaged: find_installation() did not take it
         os.replace(building, target)
@@ -114,6 +120,7 @@ def _build(building: Path, report: Callable[[str], None]) -> Installation:
     printed = run_step("start qemu-aarch64", [*qemu, "--version"], work)
     number = re.search(r"version ([\d.]+)", printed)
     shutil.rmtree(work)
+    libraries = system_libraries(root)
     installation = Installation(
         folder=building,
         qemu=qemu,
@@ -121,11 +128,12 @@ def _build(building: Path, report: Callable[[str], None]) -> Installation:
         runner=building / "runner",
         plugin=building / "plugin.so",
         warm_up=write_warm_up(building / "warm-up.onnx"),
-        system_libraries=system_libraries(root),
+        system_libraries=libraries,
         versions={
             "qemu": number[1] if number else "unknown",
             "onnxruntime": version("onnxruntime"),
             "sources": sources_version(),
+            **built_versions(building / "runner", libraries),
         },
     )
     start_once(installation)

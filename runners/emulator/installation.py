@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache as remember
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
+from runners.emulator.parts import COUNTED, system_files
 from space.paths import cache
 
 RECIPE = 2  # of the installation itself, and of what an emulated program sees: raise it where no source changes
@@ -57,41 +59,67 @@ def sources_version() -> str:
     return digest.hexdigest()[:8]
 
 
+def built_versions(runner: Path, system_libraries: Path) -> dict[str, str]:
+    """What a count depends on beside sources and releases: the compiler's work, and the distribution's libraries."""
+    libraries = [system_libraries / name for name in COUNTED]
+    return {"runner": _digest([runner]), "libraries": _digest(libraries)}
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
 def installation_folder() -> Path:
-    """Where the emulator for the installed ONNX Runtime belongs, whether or not it is there."""
-    return cache() / "emulator" / f"onnxruntime-{version('onnxruntime')}-sources-{sources_version()}"
+    """Where the emulator for the installed ONNX Runtime belongs, whether or not it is there.
+
+    One that runs files of the system has a folder for these alone: they are upgraded, and other hosts of a shared cache
+    have others.
+    """
+    name = f"onnxruntime-{version('onnxruntime')}-sources-{sources_version()}"
+    states = [(str(path), path.stat().st_size, int(path.stat().st_mtime)) for path in system_files()]
+    if states:
+        name += f"-system-{hashlib.sha256(json.dumps(states).encode()).hexdigest()[:8]}"
+    return cache() / "emulator" / name
 
 
 def find_installation() -> Installation | None:
-    """The installed emulator, or None where there is none or parts of it are gone. Costs milliseconds."""
+    """The installed emulator, or None where there is none or its parts are not what they were. Costs milliseconds."""
     folder = installation_folder()
     try:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-        qemu = tuple(part.replace("{folder}", str(folder)) for part in record["qemu"])
         found = Installation(
             folder=folder,
-            qemu=qemu,
+            qemu=tuple(part.replace("{folder}", str(folder)) for part in record["qemu"]),
             library=folder / record["library"],
             runner=folder / record["runner"],
             plugin=folder / record["plugin"],
             warm_up=folder / record["warm_up"],
             system_libraries=folder / record["system_libraries"],
-            versions=dict(record["versions"]),
+            versions={str(name): str(number) for name, number in record["versions"].items()},
         )
-    except (OSError, ValueError, KeyError, TypeError):
+        whole = all((folder / name).stat().st_size == size for name, size in record["sizes"].items())
+        parts = [found.library, found.runner, found.plugin, found.warm_up, found.system_libraries, Path(found.qemu[0])]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    parts = [found.library, found.runner, found.plugin, found.warm_up, found.system_libraries]
-    programs = [Path(part) for part in found.qemu if part.startswith("/") and ":" not in part]
-    return found if all(part.exists() for part in parts + programs) else None
+    return found if whole and all(part.exists() for part in parts) else None
 
 
 def write_record(building: Path, installation: Installation) -> None:
     """Describe an installation that was built in ``building``, so that it can be moved afterwards."""
     record = asdict(installation)
     del record["folder"]
-    for key in ("library", "runner", "plugin", "warm_up", "system_libraries"):
-        path = record[key]
-        record[key] = str(path.relative_to(building)) if path.is_relative_to(building) else str(path)
+
+    def place(path: Path) -> str:
+        return str(path.relative_to(building)) if path.is_relative_to(building) else str(path)
+
+    parts = ("library", "runner", "plugin", "warm_up", "system_libraries")
+    record |= {key: place(record[key]) for key in parts}
+    files = [getattr(installation, key) for key in parts[:-1]] + [Path(installation.qemu[-1])]
+    files += [path for name in COUNTED if (path := installation.system_libraries / name).exists()]
+    record["sizes"] = {place(path): path.stat().st_size for path in files}
     record["qemu"] = [part.replace(str(building), "{folder}") for part in installation.qemu]
     temporary = building / (_RECORD + ".part")
     temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -22,6 +22,7 @@ from space.errors import InputError
 
 GO_ON = "To go on without the emulator, use `--latency estimated`."
 SYSTEM_ROOT = Path("/usr/aarch64-linux-gnu")
+COUNTED = ("ld-linux-aarch64.so.1", "libc.so.6", "libm.so.6", "libstdc++.so.6")  # libraries whose code counts hold
 _LIBRARY_PACKAGES = ["libc6-arm64-cross", "libstdc++6-arm64-cross", "libgcc-s1-arm64-cross"]
 _WHEEL_PLATFORMS = ["manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64"]
 _ZIG = "ziglang>=0.13,<1"
@@ -71,6 +72,15 @@ def require_platform() -> None:
 def _system_has_libraries() -> bool:
     names = ("ld-linux-aarch64.so.1", "libstdc++.so.6", "libgcc_s.so.1")
     return all((SYSTEM_ROOT / "lib" / name).exists() for name in names)
+
+
+def system_files() -> list[Path]:
+    """The files of the system that an emulator set up here runs; none where all of it is private."""
+    qemu = shutil.which("qemu-aarch64")
+    found = [Path(qemu)] if qemu else []
+    if _system_has_libraries():
+        found += [SYSTEM_ROOT / "lib" / name for name in COUNTED]
+    return [path for path in found if path.exists()]
 
 
 def missing_packages() -> list[str]:

@@ -74,10 +74,30 @@ def test_an_emulator_that_hangs_is_ended_with_all_its_processes(tmp_path, emulat
     assert not Path(f"/proc/{child}").exists()
 
 
-def test_a_qemu_without_plugins_says_what_to_do(tmp_path, emulator) -> None:
-    broken = _fake_qemu(tmp_path, emulator, "echo 'qemu: unknown option plugin' >&2; exit 1")
-    with pytest.raises(InputError, match=r"this build of qemu takes no plugins\. .*--latency estimated"):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("qemu: unknown option 'plugin'", "this build of qemu takes no plugins: .*unknown option 'plugin'"),
+        (
+            "plugin requires API version 1, but this QEMU supports only a minimum version of 2",
+            "too new.*API version 1,",
+        ),
+        ("plugin requires API version 1, but this QEMU supports only up to version 0", "too old for.*API version 1,"),
+        ("Could not load plugin ../plugin.so: Permission denied", "not work here: .*Permission denied"),
+    ],
+)
+def test_a_qemu_that_cannot_use_the_plugin_says_why(words, message, tmp_path, emulator) -> None:
+    broken = _fake_qemu(tmp_path, emulator, f'echo "{words}" >&2; exit 1')
+    with pytest.raises(InputError, match=rf"{message}.*--latency estimated"):
         start_once(broken)
+
+
+def test_a_folder_with_a_comma(tmp_path, emulator, a53, model) -> None:
+    """qemu takes what follows it in the plugin's path for the plugin's next option."""
+    plugin = tmp_path / "a,b" / "plugin.so"
+    plugin.parent.mkdir()
+    plugin.symlink_to(emulator.plugin)
+    assert measure([model], TOKENS, a53, replace(emulator, plugin=plugin))[0].instructions
 
 
 LIMITED = """

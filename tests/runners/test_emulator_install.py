@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -13,7 +15,8 @@ import pytest
 from filelock import FileLock
 
 from runners.emulator import find_installation, install, parts
-from runners.emulator.installation import Installation, installation_folder, write_record
+from runners.emulator.installation import Installation, built_versions, installation_folder, write_record
+from runners.emulator.parts import COUNTED
 from space.errors import InputError
 
 install_module = sys.modules["runners.emulator.install"]
@@ -26,9 +29,9 @@ def empty_cache(tmp_path, monkeypatch) -> Path:
 
 
 def _pretend_build(building: Path, report) -> Installation:
-    """An installation of empty files."""
+    """An installation of files that hold nothing of use."""
     for name in ("library", "runner", "plugin", "warm_up", "qemu"):
-        (building / name).write_bytes(b"")
+        (building / name).write_bytes(b"1")
     (building / "lib").mkdir()
     return Installation(
         folder=building,
@@ -64,8 +67,53 @@ def test_a_damaged_installation_is_made_again(empty_cache, monkeypatch) -> None:
     found.plugin.unlink()
     assert find_installation() is None
     assert install(lambda line: None) == found == find_installation()
-    (installation_folder() / "installation.json").write_text("{")
+    found.runner.write_bytes(b"")  # a disk that was full
     assert find_installation() is None
+    assert install(lambda line: None) == found == find_installation()
+    record = installation_folder() / "installation.json"
+    whole = json.loads(record.read_text())
+    changes = ({"qemu": [1, 2]}, {"qemu": []}, {"versions": [1]}, {"library": 3}, {"library": "/gone"}, {"sizes": 4})
+    damaged = [whole | change for change in changes]
+    for text in ("{", "[1]", *map(json.dumps, damaged)):
+        record.write_text(text)
+        assert find_installation() is None
+
+
+def test_other_users_of_a_shared_cache_find_it(empty_cache, monkeypatch) -> None:
+    monkeypatch.setattr(install_module, "_build", _pretend_build)
+    assert stat.S_IMODE(install(lambda line: None).folder.stat().st_mode) == 0o755
+
+
+def test_a_library_path_holds_no_colon(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path / "a:b"))
+    with pytest.raises(InputError, match=r"no folder with a colon.*SHOEBOX_CACHE"):
+        install(lambda line: None)
+
+
+def test_other_files_of_the_system_make_another_installation(empty_cache, tmp_path, monkeypatch) -> None:
+    """An upgrade replaces them, and hosts that share a cache differ in them: none must use or remove another's."""
+    qemu = tmp_path / "qemu-aarch64"
+    monkeypatch.setattr(parts, "SYSTEM_ROOT", tmp_path / "none")
+    monkeypatch.setattr(parts.shutil, "which", lambda name: str(qemu) if qemu.exists() else None)
+    folders = [installation_folder()]
+    for number, text in enumerate(("first", "second", "longer")):
+        qemu.write_text(text)
+        os.utime(qemu, (number, number))
+        folders += [installation_folder(), installation_folder()]
+    assert len(set(folders)) == 4
+    assert folders[1::2] == folders[2::2]
+
+
+def test_versions_tell_what_was_built_and_found_here(emulator, tmp_path) -> None:
+    """Another compiler's runner counts otherwise, as does one with another C library."""
+    versions = built_versions(emulator.runner, emulator.system_libraries)
+    assert versions.items() <= emulator.versions.items()
+    for name in COUNTED:
+        (tmp_path / name).write_bytes((emulator.system_libraries / name).read_bytes())
+    assert built_versions(emulator.runner, tmp_path) == versions
+    (tmp_path / "libm.so.6").write_bytes(b"of another distribution")
+    assert built_versions(emulator.runner, tmp_path)["libraries"] != versions["libraries"]
+    assert built_versions(emulator.plugin, tmp_path)["runner"] != versions["runner"]
 
 
 def test_a_failed_step_leaves_nothing_behind(empty_cache, monkeypatch) -> None:
