@@ -104,7 +104,15 @@ def load_estimates(profile: DeviceProfile) -> Estimates:
     return found
 
 
+@cache
+def _estimator() -> bytes:
+    """The code that turns operators and recorded costs into a figure."""
+    latency = [files("objectives.latency") / f"{name}.py" for name in ("estimate", "traffic", "work")]
+    return b"".join(path.read_bytes() for path in [*latency, files("space") / "operators.py"])
+
+
 def estimate_version(profile: DeviceProfile) -> str:
-    """Identifies the recorded costs of a device."""
+    """Changes with the recorded costs of a device and with the code that adds them up, so that stored figures are not
+    mixed."""
     text = load_estimates(profile).model_dump_json()
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(text.encode() + _estimator()).hexdigest()[:8]

@@ -3,17 +3,21 @@ from __future__ import annotations
 import logging
 import shutil
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.models import EncoderShape, write_encoder
 from pydantic import ValidationError
 
-from objectives.latency import LatencyReading
+from objectives.latency import LatencyReading, estimate, recorded, traffic, work
 from runners import latency
 from runners.latency import DeviceSpec, LatencyMeter
 from runners.operators import count_operators
+from space import operators
 from space.errors import InputError
 
+INSTALLATION = SimpleNamespace(versions={"qemu": "7.2", "runner": "0a"})
 SMALL = EncoderShape(layers=1, hidden=64, feed_forward=128, vocabulary=500, embedding=32)
 
 
@@ -39,7 +43,7 @@ def measured(monkeypatch) -> list[int]:
         fields = {"backend": "emulated", "device": profile.name, "calibrated": False, "instructions": 5}
         return [LatencyReading(milliseconds=1.5, tokens=tokens, **fields) for _, tokens in requests]
 
-    monkeypatch.setattr(latency, "find_installation", lambda: object())
+    monkeypatch.setattr(latency, "find_installation", lambda: INSTALLATION)
     monkeypatch.setattr(latency, "measure_each", measure)
     return batches
 
@@ -105,6 +109,30 @@ def test_readings_of_other_devices_lengths_and_keys_are_kept_apart(own_cache, me
     assert len(list((own_cache / "latency").iterdir())) == 6
 
 
+def test_another_compiler_or_c_library_counts_anew(own_cache, measured, monkeypatch) -> None:
+    for versions in ({"qemu": "7.2", "runner": "0a"}, {"qemu": "7.2", "runner": "0b"}, {"qemu": "7.2", "runner": "0a"}):
+        monkeypatch.setattr(latency, "find_installation", lambda versions=versions: SimpleNamespace(versions=versions))
+        LatencyMeter(DeviceSpec()).measure("key", _write, [32])
+    assert measured == [1, 1]
+
+
+def test_code_that_estimates_otherwise_estimates_anew(own_cache, model, monkeypatch) -> None:
+    def known() -> int:
+        LatencyMeter(DeviceSpec(latency="estimated")).measure("key", lambda path: shutil.copy(model, path), [16])
+        return len(list((own_cache / "latency").iterdir()))
+
+    assert (known(), known()) == (1, 1)
+    monkeypatch.setattr(recorded, "_estimator", lambda: b"mended")
+    assert (known(), known()) == (2, 2)
+    monkeypatch.setattr(latency, "operators_version", lambda: "mended")
+    assert known() == 3
+
+
+def test_the_version_of_estimates_covers_the_code_that_they_come_from() -> None:
+    for module in (estimate, traffic, work, operators):
+        assert Path(module.__file__).read_bytes() in recorded._estimator()
+
+
 def test_a_damaged_reading_is_measured_again(own_cache, measured) -> None:
     meter = LatencyMeter(DeviceSpec())
     meter.measure("key", _write, [32])
@@ -125,7 +153,7 @@ def test_a_reading_that_cannot_be_kept_is_still_one(own_cache, measured, caplog)
 def test_installs_the_emulator_at_first_use_with_a_message(own_cache, measured, monkeypatch, caplog) -> None:
     state: list[object] = []
     monkeypatch.setattr(latency, "find_installation", lambda: state[0] if state else None)
-    monkeypatch.setattr(latency, "install", lambda report: state.append(object()))
+    monkeypatch.setattr(latency, "install", lambda report: state.append(INSTALLATION))
     with caplog.at_level(logging.INFO, "shoebox"):
         LatencyMeter(DeviceSpec()).measure("key", _write, [32])
         LatencyMeter(DeviceSpec()).measure("other", _write, [32])
