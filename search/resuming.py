@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 import uuid
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import optuna
 
 from runners.bundle_store import names, owner_of, set_owner
+from runners.latency import DeviceSpec
 from search.states import PROPOSED
 from search.storage import find_study
-from search.study import BUNDLES_OWNER, IMPORTED, STUDY_FILE, half_made, read_file, study_folder
+from search.study import BUNDLES_OWNER, IMPORTED, STUDY_FILE, TIMED_WITH, half_made, read_file, study_folder
 from search.study_file import StudyFile
 from space.errors import InputError
 from space.secrets import without_passwords
+
+logger = logging.getLogger("shoebox.search.resuming")
 
 # What may change when a study is resumed: how long it is, what is kept of it, and where it runs.
 _LENGTH = ("trials", "hours", "training_hours", "repeats")
@@ -105,6 +111,26 @@ def check_unchanged(existing: optuna.Study, file: StudyFile) -> None:
             "changed since.",
             "Set them back to resume, or start another study by --name NAME.",
         )
+
+
+def tell_other_tools(existing: optuna.Study, device: DeviceSpec, tools: Mapping[str, str]) -> None:
+    """Warn where trials were timed with other tools than those to come will be. No reason to refuse: who has upgraded
+    could not go on."""
+    before = existing.user_attrs.get(TIMED_WITH, tools)  # unknown of studies that older versions made
+    changed = _differences(dict(before), dict(tools))
+    if not changed:
+        return
+    again = ["shoebox", "pareto", existing.study_name, "--device", device.profile, "--latency", device.latency]
+    remedy = f"To compare all of them, time them again: {shlex.join(again)}"
+    if device.latency == "native":  # by no other clock than that of a search
+        remedy = "Another study, by --name NAME, has all of them alike."
+    logger.warning(
+        "Study %r was timed with other tools until now (%s changed): the latencies of its earlier trials and of those "
+        "to come are not quite comparable. %s",
+        existing.study_name,
+        ", ".join(sorted(changed)),
+        remedy,
+    )
 
 
 def _differences(before: Any, after: Any, path: str = "") -> list[str]:

@@ -34,12 +34,13 @@ from search.resuming import (
     claim_bundles,
     find_whole,
     have_moved,
+    tell_other_tools,
 )
 from search.samplers import costs_of, fitting_sampler, study_sampler
 from search.shared_ledger import SharedLedger
 from search.states import RECORD
 from search.storage import create_study, default_url, find_study, is_postgresql, masked, open_storage
-from search.study import OVERRIDES, SOURCE, STUDY_FILE, TIMED_ON, Study, directions, half_made, study_folder
+from search.study import OVERRIDES, SOURCE, STUDY_FILE, TIMED_ON, TIMED_WITH, Study, directions, half_made, study_folder
 from search.study_file import StudyFile, load_study_file, study_name
 from search.warm_start import (
     AUTO,
@@ -137,6 +138,8 @@ def run_study(
             )
         tasks = load_tasks({name: plan.task for name, plan in file.task_plans.items()})
         meter.prepare()  # here, not in the workers, so that the emulator is set up once
+        if existing is not None:
+            tell_other_tools(existing, file.device, meter.tools)
         if cluster is not None:
             cluster.prepare(pipeline, plan)  # once, where trials run; what follows reads the shared cache
         with _all_cores():
@@ -154,6 +157,7 @@ def run_study(
             OVERRIDES: {key: str(value) if isinstance(value, Path) else value for key, value in given.items()},
             SOURCE: source or file.name,
             TIMED_ON: meter.identity,
+            TIMED_WITH: meter.tools,
         }
         predict = load_pipeline(pipeline).cost_predictor(plan, prepared)
         attributes[FINGERPRINT] = (task := fingerprint(prepared, file.metric)).as_json()

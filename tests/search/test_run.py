@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from search.processes import is_running
 from search.states import BYTES
 from search.storage import default_url, open_storage
-from search.study import OVERRIDES, load_study
+from search.study import OVERRIDES, TIMED_WITH, load_study
 
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
 LINE = re.compile(r"\d\d:\d\d:\d\d trial \d+ .* \(\d+ of \d+ trials, .*\)$")
@@ -136,10 +136,16 @@ def test_a_study_from_start_to_front(
     assert "--resume" in again.stderr
     assert "--name" in again.stderr
 
-    # Make it longer; options that it was started with are kept, finished trials are not run again.
+    # Make it longer; options that it was started with are kept, finished trials are not run again. Another version of
+    # the runtime has come meanwhile.
+    stored = optuna.load_study(study_name="toy", storage=open_storage(default_url()))
+    stored.set_user_attr(TIMED_WITH, {**stored.user_attrs[TIMED_WITH], "onnxruntime": "1.0"})
     longer = run([*command, "--resume", "--trials", "10"])
     assert longer.returncode == 0, longer.stderr
-    assert len(longer.stderr.splitlines()) == 2
+    warning, *lines = longer.stderr.splitlines()
+    assert "'toy' was timed with other tools until now (onnxruntime changed)" in warning
+    assert warning.endswith(": shoebox pareto toy --device cortex-a53 --latency estimated")
+    assert len(lines) == 2
     assert len(load_study("toy").trials("finished")) == 8
 
     # Change it.
