@@ -21,7 +21,7 @@ class Limits(BaseModel):
             at once, ONNX Runtime's own share included; none by default.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     deployed_bytes: int = Field(default=2_000_000, gt=0)
     latency_ms: float | None = Field(default=None, gt=0)
@@ -42,5 +42,5 @@ def constraint_values(limits: Limits, costs: Mapping[str, float]) -> dict[str, f
 
 
 def broken(constraints: Mapping[str, float]) -> list[str]:
-    """Names of the limits that are not kept."""
-    return [name for name, value in constraints.items() if value > 0]
+    """Names of the limits that are not kept; what is not a number keeps none."""
+    return [name for name, value in constraints.items() if not value <= 0]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from pydantic import ValidationError
 
@@ -22,7 +24,22 @@ def test_costs_without_a_limit_are_no_constraint():
     assert set(constraint_values(Limits(), {"deployed_bytes": 1, "latency_ms": 1e9})) == {"deployed_bytes"}
 
 
-@pytest.mark.parametrize("section", [{"deployed_bytes": 0}, {"latency_ms": -1}, {"heap": 3}, {"peak_heap_bytes": 0}])
+def test_a_cost_that_is_not_a_number_keeps_no_limit():
+    assert broken(constraint_values(Limits(latency_ms=10), {"latency_ms": math.nan})) == ["latency_ms"]
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"deployed_bytes": 0},
+        {"latency_ms": -1},
+        {"latency_ms": math.inf},
+        {"long_latency_ms": math.nan},
+        {"deployed_bytes": math.inf},
+        {"heap": 3},
+        {"peak_heap_bytes": 0},
+    ],
+)
 def test_bad_limits_are_refused(section):
     with pytest.raises(ValidationError):
         Limits.model_validate(section)
