@@ -8,6 +8,7 @@ from typing import Any
 
 from search.validation import closest
 from space.errors import InputError
+from space.paths import expanded
 
 # Option -> key path.
 OVERRIDES: dict[str, tuple[str, ...]] = {
@@ -47,7 +48,7 @@ def apply_overrides(data: dict[str, Any], overrides: Mapping[str, Any], elsewher
         if option not in OVERRIDES:
             raise InputError(f"There is no override {option!r}.", closest(option, list(OVERRIDES)))
         if option == "data":
-            folder = Path(str(value)).expanduser()
+            folder = expanded(str(value))
             if not elsewhere and not folder.is_dir():
                 raise InputError(f"--data: there is no folder {value}.", "It holds train.* and validation.*.")
             folder = folder.absolute() if elsewhere else folder.resolve()
@@ -58,7 +59,7 @@ def apply_overrides(data: dict[str, Any], overrides: Mapping[str, Any], elsewher
         if option in ("text", "label", "where") and data.get("tasks") is not None:
             raise InputError(f"--{option} is for a study of one task.", "Write it into the study file.")
         if option == "device" and str(value).endswith((".yaml", ".yml")):
-            value = str(Path(str(value)).expanduser().absolute())
+            value = str(expanded(str(value)).absolute())
         if option == "text" and isinstance(value, str) and "," in value:
             value = [column.strip() for column in value.split(",")]
         if option == "where":

@@ -57,6 +57,7 @@ from search.worker import load_pipeline
 from space.errors import InputError
 from space.families import deployed_bytes
 from space.joint import JointSpace
+from space.paths import expanded
 
 logger = logging.getLogger("shoebox.search.run")
 
@@ -100,7 +101,7 @@ def run_study(
     url = storage or default_url()
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
     if str(given.get("device")).endswith((".yaml", ".yml")):  # a resume may come from another folder
-        given["device"] = str(Path(given["device"]).expanduser().absolute())
+        given["device"] = str(expanded(given["device"]).absolute())
     source = "" if isinstance(study, StudyFile) else str(study)
     # Of what a study was started with, options may be what makes its file whole.
     if isinstance(study, StudyFile) or not resume:

@@ -21,6 +21,7 @@ from space.dimensions import ends
 from space.errors import InputError
 from space.families import get_family
 from space.joint import RecipeDimensions, SpaceSpec
+from space.paths import expanded
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -201,7 +202,7 @@ def study_name(name_or_path: str | Path, overrides: Mapping[str, Any] | None = N
 
 def _read(name_or_path: str) -> tuple[str, str, Path | None]:
     """Text of a study file, what to call it in messages, and its folder if it is not a shipped one."""
-    path = Path(name_or_path).expanduser()
+    path = expanded(name_or_path)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         try:
             return path.read_text(encoding="utf-8"), f"Study file {name_or_path}", path.resolve().parent
@@ -220,15 +221,15 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
     """Make relative paths of a study file absolute: workers may run elsewhere."""
     device, teacher = data.get("device"), data.get("teacher")
     if isinstance(device, dict) and str(device.get("profile")).endswith((".yaml", ".yml")):
-        device["profile"] = str(folder / Path(str(device["profile"])).expanduser())
+        device["profile"] = str(folder / expanded(str(device["profile"])))
     if isinstance(teacher, dict):
         _anchor_data(teacher.get("intermediate"), folder)
     if isinstance(teacher, dict) and isinstance(teacher.get("model"), str):
-        model = folder / Path(teacher["model"]).expanduser()
+        model = folder / expanded(teacher["model"])
         teacher["model"] = str(model) if model.is_dir() else teacher["model"]
     pretraining = data.get("pretraining")
     if isinstance(pretraining, dict) and isinstance(pretraining.get("model"), str):
-        model = folder / Path(pretraining["model"]).expanduser()
+        model = folder / expanded(pretraining["model"])
         pretraining["model"] = str(model) if model.is_dir() else pretraining["model"]
     _anchor_sources(pretraining, "sources", folder)
     _anchor_sources(pretraining, "exclude", folder)
@@ -246,7 +247,7 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
 def _anchor_masked_model(transfer: Any, folder: Path) -> None:
     augment = transfer.get("augment") if isinstance(transfer, dict) else None
     if isinstance(augment, dict) and isinstance(augment.get("masked_model"), str):
-        model = folder / Path(augment["masked_model"]).expanduser()
+        model = folder / expanded(augment["masked_model"])
         augment["masked_model"] = str(model) if model.is_dir() else augment["masked_model"]
 
 
@@ -254,7 +255,7 @@ def _anchor_sources(section: Any, key: str, folder: Path) -> None:
     sources = section.get(key) if isinstance(section, dict) else None
     for source in sources if isinstance(sources, list) else [sources]:
         if isinstance(source, dict) and isinstance(source.get("path"), str):
-            source["path"] = str(folder / Path(source["path"]).expanduser())
+            source["path"] = str(folder / expanded(source["path"]))
 
 
 def _anchor_data(task: Any, folder: Path) -> None:
@@ -263,4 +264,4 @@ def _anchor_data(task: Any, folder: Path) -> None:
         return
     for key in ("path", "train", "validation"):
         if isinstance(source.get(key), str) and "://" not in source[key]:
-            source[key] = str(folder / Path(source[key]).expanduser())
+            source[key] = str(folder / expanded(source[key]))

@@ -56,7 +56,7 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     """
     try:
         data = yaml.load(text, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that there is not, and what is too deep
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f" line {mark.line + 1}:"
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]

@@ -18,6 +18,14 @@ def cache() -> Path:
     return _folder("SHOEBOX_CACHE", "~/.cache/shoebox")
 
 
+def expanded(path: str | Path) -> Path:
+    """A path that a user gave, with what ``~`` stands for. Raises InputError: no such user has a home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"There is no home folder for the ~ of {path}.", "Write the whole path.") from None
+
+
 def _folder(variable: str, default: str) -> Path:
     # Absolute: records name bundles by their path, and the emulator runs in a folder of its own.
     try:

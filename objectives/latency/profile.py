@@ -17,7 +17,6 @@ this value). Keys that are missing or unknown, and values of a wrong type, are r
 from __future__ import annotations
 
 from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Generic, Literal, Self, TypeVar
 
 import yaml
@@ -34,13 +33,14 @@ from pydantic import (
 
 from objectives.latency.instructions import Kind
 from space.errors import InputError
+from space.paths import expanded
 
 T = TypeVar("T")
 LINE_BYTES = 64
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Figure(_Strict, Generic[T]):
@@ -60,7 +60,7 @@ class Figure(_Strict, Generic[T]):
 class CacheSize(_Strict):
     """A cache with lines of 64 bytes and least-recently-used replacement."""
 
-    kib: PositiveInt
+    kib: Annotated[int, Field(gt=0, le=2**20)]
     ways: PositiveInt
 
     @model_validator(mode="after")
@@ -171,8 +171,9 @@ class Emulation(_Strict):
     """What the emulator must pretend to be, so that ONNX Runtime picks the kernels of this core."""
 
     qemu_cpu: str
-    part: str  # "CPU part" in /proc/cpuinfo
-    features: str  # "Features" in /proc/cpuinfo: consistent with qemu_cpu, or instructions will be illegal
+    # "CPU part" and "Features" in /proc/cpuinfo; features that qemu_cpu lacks end in illegal instructions.
+    part: Annotated[str, Field(pattern=r"^0x[0-9a-fA-F]+$")]
+    features: Annotated[str, Field(pattern=r"^[a-z0-9_ ]+$")]
 
 
 class DeviceProfile(_Strict):
@@ -203,10 +204,10 @@ def read_profile(name: str) -> str:
         if name not in known_profiles():
             raise InputError(f"Unknown device {name!r}.", f"Known: {', '.join(known_profiles())}; or a path.yaml.")
         return (files("objectives.latency") / "devices" / f"{name}.yaml").read_text(encoding="utf-8")
-    path = Path(name).expanduser()
-    if not path.is_file():
-        raise InputError(f"There is no device profile at {name}.")
+    path = expanded(name)
     try:
+        if not path.is_file():
+            raise InputError(f"There is no device profile at {name}.")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not UTF-8 text"
@@ -217,9 +218,16 @@ def load_profile(name: str) -> DeviceProfile:
     """A shipped profile by name, or one of the user's by path (a name that ends in ``.yaml``).
 
     Raises:
-        InputError: no such profile, or a key of it is missing, unknown or out of range.
+        InputError: no such profile, a key of it is missing, unknown or out of range, or it is another one than that
+            shipped under its name.
     """
-    return parse_profile(read_profile(name), name)
+    profile = parse_profile(read_profile(name), name)
+    if profile.name != name and profile.name in known_profiles() and profile != load_profile(profile.name):
+        raise InputError(
+            f"The device profile {name} has the name of a shipped one, {profile.name}, and says something else.",
+            "Give it a name of its own, which tables and bundles can tell it by.",
+        )
+    return profile
 
 
 def parse_profile(text: str, name: str) -> DeviceProfile:
@@ -230,10 +238,12 @@ def parse_profile(text: str, name: str) -> DeviceProfile:
     """
     try:
         return DeviceProfile.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"The device profile {name} is not YAML: {' '.join(str(error).split())}.") from None
     except ValidationError as error:
         first = error.errors()[0]
         tags = ("in-order", "out-of-order")  # pydantic names the kind of pipeline among the keys
         where = ".".join(str(part) for part in first["loc"] if part not in tags) or "the file"
         raise InputError(f"The device profile {name} is wrong at {where}: {first['msg']}.") from None
+    except ValueError as error:  # of a date that there is not, which YAML makes of what looks like one
+        raise InputError(f"The device profile {name} is not YAML: {error}.", "Put dates in quotes.") from None

@@ -47,11 +47,12 @@ def ablate(
     from search.ablate.run import check_rows
     from search.cli.messages import messages_on
     from search.cli.tables import output_console
+    from space.paths import expanded
 
     names = None if rows is None else [name.strip() for name in rows.split(",")]
     check_rows(names)
     overrides = {
-        "data": None if data is None else str(data.expanduser().absolute()),
+        "data": None if data is None else str(expanded(data).absolute()),
         "text": text,
         "label": label,
         "where": where,

@@ -34,6 +34,7 @@ def baseline(
     from search.baselines import baseline_study, baselines
     from search.cli.tables import output_console
     from space.errors import InputError
+    from space.paths import expanded
 
     if name == "list":
         for known, found in baselines().items():
@@ -48,7 +49,7 @@ def baseline(
     from search.run import run_study
 
     overrides = {
-        "data": None if data is None else str(data.expanduser().absolute()),
+        "data": None if data is None else str(expanded(data).absolute()),
         "text": text,
         "label": label,
         "where": where,

@@ -59,11 +59,12 @@ def search(
 ) -> None:
     """Search a study: train students within its limits and show the front of the best."""
     from search.cli.tables import output_console
+    from space.paths import expanded
 
     console = output_console(stderr=True)
     overrides = {
         "name": name,
-        "data": None if data is None else str(data.expanduser().absolute()),
+        "data": None if data is None else str(expanded(data).absolute()),
         "text": text,
         "label": label,
         "where": where,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import replace
 
@@ -267,6 +268,12 @@ def test_a_profile_of_ones_own(own_profile) -> None:
         (lambda data: data.pop("clock_ghz"), r"wrong at clock_ghz: Field required"),
         (lambda data: data.update(speed=3), r"wrong at speed: Extra inputs"),
         (lambda data: data["clock_ghz"].pop("source"), r"wrong at clock_ghz: .*source"),
+        (lambda data: data["clock_ghz"].update(value=math.inf), r"wrong at clock_ghz.value: .*finite"),
+        (lambda data: data["memory"]["bandwidth_gb_per_s"].update(value=math.inf), r"wrong at memory.*finite"),
+        (lambda data: data["memory"]["l2"]["value"].update(kib=2**40), r"wrong at memory.l2.value.kib: .*less than"),
+        (lambda data: data["emulation"].update(features="fp asimd ü"), r"wrong at emulation.features"),
+        (lambda data: data["emulation"].update(part="0xd03\nCPU part : 0xd0b"), r"wrong at emulation.part"),
+        (lambda data: data["clock_ghz"].update(value=9.0), r"mine.yaml has the name of a shipped one, cortex-a53, and"),
         (lambda data: data["memory"]["l2"]["value"].update(kib=300), r"wrong at memory.l2.value: .*power of two"),
         (lambda data: data["memory"].update(l3=data["memory"]["l2"]), r"wrong at memory: .*both l3 and l3_cycles"),
         (lambda data: data["pipeline"]["latency"]["value"].pop("branch"), r"wrong at pipeline.*lacks branch"),
@@ -277,7 +284,19 @@ def test_a_wrong_profile_says_where(own_profile, change, message) -> None:
         load_profile(own_profile(change))
 
 
+def test_a_copy_of_a_shipped_profile_is_that_profile(own_profile) -> None:
+    assert load_profile(own_profile(lambda data: None)) == load_profile("cortex-a53")
+
+
 def test_a_profile_that_is_not_there_or_not_yaml(tmp_path) -> None:
+    with pytest.raises(InputError, match="no home folder for the ~"):
+        load_profile("~nosuchuser/x.yaml")
+    with pytest.raises(InputError, match="cannot be read: File name too long"):
+        load_profile("a" * 300 + ".yaml")
+    for text in ("board: 2026-99-99", "a: " + "[" * 3000):
+        (tmp_path / "odd.yaml").write_text(text)
+        with pytest.raises(InputError, match="is not YAML"):
+            load_profile(str(tmp_path / "odd.yaml"))
     with pytest.raises(InputError, match="no device profile"):
         load_profile(str(tmp_path / "gone.yaml"))
     (tmp_path / "bad.yaml").write_text("name: [")

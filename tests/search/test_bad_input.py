@@ -76,8 +76,9 @@ def test_data_that_is_not_there(shoebox: Shoebox, tmp_path: Path) -> None:
         ("cortex-a53", "cortex-z9", r"Unknown device 'cortex-z9'. Known: .*cortex-a53"),
         ("tokens: 32", "tokens: 100", r"device\.tokens 100 is above task\.max_length 64"),
         ("600000", "1000", r"is 1,000, but the smallest student of this space takes \d+,\d{3} bytes"),
+        ("600000", "600000, latency_ms: .inf", r"limits\.latency_ms should be a finite number"),
     ],
-    ids=["unknown key", "wrong type", "device", "tokens", "limit"],
+    ids=["unknown key", "wrong type", "device", "tokens", "limit", "infinite limit"],
 )
 @pytest.mark.usefixtures("toy")
 def test_study_files_that_cannot_be_searched(
@@ -98,6 +99,8 @@ def test_a_wrong_device_is_said_before_the_emulator_is_set_up(
     write_data(tmp_path / "data", train={"text": ["a"], "label": [0]})
     check_refused(shoebox("search", "sst2", "--data", str(tmp_path / "data")), "has no column 'sentence'")
     check_refused(shoebox("search", "sst2", "--device", "cortex-z9"), "Unknown device 'cortex-z9'")
+    for option in ("--device", "--data"):
+        check_refused(shoebox("search", "sst2", option, "~nosuchuser/x.yaml"), "no home folder for the ~ of")
 
 
 def test_exports_that_cannot_be_written(

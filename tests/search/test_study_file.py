@@ -169,6 +169,7 @@ def test_errors_inside_a_choice_of_sections(toy_file: Path, data: str, message: 
     ("text", "message"),
     [
         ("name: [", "line 1: not valid YAML"),
+        ("name: 2026-99-99", "not valid YAML (month must be in 1..12)"),
         ("name: a\nname: b\n", "line 2: not valid YAML (the key 'name' stands there twice)"),
         ("- a\n- b\n", "a study file is a mapping of sections."),
         ("", "a study file is a mapping of sections."),
