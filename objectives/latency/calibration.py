@@ -24,6 +24,7 @@ from space.errors import InputError
 FEWEST_RUNS = 3  # different ones
 _SMALLEST_SPREAD = 1.1  # of the modelled times: runs that are more alike than this tell nothing apart
 _NOISE = 0.03  # relative error that a measured time is expected to have
+_AT_BOUND = 1e-3  # of the range between two bounds
 _IDENTIFIED = 0.5  # a figure whose spread the measurements narrow to less than this share is taken from them
 
 
@@ -103,11 +104,18 @@ class CalibratedRun:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted figure. ``identified`` says whether the measurements settled it; if not, it stays near its guess."""
+    """A fitted figure.
+
+    Attributes:
+        guess, value: before and after.
+        identified: whether the measurements settled it; if not, it stays near its guess.
+        at_bound: whether it went as far as a fit may: another value would explain the measurements better.
+    """
 
     guess: float
     value: float
     identified: bool
+    at_bound: bool
 
 
 @dataclass(frozen=True)
@@ -167,8 +175,12 @@ def calibrate(runs: Sequence[MeasuredRun], profile: DeviceProfile, *, name: str,
         )
     numbers, narrowed = model.fit()
     fitted = {
-        ".".join(parameter.path): Fitted(_figure(profile, parameter).value, value, bool(share < _IDENTIFIED))
-        for parameter, value, share in zip(parameters, model.values(numbers), narrowed, strict=True)
+        ".".join(parameter.path): Fitted(
+            _figure(profile, parameter).value, value, bool(share < _IDENTIFIED), bool(edge)
+        )
+        for parameter, value, share, edge in zip(
+            parameters, model.values(numbers), narrowed, model.at_bounds(numbers), strict=True
+        )
     }
     content = model.changed(numbers).model_dump() | {"name": name, "calibrated": True}
     for parameter in parameters:
@@ -242,10 +254,21 @@ class _Model:
         errors = (np.log(self.milliseconds(numbers)) - self.measured) * self.scale
         return np.concatenate([errors, (numbers - self.guesses) / self.trust])
 
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        bounds = [p.bounds(p.value(float(n))) for p, n in zip(self.parameters, self.guesses, strict=True)]
+        return np.array([low for low, _ in bounds]), np.array([high for _, high in bounds])
+
+    def at_bounds(self, numbers: np.ndarray) -> np.ndarray:
+        """Which of the fitted numbers went to a bound."""
+        lowest, highest = self._bounds()
+        near = _AT_BOUND * (highest - lowest)
+        moved = abs(numbers - self.guesses) > near
+        edge: np.ndarray = moved & ((numbers < lowest + near) | (numbers > highest - near))
+        return edge
+
     def fit(self) -> tuple[np.ndarray, np.ndarray]:
         """The fitted numbers, and how far the measurements narrowed each: its remaining spread over its trust."""
-        bounds = [p.bounds(p.value(float(n))) for p, n in zip(self.parameters, self.guesses, strict=True)]
-        lowest, highest = (np.array(side) for side in zip(*bounds, strict=True))
+        lowest, highest = self._bounds()
         inside = 1e-6 * (highest - lowest)
         start = np.clip(self.guesses, lowest + inside, highest - inside)
         found = least_squares(self._residuals, start, bounds=(lowest, highest), x_scale=self.trust)

@@ -21,8 +21,11 @@ from runners.bundle import MODEL
 from runners.emulator.execution import run_models
 from runners.emulator.install import install
 from space.errors import InputError, OutputError
+from space.paths import expanded
 
 _COLUMNS = "Give the columns model, tokens and milliseconds, and repeats if you like."
+
+_SHORTEST, _LONGEST = 1e-3, 1e6  # milliseconds that one inference may take: beyond is another unit
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,10 @@ class _Row:
         if None in self.cells:
             raise InputError(f"{self.path}, line {self.line}: there are more cells than columns.")
         name = self._text("model")
-        model = self.path.parent / Path(name).expanduser()
+        try:
+            model = self.path.parent / expanded(name)
+        except InputError as error:
+            raise self._error("model", error.message.rstrip("."), _COLUMNS) from None
         if model.is_dir():
             model /= MODEL
         if not model.is_file():
@@ -131,7 +137,11 @@ class _Row:
         tokens = self._number("tokens")
         if tokens != int(tokens) or tokens > 4096:
             raise self._error("tokens", f"found {self._text('tokens')!r}", "Give a whole number from 1 to 4096.")
-        return Measurement(name, model.resolve(), int(tokens), self._number("milliseconds"), repeats)
+        milliseconds = self._number("milliseconds")
+        if not _SHORTEST <= milliseconds <= _LONGEST:
+            hint = f"Give milliseconds of one inference, from {_SHORTEST:g} to {_LONGEST:,.0f}."
+            raise self._error("milliseconds", f"found {self._text('milliseconds')!r}", hint)
+        return Measurement(name, model.resolve(), int(tokens), milliseconds, repeats)
 
     def _text(self, column: str) -> str:
         cell = self.cells[column]
@@ -244,5 +254,7 @@ def describe(found: Calibration) -> list[str]:
         lines.append(f"Residual {when}: {middle:.1%} (median), {worst:.1%} (worst)")
     for name, figure in found.fitted.items():
         remark = "" if figure.identified else " (these measurements do not settle it)"
+        if figure.at_bound:
+            remark += " (as far as a fit may go: are the milliseconds, the core and its clock right?)"
         lines.append(f"{name}: {figure.guess:g} -> {figure.value:g}{remark}")
     return lines

@@ -111,6 +111,17 @@ def test_what_moves_without_being_settled_says_so() -> None:
     assert memory.memory_cycles.guess == f"{start.memory.memory_cycles.guess}; moved, though not settled: {SOURCE}"
 
 
+def test_a_figure_that_goes_to_its_bound_is_marked() -> None:
+    """Times in microseconds, say."""
+    start = load_profile("cortex-a53")
+    runs = [replace(run, milliseconds=1000 * run.milliseconds) for run in measure(some_counts(10), start)]
+    far = calibrate(runs, start, name="mine", source=SOURCE).fitted
+    assert far["pipeline.overhead"].value == pytest.approx(4.0, rel=0.01)
+    assert far["pipeline.overhead"].at_bound
+    near = calibrate(measure(some_counts(10), start), start, name="mine", source=SOURCE).fitted
+    assert not any(figure.at_bound for figure in near.values())
+
+
 def test_figures_with_a_source_are_not_touched() -> None:
     start = load_profile("cortex-a53").model_dump()
     start["memory"]["memory_cycles"] |= {"source": "measured", "guess": None}

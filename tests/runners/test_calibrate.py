@@ -9,9 +9,10 @@ import yaml
 from helpers.models import EncoderShape, write_encoder
 
 from objectives.latency import DeviceProfile, known_profiles, load_profile, milliseconds
+from objectives.latency.calibration import CalibratedRun, Calibration, Fitted
 from objectives.latency.profile import parse_profile, read_profile
 from runners.emulator import Installation, run_models
-from runners.emulator.calibrate import calibrate_device, profile_text, read_measurements
+from runners.emulator.calibrate import calibrate_device, describe, profile_text, read_measurements
 from runners.latency import DeviceSpec, LatencyMeter
 from space.errors import InputError
 
@@ -65,6 +66,9 @@ GOOD = "model,tokens,milliseconds\none.onnx,16,1.5\ntwo.onnx,16,2.5\n"
         ("model,tokens,milliseconds\n", r"holds 0 different measurements; a calibration needs at least 3"),
         (GOOD + "one.onnx,16,1.6\n", r"holds 2 different measurements; a calibration needs at least 3"),
         (GOOD + "gone.onnx,16,1.5\n", r"line 4, column 'model': there is no file .*gone\.onnx"),
+        (GOOD + "~nosuchuser/a.onnx,16,1.5\n", r"line 4, column 'model': .*no home folder"),
+        (GOOD + "three.onnx,16,1e-4\n", r"line 4, column 'milliseconds': found '1e-4'\. Give .* from 0\.001 to"),
+        (GOOD + "three.onnx,16,2e6\n", r"line 4, column 'milliseconds': found '2e6'"),
         (GOOD + ",16,1.5\n", r"line 4, column 'model': the cell is empty"),
         (GOOD + "three.onnx,16\n", r"line 4, column 'milliseconds': the cell is empty"),
         (GOOD + "three.onnx,16,fast\n", r"line 4, column 'milliseconds': found 'fast'\. Give a number above 0"),
@@ -133,6 +137,14 @@ def test_profiles_that_are_written_in_other_ways() -> None:
         fitted = fitted.model_copy(update={"name": "mine", "calibrated": True})
         assert parse_profile(profile_text(text, fitted), "mine") == fitted
         assert profile_text(text, fitted).startswith("calibrated: true\n# mine") or text is not block
+
+
+def test_the_report_says_what_went_to_its_bound() -> None:
+    fitted = {"pipeline.overhead": Fitted(1.0, 4.0, True, True), "memory.l2_cycles": Fitted(15.0, 16.0, True, False)}
+    runs = (CalibratedRun("one", 1.0, 0.5, 1.0),)
+    *_, far, near = describe(Calibration(load_profile("cortex-a53"), fitted, runs))
+    assert far.startswith("pipeline.overhead: 1 -> 4 (as far as a fit may go: are the milliseconds")
+    assert near == "memory.l2_cycles: 15 -> 16"
 
 
 def test_calibrates_what_was_measured_on_a_device(tmp_path: Path, emulator: Installation) -> None:
