@@ -210,7 +210,8 @@ def _answer(
         return InputError(f"{runner.what} crashed ({_signal_name(value)}) while it ran {path}.", GO_ON)
     if value:
         reason = f"stopped with status {value}{done.last_words} while it ran {path}"
-        return InputError(f"{runner.what} {reason}; {_DISK_FULL}.", GO_ON)
+        full = f"; {_DISK_FULL}" if re.search("cannot (write|create)", done.stderr) else ""
+        return InputError(f"{runner.what} {reason}{full}.", GO_ON)
     try:
         found: dict[str, Any] = json.loads(reply.read_bytes())
         if "error" in found:

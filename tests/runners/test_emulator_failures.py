@@ -59,6 +59,21 @@ def test_an_emulator_that_dies_in_the_middle(tmp_path, emulator, a53, model, mon
     assert not (tmp_path / "cache" / "latency").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "ending"),
+    [
+        ("runner: cannot write the reply", r"model\.onnx; the temporary folder may be full\."),
+        ("plugin: out of memory", r"model\.onnx\."),
+    ],
+)
+def test_a_full_folder_is_supposed_where_something_could_not_be_written(
+    words, ending, tmp_path, emulator, a53, model
+) -> None:
+    broken = _fake_qemu(tmp_path, emulator, f"echo '{words}' >&2; echo '0 exit 9'")
+    with pytest.raises(InputError, match=rf"status 9 \({words}\) while it ran .*{ending} To go on"):
+        measure([model], TOKENS, a53, broken)
+
+
 def test_an_emulator_that_hangs_is_ended_with_all_its_processes(tmp_path, emulator, a53, model, monkeypatch) -> None:
     monkeypatch.setattr(requests, "_START_SECONDS", 0.5)
     monkeypatch.setattr("runners.emulator.execution.MODEL_SECONDS", 0.5)
