@@ -105,21 +105,26 @@ def save(measurements: Sequence[Measurement], folder: Path, name: str) -> None:
         arrays[f"{cpu}.ids"] = np.array(ids, np.uint32)
         arrays[f"{cpu}.executions"] = np.array(executions, np.uint64)
         arrays[f"{cpu}.starts"] = np.array(starts, np.uint64)
-    temporary = folder / f".{name}.npz"
+    temporary = folder / f".{name}.{os.getpid()}.npz"  # which numpy would add
     np.savez_compressed(temporary, allow_pickle=False, **arrays)
     os.replace(temporary, folder / f"{name}.npz")
     entries = [
         {"subject": dict(m.subject), "caches": {device: asdict(caches) for device, caches in m.caches.items()}}
         for m in measurements
     ]
-    temporary = folder / f".{name}.json"
+    temporary = folder / f".{name}.{os.getpid()}.part"
     temporary.write_text(json.dumps(entries), encoding="utf-8")
     os.replace(temporary, folder / f"{name}.json")
 
 
+def batches(folder: Path) -> list[Path]:
+    """The ``.json`` of every whole batch of a store, by name; what a killed process left half written is none."""
+    return sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
+
+
 def load(folder: Path) -> Iterator[Measurement]:
     """All measurements of a store, batch by batch in the order of their names."""
-    for path in sorted(folder.glob("*.json")):
+    for path in batches(folder):
         entries = json.loads(path.read_text(encoding="utf-8"))
         with np.load(path.with_suffix(".npz")) as file:
             arrays = {key: file[key] for key in file.files}

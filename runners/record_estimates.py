@@ -28,7 +28,7 @@ from objectives.latency import cost_model_version, known_profiles, load_profile
 from objectives.latency.recorded import Estimates, profile_digest
 from runners.emulator import Installation, find_installation, install
 from runners.fit_estimates import LIVE, Sample, fit, relative_errors, sample, summarize
-from runners.measurements import Measurement, cache_key, load, measure_batch, save
+from runners.measurements import Measurement, batches, cache_key, load, measure_batch, save
 from runners.operators import count_operators
 from runners.recorded_students import SPACES, draw_student, plan_of, spaces_of
 from runners.single_operators import TOKENS, choose_calls, single_operator
@@ -158,6 +158,8 @@ def main() -> None:
     store = cache() / "estimates" / "-".join(installation.versions.values())
     if not arguments.fit_only:
         record(store, installation)
+    elif not batches(store):
+        parser.error(f"nothing was measured with these tools yet, {store} is empty: leave out --fit-only")
     folder = Path(next(iter(objectives.latency.__path__))) / "data"
     versions = {**installation.versions, "cost_model": cost_model_version()}
     for device, samples in samples_of(store, arguments.devices).items():
@@ -165,7 +167,7 @@ def main() -> None:
             if isinstance(found, str):
                 print(found, flush=True)
                 continue
-            temporary = folder / f"{device}.json.part"
+            temporary = folder / f".{device}.json.{os.getpid()}.part"
             temporary.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
             os.replace(temporary, folder / f"{device}.json")
 

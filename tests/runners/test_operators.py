@@ -8,6 +8,7 @@ import pytest
 from objectives.latency import cycles, known_profiles, load_profile
 from objectives.latency.estimate import LatencyModel
 from objectives.latency.traffic import Machine, traffic_of
+from runners import record_estimates
 from runners.emulator import Installation
 from runners.fit_estimates import fit_linear, most_cycles, sample
 from runners.measurements import load, save
@@ -31,12 +32,23 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
 def test_raw_counts_survive_the_store(tmp_path: Path, emulator: Installation) -> None:
     measured = measure_students([("transformer", FRESH)], 8, ["cortex-a53"], emulator)
     save(measured, tmp_path, "batch")
+    for left in (".other.json", ".other.7.part"):  # by recordings that were killed
+        (tmp_path / left).write_text("[")
     (stored,) = load(tmp_path)
     profile = load_profile("cortex-a53")
     assert cycles(stored.counts(profile), profile) == cycles(measured[0].counts(profile), profile)
     assert sample(stored, profile).work == sample(measured[0], profile).work
     with pytest.raises(InputError, match="cortex-a76"):
         stored.counts(load_profile("cortex-a76"))
+
+
+def test_what_was_not_recorded_cannot_be_fitted(tmp_path: Path, emulator: Installation, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(record_estimates, "find_installation", lambda: emulator)
+    monkeypatch.setattr(record_estimates, "cache", lambda: tmp_path)
+    monkeypatch.setattr("sys.argv", ["record_estimates", "--fit-only"])
+    with pytest.raises(SystemExit, match="2"):
+        record_estimates.main()
+    assert "leave out --fit-only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("device", known_profiles())
