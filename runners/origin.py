@@ -12,6 +12,7 @@ from runners.bundle import BundleOrigin
 from runners.plan import TrialPlan
 from runners.task.spec import FilesData, FolderData, GrammarData, HubData, TaskSpec
 from runners.teacher.model import OFFLINE_MODEL, OFFLINE_PACKAGE
+from space.paths import expanded
 
 
 def origin_of(plan: TrialPlan) -> BundleOrigin:
@@ -65,7 +66,7 @@ def licence_of(model: str) -> str | None:
 
 
 def _card_of(model: str) -> Path | None:
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if not folder.is_dir() and model == OFFLINE_MODEL and importlib.util.find_spec(OFFLINE_PACKAGE) is not None:
         folder = Path(importlib.import_module(OFFLINE_PACKAGE).get_model_path())
     if folder.is_dir():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from search.doctor import Finding
 from space.errors import InputError
+from space.paths import expanded
 
 if TYPE_CHECKING:
     from runners.plan import TaskPlan
@@ -96,7 +97,7 @@ def _untaught(task: str, plan: TaskPlan) -> Iterator[Finding]:
     """What can be said of a teacher whose task cannot be read, or that is not on this machine."""
     if _local_model(plan.teacher.model) is not None:
         yield Finding(f"study: teacher{task}", "ok", f"{plan.teacher.model} can be loaded")
-    elif Path(plan.teacher.model).expanduser().is_absolute():
+    elif expanded(plan.teacher.model).is_absolute():
         fix = "Set teacher.model to a folder with a config.json, or to a Hugging Face id."
         yield Finding(f"study: teacher{task}", "problem", f"there is no model in {plan.teacher.model}", fix)
     else:
@@ -111,7 +112,7 @@ def _local_model(model: str) -> Path | None:
 
     from runners.teacher.model import OFFLINE_MODEL, OFFLINE_PACKAGE, find_model
 
-    path = Path(model).expanduser()
+    path = expanded(model)
     if (path / "config.json").is_file() or (model == OFFLINE_MODEL and find_spec(OFFLINE_PACKAGE) is not None):
         return find_model(model)
     from huggingface_hub import snapshot_download

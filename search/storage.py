@@ -29,7 +29,7 @@ from search.direct_storage import OLDEST_SQLITE, DirectStorage
 from search.postgresql import open_postgresql
 from search.study_storage import StudyCache, StudyStorage
 from space.errors import InputError
-from space.paths import home
+from space.paths import expanded, home
 from space.secrets import passwords, without_passwords
 
 logger = logging.getLogger("shoebox.search.storage")
@@ -161,7 +161,7 @@ def _one_at_a_time(database: str | None) -> Iterator[None]:
     if database in (None, "", ":memory:") or str(database).startswith("file:"):
         yield
         return
-    file = Path(str(database)).expanduser()
+    file = expanded(str(database))
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(file.with_name(f"{file.name}.lock"))
     with contextlib.suppress(OSError):  # a folder that may only be read: nobody creates tables there

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from runners.grammar import domain_of, sentiment
 from runners.task.spec import FilesData, FolderData, GrammarData, HubData
 from space.errors import InputError
-from space.paths import cache
+from space.paths import cache, expanded
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 _HUB_TIMEOUT = 5.0  # seconds until the hub counts as out of reach
@@ -50,10 +50,10 @@ def read_splits(data: HubData | FolderData | FilesData | GrammarData) -> tuple[T
             train, validation = sentiment(data.train, data.validation, data.seed)
             return _made(train, "train"), _made(validation, "validation")
         case FolderData():
-            folder = Path(data.path).expanduser()
+            folder = expanded(data.path)
             return read_files(_split_files(folder, "train")), read_files(_split_files(folder, "validation"))
         case FilesData():
-            return read_files([Path(data.train).expanduser()]), read_files([Path(data.validation).expanduser()])
+            return read_files([expanded(data.train)]), read_files([expanded(data.validation)])
         case HubData():
             return _read_hub(data)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from runners.word_places import Picked
 from space.errors import InputError
+from space.paths import expanded
 from space.vocabulary import SPECIAL_TOKENS
 
 OFFLINE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -32,7 +33,7 @@ def find_model(model: str) -> Path:
     Raises:
         InputError: the model is nowhere to be had.
     """
-    path = Path(model).expanduser()
+    path = expanded(model)
     if (path / "config.json").is_file():
         return path.resolve()
     if path.is_dir():

@@ -12,6 +12,7 @@ import pyarrow as pa
 from runners.task.sources import FORMATS, Table, read_files, read_hub
 from runners.transfer.spec import FileSource, HubSource
 from space.errors import InputError
+from space.paths import expanded
 
 _PLAIN = ".txt"
 
@@ -75,7 +76,7 @@ def source_files(source: FileSource) -> list[Path]:
     Raises:
         InputError: there is none.
     """
-    path = Path(source.path).expanduser()
+    path = expanded(source.path)
     endings = (*FORMATS, _PLAIN)
     if not path.is_dir():
         if not path.exists():

@@ -15,6 +15,7 @@ from search.validation import explain, parse_yaml
 from space.config import Recipe
 from space.errors import InputError
 from space.families import AnyStudentConfig, get_family
+from space.paths import expanded
 
 
 class _SetupFile(BaseModel):
@@ -95,7 +96,7 @@ def read_setup(path: Path) -> tuple[Any, Recipe]:
         InputError: the file cannot be read or says something wrong.
     """
     try:
-        text = path.expanduser().read_text(encoding="utf-8")
+        text = expanded(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"Configuration file {path} cannot be read: {reason}.") from None

@@ -98,8 +98,9 @@ def _start(
 def _check_writable(output: Path) -> None:
     """Say before minutes are spent that the result could not be written."""
     from space.errors import InputError
+    from space.paths import expanded
 
-    if output.is_dir() or not output.expanduser().absolute().parent.is_dir():
+    if output.is_dir() or not expanded(output).absolute().parent.is_dir():
         raise InputError(f"--output {output}: name a file in a folder that exists.")
 
 
@@ -107,11 +108,13 @@ def write_tables(found: Ablation, output: Path) -> list[Path]:
     """Write the table as Markdown and all figures as JSON; answers the files: OUTPUT.md and OUTPUT.json."""
     import os
 
+    from space.paths import expanded
+
     # A name like run-0.5 has no suffix to cut.
     stem = output.stem if output.suffix in (".md", ".json") else output.name
     written = []
     for suffix, content in ((".md", found.as_markdown()), (".json", found.as_json() + "\n")):
-        path = output.expanduser().with_name(stem + suffix)
+        path = expanded(output).with_name(stem + suffix)
         part = path.with_name(f".{path.name}.part{os.getpid()}")
         part.write_text(content, encoding="utf-8")
         os.replace(part, path)

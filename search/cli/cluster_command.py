@@ -48,13 +48,14 @@ def manifest(
     from search.cluster.manifest import Hosts, ray_start, rayjob
     from search.study_file import load_study_file
     from space.errors import InputError
+    from space.paths import expanded
 
-    folder = None if data is None else str(data.expanduser())
+    folder = None if data is None else str(expanded(data))
     file = load_study_file(study, {"name": name, "data": folder, "trials": trials}, elsewhere=True)
     described = Hosts(image, hosts, cpus, gpus, memory, shared, claim, secret)
     text = rayjob(file, described, resume) if kind is Kind.rayjob else ray_start(file, described, resume)
     try:
-        with output.expanduser().open("x", encoding="utf-8") as target:
+        with expanded(output).open("x", encoding="utf-8") as target:
             target.write(text)
     except FileExistsError:
         raise InputError(f"File {output} exists already.", "Choose a new one, or remove that one.") from None

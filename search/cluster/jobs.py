@@ -17,6 +17,7 @@ from runners.task import FilesData, FolderData
 from search.storage import STORAGE, url_problem
 from search.study_file import StudyFile, load_study_file, shipped_studies
 from space.errors import InputError
+from space.paths import expanded
 
 ENTRY = ("shoebox",)  # the command on the cluster
 STUDY = "study.yaml"
@@ -100,9 +101,9 @@ def search_command(study: str, resume: bool, overrides: Mapping[str, Any] | None
     """
     given = {name: value for name, value in (overrides or {}).items() if value is not None and name != "name"}
     if str(given.get("device")).endswith((".yaml", ".yml")):
-        given["device"] = Path(given["device"]).expanduser().absolute()
+        given["device"] = expanded(given["device"]).absolute()
     if "data" in given:
-        given["data"] = Path(given["data"]).expanduser().absolute()
+        given["data"] = expanded(given["data"]).absolute()
     options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
     return [*ENTRY, "search", study, *options, "--address", "auto", *(["--resume"] if resume else [])]
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from space.errors import InputError, OutputError
+from space.paths import expanded
 
 if TYPE_CHECKING:
     from search.query.selection import SelectedTrial, Selection
@@ -129,7 +130,7 @@ def write_whole(path: Path, content: bytes) -> None:
         InputError: its folder does not exist, or it is a folder itself.
         OutputError: it cannot be written.
     """
-    path = path.expanduser().absolute()
+    path = expanded(path).absolute()
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"--output {path}: name a file in a folder that exists.")
     part = ""
