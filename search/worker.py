@@ -145,12 +145,12 @@ class TrialWorker(Trainable):
         except Exception as error:
             if isinstance(error, InfeasibleTrial):
                 return INFEASIBLE, error.constraints
-            logger.exception("Trial %d failed.", assignment.number)
+            trace = _writable("".join(traceback.format_exception(error)))
+            logger.error("Trial %d failed.\n%s", assignment.number, trace)
             text = _writable(" ".join(str(error).split()))
             if isinstance(error, OutputError) or _disk_is_full(error):
                 return STOPPED, text[:LONGEST_ERROR]
-            lines = _writable("".join(traceback.format_exception(error))).splitlines()
-            self._write(TRACEBACK, "\n".join(lines[-TRACEBACK_LINES:])[-LONGEST_ERROR:])
+            self._write(TRACEBACK, "\n".join(trace.splitlines()[-TRACEBACK_LINES:])[-LONGEST_ERROR:])
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             return ERROR, f"{kind}{text}"[:LONGEST_ERROR]
         if isinstance(found, RungResult):

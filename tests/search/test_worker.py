@@ -46,13 +46,14 @@ def test_errors_are_one_line_with_their_traceback_beside(make_worker: Any, monke
 
 
 def test_an_error_that_no_file_can_hold_leaves_the_study_readable(
-    make_worker: Any, monkeypatch: pytest.MonkeyPatch
+    make_worker: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(toy_pipeline, "run_trial", raising(RuntimeError("cannot read \udcff.csv of 'n\u00e4chste'")))
     worker, attributes = make_worker()
     worker.step()
     assert attributes()[ERROR] == "RuntimeError: cannot read \\udcff.csv of 'n\u00e4chste'"
     assert "cannot read \\udcff.csv" in attributes()[TRACEBACK]
+    assert "cannot read \\udcff.csv" in caplog.text
 
 
 @pytest.mark.parametrize(
