@@ -50,8 +50,7 @@ def manifest(
     from space.errors import InputError
     from space.paths import expanded
 
-    folder = None if data is None else str(expanded(data))
-    file = load_study_file(study, {"name": name, "data": folder, "trials": trials}, elsewhere=True)
+    file = load_study_file(study, {"name": name, "data": data, "trials": trials}, elsewhere=True)
     described = Hosts(image, hosts, cpus, gpus, memory, shared, claim, secret)
     text = rayjob(file, described, resume) if kind is Kind.rayjob else ray_start(file, described, resume)
     try:

@@ -40,11 +40,10 @@ def submit(
     cluster's dashboard can read: a password is safer in the hosts' own SHOEBOX_STORAGE or a ~/.pgpass.
     """
     from search.cluster import jobs
-    from space.paths import expanded
 
     overrides = {
         "name": name,
-        "data": None if data is None else str(expanded(data).absolute()),
+        "data": data,
         "trials": trials,
         "workers": workers,
         "sampler": sampler,

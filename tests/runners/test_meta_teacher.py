@@ -28,15 +28,18 @@ from space.errors import InputError
 from space.families import parse_config
 
 LAYER = {"ffn_width": 32, "token_keep": 1.0, "attention_bits": 4, "ffn_bits": 4}
+SHARED = {
+    "vocabulary_keep": 0.9,
+    "embedding_width": 16,
+    "embedding_bits": 8,
+    "block_size": 16,
+    "accuracy_level": 0,
+    "width": 32,
+}
 CONFIG = parse_config(
     {
+        **SHARED,
         "family": "transformer",
-        "vocabulary_keep": 0.9,
-        "embedding_width": 16,
-        "embedding_bits": 8,
-        "block_size": 16,
-        "accuracy_level": 0,
-        "width": 32,
         "heads": 2,
         "activation": "gelu",
         "layers": [LAYER],
@@ -44,13 +47,8 @@ CONFIG = parse_config(
 )
 EDGE = {"input": "cell-1", "operation": "conv3"}
 CONV = {
+    **SHARED,
     "family": "conv",
-    "vocabulary_keep": 0.9,
-    "embedding_width": 16,
-    "embedding_bits": 8,
-    "block_size": 16,
-    "accuracy_level": 0,
-    "width": 32,
     "conv_bits": 8,
     "depth": 1,
     "pooling": "attentive",
