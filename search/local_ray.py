@@ -9,17 +9,20 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
+import psutil
 import ray
 
 from search.processes import is_running
 
 # An AF_UNIX path has at most 107 characters; Ray adds up to 70 to its folder and ours has up to 25.
 LONGEST_TEMPORARY_FOLDER = 12
+PATIENCE = 5.0  # seconds until killed processes are gone, and what they wrote
 OBJECT_STORE_BYTES = 100 * 2**20  # only settings and assignments go through it
 
 # How many workers Tune starts at a time. By its own choice it is one, so that a thousand would take hours.
@@ -86,9 +89,11 @@ def local_ray(workers: int, threads: int, cpus: float = 1.0) -> Iterator[Session
             yield Session(folder / "tune", workers, threads)
     finally:
         if started:
+            processes = _raylet_processes()
             with own_signals():
                 ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+            _kill(processes)
+        _remove(folder)
         restore_environment(before)
 
 
@@ -133,6 +138,37 @@ def quiet() -> Iterator[None]:
         ray_logger.setLevel(level)
         if print_to_stream is not None:
             worker_module.print_to_stdstream = print_to_stream
+
+
+def _raylet_processes() -> list[psutil.Process]:
+    """The raylets that this process has started, and all that descends from them: agents, workers, what those run."""
+    found: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.name() == "raylet":
+                found += [child, *child.children(recursive=True)]
+    return found
+
+
+def _kill(processes: Sequence[psutil.Process]) -> None:
+    """Kill what still runs of them.
+
+    Ray gives a raylet one second to end in order, then kills it; its agents and workers go on for a while, keep cores
+    busy and write to a folder that is being removed.
+    """
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=PATIENCE)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, again and again if something is still writing there; what is left then is the next search's."""
+    until = time.monotonic() + PATIENCE
+    shutil.rmtree(folder, ignore_errors=True)
+    while folder.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _temporary_folder() -> Path:
