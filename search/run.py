@@ -100,8 +100,9 @@ def run_study(
     pipeline = pipeline or PIPELINE
     url = storage or default_url()
     given = {key: value for key, value in (overrides or {}).items() if value is not None}
-    if str(given.get("device")).endswith((".yaml", ".yml")):  # a resume may come from another folder
-        given["device"] = str(expanded(given["device"]).absolute())
+    for option in ("data", "device"):  # a resume may come from another folder
+        if option in given and (option == "data" or str(given[option]).endswith((".yaml", ".yml"))):
+            given[option] = str(expanded(given[option]).absolute())
     source = "" if isinstance(study, StudyFile) else str(study)
     # Of what a study was started with, options may be what makes its file whole.
     if isinstance(study, StudyFile) or not resume:

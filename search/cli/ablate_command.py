@@ -47,12 +47,11 @@ def ablate(
     from search.ablate.run import check_rows
     from search.cli.messages import messages_on
     from search.cli.tables import output_console
-    from space.paths import expanded
 
     names = None if rows is None else [name.strip() for name in rows.split(",")]
     check_rows(names)
     overrides = {
-        "data": None if data is None else str(expanded(data).absolute()),
+        "data": None if data is None else str(data),
         "text": text,
         "label": label,
         "where": where,

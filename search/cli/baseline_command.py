@@ -34,7 +34,6 @@ def baseline(
     from search.baselines import baseline_study, baselines
     from search.cli.tables import output_console
     from space.errors import InputError
-    from space.paths import expanded
 
     if name == "list":
         for known, found in baselines().items():
@@ -49,7 +48,7 @@ def baseline(
     from search.run import run_study
 
     overrides = {
-        "data": None if data is None else str(expanded(data).absolute()),
+        "data": data,
         "text": text,
         "label": label,
         "where": where,

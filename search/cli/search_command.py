@@ -59,12 +59,11 @@ def search(
 ) -> None:
     """Search a study: train students within its limits and show the front of the best."""
     from search.cli.tables import output_console
-    from space.paths import expanded
 
     console = output_console(stderr=True)
     overrides = {
         "name": name,
-        "data": None if data is None else str(expanded(data).absolute()),
+        "data": data,
         "text": text,
         "label": label,
         "where": where,

@@ -277,6 +277,23 @@ def test_workers_share_the_cores_and_are_reused(
     assert len({json.dumps(params, sort_keys=True) for params in proposals}) == len(proposals)
 
 
+def test_data_named_from_one_folder_is_found_from_another(
+    toy_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search import run_study
+
+    (tmp_path / "reviews").mkdir()
+    for split in ("train", "validation"):
+        (tmp_path / "reviews" / f"{split}.csv").write_text("sentence,label\nfine,1\npoor,0\n")
+    monkeypatch.chdir(tmp_path)
+    run_study(toy_file, overrides={"trials": 1, "workers": 1, "data": "reviews"}, pipeline="toy_pipeline")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    study = run_study(toy_file, resume=True, overrides={"trials": 2}, pipeline="toy_pipeline")
+    assert len(study.trials("finished")) == 2
+    assert study.file.task is not None and study.file.task.data.path == str(tmp_path / "reviews")
+
+
 def test_a_handler_of_signals_outlives_ray() -> None:
     """Ray leaves the system's own handler of SIGTERM behind, which would end the process without cleaning up."""
     program = """
