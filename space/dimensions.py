@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -50,6 +50,21 @@ class Range(BaseModel):
     def whole(self) -> bool:
         """Whether values are integers."""
         return all(isinstance(x, int) for x in (self.low, self.high, 1 if self.step is None else self.step))
+
+    @property
+    def last(self) -> int | float:
+        """The largest value that is reached: `high`, unless the steps pass over it."""
+        if self.step is None:
+            return self.high
+        value = self.low + self.step * (self._count() - 1)
+        return value if self.whole else min(float(value), float(self.high))
+
+    def listed(self) -> Iterator[int | float]:
+        """All values of a range that is whole or has a step, rising."""
+        return (self.low + (self.step or 1) * index for index in range(self._count()))
+
+    def _count(self) -> int:
+        return math.floor((self.high - self.low) / (self.step or 1) + 1e-9) + 1
 
 
 def _parse(value: Any) -> Any:
@@ -173,8 +188,8 @@ def contains(dimension: Choices | Range, value: Any) -> bool:
 
 
 def ends(dimension: Choices | Range) -> tuple[Scalar, ...]:
-    """All choices, or both ends of a range."""
-    return dimension.values if isinstance(dimension, Choices) else (dimension.low, dimension.high)
+    """All choices, or the smallest and the largest value of a range."""
+    return dimension.values if isinstance(dimension, Choices) else (dimension.low, dimension.last)
 
 
 def check_values(name: str, dimension: Choices | Range, model: type[BaseModel]) -> None:
@@ -186,12 +201,25 @@ def check_values(name: str, dimension: Choices | Range, model: type[BaseModel]) 
     field = model.model_fields[name]
     kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
     adapter = TypeAdapter(kind)
-    for value in ends(dimension):
+
+    def check(value: Scalar, instead: str = "") -> None:
         try:
             adapter.validate_python(value)
         except ValidationError as error:
-            message = error.errors()[0]["msg"]
-            raise ValueError(f"{name} cannot be {value!r}: {message.replace('Input should', 'it should')}") from None
+            details = error.errors()[0]
+            message = details["msg"].replace("Input should", "it should")
+            if instead and "multiple_of" in details.get("ctx", {}):
+                instead += f", or step: {details['ctx']['multiple_of']}"
+            raise ValueError(f"{name} cannot be {value!r}: {message}{instead}") from None
+
+    for value in ends(dimension):
+        check(value)
+    if isinstance(dimension, Choices) or field.annotation is float:  # numbers between two that fit do, too
+        return
+    if not dimension.whole and dimension.step is None:
+        raise ValueError(f"{name} should be whole numbers, not {describe(dimension)}; give a list")
+    for number in dimension.listed():
+        check(number, "; give a list")
 
 
 def describe(dimension: Choices | Range) -> str:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from space import InputError, JointSpace, Recipe, SpaceSpec, parse_config
-from space.dimensions import Choices, Range, contains, draw_from
+from space.dimensions import Choices, Range, contains, draw_from, ends
 from space.families import FAMILIES
 
 
@@ -67,11 +67,28 @@ def test_missing_or_foreign_parameters_are_named():
         ({"transformer": {"width": [128], "heads": [2, 3]}}, "width 128 is no multiple of heads 3"),
         ({"transformer": {"width": {"low": 64, "high": 128, "step": 32}}}, "lists of choices"),
         ({"recipe": {"initialization": ["tacher"]}}, "initialization cannot be 'tacher'"),
+        ({"embedding_bits": {"low": 2, "high": 4}}, "embedding_bits cannot be 3: it should be 2, 4 or 8; give a list"),
+        ({"block_size": {"low": 32, "high": 128}}, "block_size cannot be 33.*; give a list"),
+        ({"embedding_width": {"low": 32, "high": 128}}, "embedding_width cannot be 33.*; give a list, or step: 16"),
+        ({"embedding_width": {"low": 32.0, "high": 128.0}}, "embedding_width should be whole numbers"),
+        ({"transformer": {"ffn_width": {"low": 64, "high": 256, "step": 24}}}, "ffn_width cannot be 88"),
+        ({"birnn": {"hidden_width": {"low": 64, "high": 128}}}, "hidden_width cannot be 65"),
+        ({"conv": {"width": {"low": 64, "high": 128}}}, "width cannot be 65"),
     ],
 )
 def test_wrong_sections_are_refused(section, message):
     with pytest.raises((ValidationError, InputError), match=message):
         SpaceSpec(**section)
+
+
+def test_a_range_reaches_no_further_than_its_steps():
+    """Neither is `high` asked to fit, nor counted as the largest value, where no step leads to it."""
+    space = JointSpace(SpaceSpec(embedding_width={"low": 32, "high": 120, "step": 32}))
+    generator = np.random.default_rng(0)
+    assert {space.draw(generator)[0].embedding_width for _ in range(50)} == {32, 64, 96}
+    assert ends(space.spec.embedding_width) == (32, 96)
+    assert ends(Range(low=0.5, high=1.0, step=0.2)) == pytest.approx((0.5, 0.9))
+    assert ends(Range(low=0.1, high=0.3, step=0.1)) == (0.1, 0.3)
 
 
 def test_configurations_are_validated():
