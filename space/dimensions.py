@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -12,6 +13,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from space.errors import InputError
 
 Scalar: TypeAlias = int | float | str
+
+
+def _check_finite(values: Iterable[Scalar]) -> None:
+    for value in values:
+        # By comparison: whole numbers may be too large to become a float.
+        if not isinstance(value, str) and not abs(value) <= sys.float_info.max:
+            raise ValueError(f"should have finite numbers, not {value}")
 
 
 class Choices(BaseModel):
@@ -23,6 +31,7 @@ class Choices(BaseModel):
 
     @model_validator(mode="after")
     def _distinct(self) -> Choices:
+        _check_finite(self.values)
         if len(set(self.values)) != len(self.values):
             raise ValueError(f"has the same choice twice: {list(self.values)}")
         return self
@@ -40,6 +49,7 @@ class Range(BaseModel):
 
     @model_validator(mode="after")
     def _ordered(self) -> Range:
+        _check_finite((self.low, self.high, self.step or 1))
         if self.low > self.high:
             raise ValueError(f"has low {self.low} above high {self.high}")
         if self.log and (self.low <= 0 or self.step is not None):

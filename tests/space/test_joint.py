@@ -67,6 +67,11 @@ def test_missing_or_foreign_parameters_are_named():
         ({"transformer": {"width": [128], "heads": [2, 3]}}, "width 128 is no multiple of heads 3"),
         ({"transformer": {"width": {"low": 64, "high": 128, "step": 32}}}, "lists of choices"),
         ({"recipe": {"initialization": ["tacher"]}}, "initialization cannot be 'tacher'"),
+        ({"recipe": {"hidden_weight": {"low": 0.0, "high": float("inf")}}}, "finite numbers, not inf"),
+        ({"recipe": {"hidden_weight": [1.0, float("inf")]}}, "finite numbers, not inf"),
+        ({"recipe": {"hidden_weight": {"low": float("nan"), "high": 1.0}}}, "finite numbers, not nan"),
+        ({"recipe": {"hidden_weight": {"low": 0.0, "high": 1.0, "step": float("inf")}}}, "finite numbers, not inf"),
+        ({"recipe": {"hidden_weight": {"low": 0, "high": 10**400}}}, "finite numbers, not 1000"),
         ({"embedding_bits": {"low": 2, "high": 4}}, "embedding_bits cannot be 3: it should be 2, 4 or 8; give a list"),
         ({"block_size": {"low": 32, "high": 128}}, "block_size cannot be 33.*; give a list"),
         ({"embedding_width": {"low": 32, "high": 128}}, "embedding_width cannot be 33.*; give a list, or step: 16"),
@@ -92,12 +97,14 @@ def test_a_range_reaches_no_further_than_its_steps():
 
 
 def test_configurations_are_validated():
-    config, _ = JointSpace(SpaceSpec()).draw(np.random.default_rng(0))
+    config, recipe = JointSpace(SpaceSpec()).draw(np.random.default_rng(0))
     fields = config.model_dump()
     with pytest.raises(ValidationError, match="no multiple of heads"):
         parse_config({**fields, "width": 112, "heads": 5})
     with pytest.raises(ValidationError, match="embedding_bits"):
         parse_config({**fields, "embedding_bits": 3})
+    with pytest.raises(ValidationError, match="finite"):
+        Recipe.model_validate({**recipe.model_dump(), "hidden_weight": float("inf")})
     with pytest.raises(ValidationError, match="frozen"):
         config.width = 3
 
