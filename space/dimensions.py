@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, Protocol, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from space.errors import InputError
 
@@ -22,12 +31,27 @@ def _check_finite(values: Iterable[Scalar]) -> None:
             raise ValueError(f"should have finite numbers, not {value}")
 
 
+def _number(text: str) -> Scalar:
+    """The number that a text stands for, as YAML's 1e-3 and numbers in quotes do; other texts are names."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
 class Choices(BaseModel):
     """One of a fixed list of values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     values: tuple[Scalar, ...] = Field(min_length=1)
+
+    @field_validator("values")
+    @classmethod
+    def _numbers(cls, values: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
+        return tuple(_number(value) if isinstance(value, str) else value for value in values)
 
     @model_validator(mode="after")
     def _distinct(self) -> Choices:

@@ -96,6 +96,24 @@ def test_a_range_reaches_no_further_than_its_steps():
     assert ends(Range(low=0.1, high=0.3, step=0.1)) == (0.1, 0.3)
 
 
+def test_numbers_written_as_text_are_numbers():
+    """YAML reads 1e-3 as text, and what stands in quotes."""
+    recipe = {"learning_rate": ["2e-3", "1e-3"], "label_weight": "1e-1"}
+    space = JointSpace(SpaceSpec(vocabulary_keep=["0.4", "0.05"], embedding_width=["64", 32], recipe=recipe))
+    assert space.spec.vocabulary_keep.values == (0.4, 0.05)
+    assert space.spec.embedding_width.values == (64, 32)
+    assert space.spec.recipe.label_weight.values == (0.1,)
+    config, recipe = space.draw(np.random.default_rng(0))
+    assert space.from_params(space.to_params(config, recipe)) == (config, recipe)
+    assert min(ends(space.spec.recipe.learning_rate)) == 0.001
+    with pytest.raises(ValidationError, match="same choice twice"):
+        SpaceSpec(vocabulary_keep=["0.4", 0.4])
+    with pytest.raises(ValidationError, match="finite numbers"):
+        SpaceSpec(recipe={"hidden_weight": ["inf"]})
+    with pytest.raises(ValidationError, match="learning_rate cannot be 'fast'"):
+        SpaceSpec(recipe={"learning_rate": ["fast"]})
+
+
 def test_configurations_are_validated():
     config, recipe = JointSpace(SpaceSpec()).draw(np.random.default_rng(0))
     fields = config.model_dump()
