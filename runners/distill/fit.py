@@ -32,7 +32,9 @@ class Regression:
 
     @torch.no_grad()
     def write_to(self, linear: nn.Linear) -> None:
-        """Make a layer the best linear map from features to targets."""
+        """Make a layer the best linear map from features to targets; without any, it stays as it is."""
+        if self._count == 0:
+            return
         gram, count = self._gram, self._count
         mean = gram[-1, :-1] / count
         variance = gram.diagonal()[:-1] / count - mean.square()

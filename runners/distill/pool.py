@@ -195,7 +195,8 @@ class LessonPool:
     def word_states(self, words: Tensor) -> Tensor:
         """The teacher's states float32 [m, layers, components] of words [m], which must rise."""
         wanted = words.cpu().numpy()
-        parts = []
+        known = next(source.words.values for source in self._sources if source.words is not None)
+        parts = [np.empty((0, *known.shape[1:]), np.float32)]  # a batch of blank texts has no word
         for index, source in enumerate(self._sources):
             begin, end = np.searchsorted(wanted, self._word_offsets[index : index + 2])
             if source.words is not None and end > begin:

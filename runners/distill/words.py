@@ -101,7 +101,8 @@ class WordDistillation(nn.Module):
     - Relations: KL divergence between the softmax over the words of a text of the scaled products of their states
       (MiniLM's relations, Wang et al. 2020, arXiv 2002.10957, of hidden states in place of values).
 
-    With token pruning, words whose pieces are all gone are left out of a layer's loss.
+    With token pruning, words whose pieces are all gone are left out of a layer's loss. A batch without any word has
+    losses of 0.
 
     Args:
         width: of the student.
@@ -144,7 +145,9 @@ class WordDistillation(nn.Module):
                 if state.positions is not None:  # pruning may have left fewer words
                     rows, taught, counts = found, targets(found), weights(found)
             projected, target = projection(means), taught[:, layer]
-            losses.append(squared_error(projected, target, counts) / self.variances[layer])
+            # A mean over no word is no number; the sum is 0, and so is its gradient.
+            error = squared_error(projected, target, counts) if len(rows) else projected.sum()
+            losses.append(error / self.variances[layer])
             if relations:
                 relation_losses.append(relation_loss(projected, target, texts(rows), self.variances[layer], counts))
         return torch.stack(losses).mean(), torch.stack(relation_losses).mean() if relations else None
@@ -161,10 +164,12 @@ def relation_loss(
         variance: mean variance of the components of `other`, the unit of products.
         weights: how much each word counts [m]; by default all alike.
     """
+    if len(texts) == 0:
+        return learner.sum()  # 0, with a gradient of 0
     # Laid out by texts: products of all words of a batch with one another would mostly be masked.
     _, row, lengths = torch.unique_consecutive(texts, return_inverse=True, return_counts=True)
     column = torch.arange(len(texts), device=texts.device) - (lengths.cumsum(0) - lengths)[row]
-    longest = int(lengths.max()) if len(lengths) else 0  # of no words, the mean is no number
+    longest = int(lengths.max())
     padding = torch.arange(longest, device=texts.device) >= lengths[:, None, None]
     scale = 1 / (variance * learner.shape[1] ** 0.5)
     logs = []

@@ -16,7 +16,7 @@ from runners.distill.fit import Regression
 from runners.distill.losses import NO_LABEL
 from runners.distill.pool import LessonPool
 from runners.distill.schedules import stages_of
-from runners.distill.words import WordDistillation
+from runners.distill.words import NO_WORD, WordDistillation
 from runners.lessons import NO_ORIGIN, Lessons, WordStates
 from runners.plan import FidelitySpec
 from space import Recipe, StudentConfig
@@ -161,6 +161,30 @@ def test_states_of_words_count_as_their_texts_do() -> None:
     expected = losses(alike)
     assert losses(weighed[0]) == pytest.approx(expected, rel=1e-6)
     assert losses(weighed[1]) == pytest.approx([0.25 * loss for loss in expected], rel=1e-6)
+
+
+def test_a_batch_without_words_has_no_loss_on_them() -> None:
+    """Blank texts are as short as one another, and so gather in batches of their own."""
+    own = lessons(12, 0)
+    assert own.words is not None
+    found, loss_of_words = pool([own], []), WordDistillation(4, 2, own.words)
+    words = torch.full((3, 2), NO_WORD)
+    hidden = torch.randn(2, 3, 2, 4, requires_grad=True)
+    states = [LayerStates(layer, None, torch.ones(3, 2)) for layer in hidden]
+    losses = loss_of_words(states, words, found.texts_of, found.word_states, True, found.weights_of)
+    assert [loss.item() for loss in losses] == [0.0, 0.0]
+    sum(losses).backward()
+    assert hidden.grad is not None
+    assert not hidden.grad.any()
+    assert found.word_states(torch.empty(0, dtype=torch.int64)).shape == (0, *own.words.values.shape[1:])
+
+
+def test_a_projection_without_anything_to_fit_stays_as_it_is() -> None:
+    fit, linear = Regression(), torch.nn.Linear(4, 3)
+    before = linear.weight.clone()
+    fit.add(torch.empty(0, 4), torch.empty(0, 3))
+    fit.write_to(linear)
+    assert torch.equal(linear.weight, before)
 
 
 def test_shares_that_leave_nothing_for_the_task_are_refused() -> None:
