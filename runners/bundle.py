@@ -19,6 +19,7 @@ from runners.tensors import save_tensors
 from space.config import Recipe
 from space.errors import InputError, OutputError
 from space.families import AnyStudentConfig, Student, export_model
+from space.paths import expanded
 from space.shape import TaskShape
 
 MODEL, VOCABULARY, CHECKPOINT = "model.onnx", "vocab.txt", "student.safetensors"
@@ -84,6 +85,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         InputError: the name is taken.
         OutputError: the folder cannot be written (disk full); nothing is left behind.
     """
+    target = expanded(target)
     if target.exists() or target.is_symlink():
         raise InputError(f"Folder {target} exists already.", "Choose a new one, or remove that one.")
     part: Path | None = None

@@ -23,6 +23,7 @@ from space.config import Clipping, StudentConfig
 from space.errors import InputError
 from space.families import Student, architecture_key, build_student, export_model, parse_config
 from space.layers import QuantizedWeight
+from space.paths import expanded
 
 
 def requantize(
@@ -53,6 +54,7 @@ def requantize(
     Raises:
         InputError: the bundle is damaged, is of another task, or has no such bits; or the target cannot be made.
     """
+    target = expanded(target)
     if target.exists():  # found before anything is measured
         raise InputError(f"{target} exists already.", "Name a folder that does not exist yet.")
     bundle = load_bundle(source)

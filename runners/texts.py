@@ -17,6 +17,7 @@ from typing import IO, Any, Literal
 from runners.predict import Bundle, Prediction, check_unicode
 from runners.tags import Tagged
 from space.errors import InputError
+from space.paths import expanded
 
 Layout = Literal["jsonl", "csv", "tsv", "txt"]
 LAYOUTS: tuple[Layout, ...] = ("jsonl", "csv", "tsv", "txt")
@@ -105,7 +106,7 @@ def _opened(path: str) -> Iterator[IO[str]]:
             text.detach()  # else standard input would be closed with it
         return
     try:
-        file = open(path, encoding="utf-8-sig", newline="")  # noqa: SIM115  # only what opening raises is wrapped
+        file = open(expanded(path), encoding="utf-8-sig", newline="")  # noqa: SIM115  # only what opening raises is wrapped
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from None
     with file:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from space.errors import InputError, OutputError
+from space.paths import expanded
 
 
 @contextmanager
@@ -20,6 +21,7 @@ def new_file(target: Path) -> Iterator[IO[bytes]]:
         InputError: the name is that of a folder, or its folder cannot be written to.
         OutputError: the disk is full; nothing is left behind.
     """
+    target = expanded(target)
     if target.is_dir():
         raise InputError(f"{target} is a folder.", "Name a file to write.")
     try:

@@ -53,6 +53,7 @@ def calibrate_device(measured: Path, device: str, output: Path, report: Callable
         OutputError: the profile cannot be written.
     """
     profile, text = load_profile(device), read_profile(device)
+    output = expanded(output)
     name = _name_of(output)
     measurements = read_measurements(measured)
     installation = install(report)

@@ -99,7 +99,8 @@ def _check_writable(output: Path) -> None:
     from space.errors import InputError
     from space.paths import expanded
 
-    if output.is_dir() or not expanded(output).absolute().parent.is_dir():
+    path = expanded(output)
+    if path.is_dir() or not path.absolute().parent.is_dir():
         raise InputError(f"--output {output}: name a file in a folder that exists.")
 
 

@@ -16,6 +16,7 @@ from search.exchange.table import parquet
 from search.storage import find_study, open_storage
 from search.study import Study, load_study
 from space.errors import InputError
+from space.paths import expanded
 
 Bundles = Literal["all", "front", "none"]
 FILE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # name of a file in a bundle
@@ -58,6 +59,7 @@ def export_study(name: str, output: Path, bundles: Bundles = "front", storage: s
     """
     if bundles not in get_args(Bundles):
         raise InputError(f"There is no choice of bundles {bundles!r}.", f"Choose from {', '.join(get_args(Bundles))}.")
+    output = expanded(output)
     found = load_study(name, storage)
     study = find_study(open_storage(found.url), name)
     assert study is not None

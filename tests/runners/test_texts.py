@@ -114,6 +114,12 @@ def test_a_wrong_row_is_named_with_file_and_line(tmp_path: Path, name: str, cont
     assert message in str(raised.value)
 
 
+def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.txt").write_bytes(b"a\n")
+    assert [row.texts for row in read_rows("~/a.txt", "txt", ("text",))] == [("a",)]
+
+
 def test_text_that_is_not_utf8_and_files_that_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"a\nb\xff\n")
     with pytest.raises(InputError, match="is not UTF-8 text"):

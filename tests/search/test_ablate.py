@@ -155,6 +155,7 @@ def test_only_suffixes_of_the_files_themselves_are_cut(study: Path, tmp_path: Pa
         (["--rows", "transfer-data"], "the configuration has no transfer data to remove"),
         (["--trial", "3"], "leave out --trial"),
         (["-o", "no/such/folder/x.md"], "name a file in a folder that exists"),
+        (["--output=~"], "name a file in a folder that exists"),
         (["--latency", "guessed"], "--latency: should be"),
     ],
 )

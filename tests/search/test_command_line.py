@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from search.cli import app
 from search.export import export_bundle
+from search.output import new_file
 from search.storage import default_url, open_storage
 from search.study import STUDY_FILE, load_study
 from space import InputError
@@ -144,6 +145,25 @@ def test_export_of_a_bundle_that_is_gone(finished: Any, tmp_path: Path) -> None:
     shutil.rmtree(finished.best().bundle)
     with pytest.raises(InputError, match="any more"):
         export_bundle(finished.best(), tmp_path / "out")
+
+
+def test_a_home_folder_is_found_by_its_sign(
+    shoebox: Shoebox, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No shell expands ~ behind an equals sign."""
+    user, here = tmp_path / "user", tmp_path / "here"
+    user.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(user))
+    monkeypatch.chdir(here)
+    assert shoebox("export", "toy", "--best", "--output=~/bundle").returncode == 0
+    assert shoebox("study", "export", "toy", "--output=~/toy.zip").returncode == 0
+    with new_file(Path("~/page.html")) as file:  # as `report` and `predict` do
+        file.write(b"page")
+    assert sorted(os.listdir(user)) == ["bundle", "page.html", "toy.zip"]
+    assert list(here.iterdir()) == []
+    check_refused(shoebox("export", "toy", "--best", "--output=~/bundle"), "bundle exists already")
+    check_refused(shoebox("export", "toy", "--best", "--output=~nobody-here/x"), "There is no home folder")
 
 
 def test_full_disk_leaves_nothing(finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
