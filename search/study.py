@@ -56,6 +56,12 @@ def study_folder(name: str) -> Path:
     return home() / "studies" / name
 
 
+def study_of(bundle: Path) -> str | None:
+    """Name of the study in whose folder a bundle lies, which imported it by that name; None of a copy elsewhere."""
+    trials = bundle.resolve().parent
+    return trials.parent.name if trials == (study_folder(trials.parent.name) / "trials").resolve() else None
+
+
 def half_made(study: optuna.Study) -> bool:
     """Whether a search or an import was killed while it made the study: it counts as none."""
     attributes = study.user_attrs

@@ -22,18 +22,23 @@ def quantize(
     attention_bits: Annotated[int | None, typer.Option(help="For the attention of all layers.")] = None,
     ffn_bits: Annotated[int | None, typer.Option(help="For the feed-forward networks of all layers.")] = None,
     clipping: Annotated[str, typer.Option(help="How scales are chosen: auto, searched or none.")] = "auto",
+    study: Annotated[
+        str | None,
+        typer.Option(help="Whose task, device and limits judge it.", show_default="the study that made the bundle"),
+    ] = None,
     json: JsonOption = False,
     storage: StorageOption = None,
 ) -> None:
     """Round a bundle's student to other bits, without training, and measure what is left of its quality.
 
-    The study that made the bundle says what to judge it by, so it must still be in the storage.
+    The study that made the bundle says what to judge it by, so it must still be in the storage; --study names it where
+    it has another name by now.
     """
     from objectives.limits import broken, constraint_values
     from runners.predict import read_config
     from runners.requantize import bit_fields, requantize
     from runners.task import load_task
-    from search.study import load_study
+    from search.study import load_study, study_of
     from space.errors import InputError
 
     choices: dict[str, Clipping] = {"auto": "auto", "searched": "searched", "none": "none"}
@@ -46,13 +51,15 @@ def quantize(
     config = read_config(bundle)
     if bits is not None:
         given = {**dict.fromkeys(bit_fields(config.student), bits), **given}
-    plan = load_study(config.study, storage).file.plan()
+    judge = load_study(study or study_of(bundle) or config.study, storage)
+    plan = judge.file.plan()
     tasks = {name: load_task(task.task) for name, task in plan.task_plans.items()}
     record = requantize(bundle, output, tasks, plan.device, given, choices[clipping])
     if json:
         typer.echo(record.model_dump_json(indent=2))
     else:
         _print(output, bundle, record)
+    typer.echo(f"Judged by study {judge.name}.", err=json)
     if over := broken(constraint_values(plan.limits, record.costs())):
         typer.echo(f"This breaks a limit of the study: {', '.join(over)}.", err=True)
 

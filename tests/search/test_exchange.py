@@ -17,15 +17,18 @@ from typing import Any
 import optuna
 import pyarrow.parquet
 import pytest
+from helpers.bundles import record_of, write_bundle
 from optuna.storages import RDBStorage
 
+from runners.bundle import read_config
+from runners.record import TrialRecord
 from search.exchange import export_study, import_study
 from search.exchange.archive import Manifest, write_archive
 from search.exchange.content import read_contents, trials_text
 from search.exchange.table import parquet
 from search.resuming import check_bundles_own, check_no_bundles, check_unchanged, claim_bundles, have_moved
 from search.storage import default_url, open_storage
-from search.study import load_study
+from search.study import load_study, study_folder
 from space.errors import InputError
 
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
@@ -454,3 +457,30 @@ def test_output_is_never_written_over(engine: Any, shoebox: Shoebox, tmp_path: P
     assert done.returncode == 2
     assert "cannot be written" in done.stderr
     assert os.listdir(tmp_path / "home" / "studies" / "toy") == ["trials"]
+
+
+def test_a_student_is_rounded_for_the_study_that_it_was_imported_into(
+    shoebox: Shoebox, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bundle names the study that made it; here, another one goes by that name, or none."""
+
+    def requantize(source: Path, target: Path, tasks: Any, device: Any, *more: Any) -> TrialRecord:
+        return record_of(source, "texts", read_config(source))
+
+    monkeypatch.setattr("runners.requantize.requantize", requantize)
+    monkeypatch.setattr("runners.task.load_task", lambda task: None)
+    monkeypatch.setattr("search.cli.quantize_command._print", lambda *given: None)
+    import_study(archive, "q2")
+    bundle = write_bundle(study_folder("q2") / "trials" / "00099", "texts", study="toy")
+    copy = write_bundle(tmp_path / "copy", "texts", study="toy")
+
+    def quantize(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+        return shoebox("quantize", str(folder), "-o", str(tmp_path / "out"), "--bits", "2", *more)
+
+    assert "Judged by study q2." in quantize(bundle).stdout
+    assert "Judged by study q2." in quantize(copy, "--study", "q2").stdout
+    lost = quantize(copy)
+    assert (lost.returncode, "There is no study 'toy'" in lost.stderr) == (2, True)
+    import_study(archive)
+    assert "Judged by study q2." in quantize(bundle).stdout
+    assert "Judged by study toy." in quantize(copy).stdout
