@@ -197,14 +197,17 @@ def draw_from(generator: np.random.Generator) -> Chooser:
     return choose
 
 
-def extremes(larger: frozenset[str]) -> Chooser:
-    """Choose the smallest value everywhere, the largest for the dimensions named (by their last part)."""
+def extremes(larger: frozenset[str], fixed: Mapping[str, Any]) -> Chooser:
+    """Choose the smallest value, the largest for the dimensions named, or what is fixed (by their last part)."""
 
     def choose(name: str, dimension: Choices | Range) -> Any:
+        field = name.rpartition(".")[2]
+        if field in fixed:
+            return fixed[field]
         values = ends(dimension)
         if any(isinstance(value, str) for value in values):
             return values[0]
-        return max(values) if name.rpartition(".")[2] in larger else min(values)
+        return max(values) if field in larger else min(values)
 
     return choose
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
-from space.config import BlockSize, Recipe, StudentConfig
+from space.config import Bits, BlockSize, Recipe, StudentConfig
 from space.dimensions import (
     Choices,
     Chooser,
@@ -181,17 +181,22 @@ class JointSpace:
         blocks = [size for size in get_args(BlockSize) if contains(self.spec.block_size, size)]
         sizes = []
         for name in self.spec.families:
-            chooser = extremes(get_family(name).larger_is_smaller)
-            config = self._config(name, chooser)
             # What is chosen by name has no order of size either.
-            fields = {
+            fields: dict[str, Sequence[Any]] = {
                 "block_size": blocks,
                 "vocabulary_score": ends(self.spec.vocabulary_score),
                 **{field: d.values for field, d in self._named(name)},
             }
+            own = getattr(self.spec, name)
+            if "load" in ends(own.unpacking):
+                # Nor have bits: those that are unpacked at load bring operators along, by their number. Layers are
+                # alike: what is smallest for one is so for all.
+                found = {"embedding_bits": self.spec.embedding_bits, **{d: value for d, value in own if "_bits" in d}}
+                fields |= {d: [bits for bits in get_args(Bits) if contains(v, bits)] for d, v in found.items()}
             for values in product(*fields.values()):
-                sized = config.model_copy(update=dict(zip(fields, values, strict=True)))
-                sizes.append(deployed_bytes(sized, shape, vocabulary))
+                fixed = dict(zip(fields, values, strict=True))
+                config = self._config(name, extremes(get_family(name).larger_is_smaller, fixed))
+                sizes.append(deployed_bytes(config, shape, vocabulary))
         return min(sizes)
 
     def _named(self, family: str) -> list[tuple[str, Choices]]:

@@ -129,6 +129,19 @@ def test_the_smallest_is_that_of_all_configurations(vocabulary):
     assert space.smallest_bytes(shape, vocabulary) == min(sizes)
 
 
+def test_fewest_bits_need_not_be_smallest_where_weights_are_unpacked_at_load(vocabulary):
+    """Those of 2 and 8 bits bring operators along, which in tiny maps outweigh what fewer bits save."""
+    shape = TaskShape(outputs=2, segments=1, max_length=16)
+    tiny = {"depth": 1, "width": [16, 32], "heads": 2, "ffn_width": 16, "activation": "relu", "token_keep": 1.0}
+    bits = {"attention_bits": [2, 4, 8], "ffn_bits": [2, 4, 8]}
+    shared = {"vocabulary_keep": 0.05, "embedding_width": 16, "block_size": [16, 32]}
+    for embedding_bits, unpacking in ([2], ["load"]), ([4], ["load"]), ([2, 4], ["run", "load"]):
+        spec = SpaceSpec(**shared, embedding_bits=embedding_bits, transformer={**tiny, **bits, "unpacking": unpacking})
+        space, generator = JointSpace(spec), np.random.default_rng(0)
+        sizes = {deployed_bytes(space.draw(generator)[0], shape, vocabulary) for _ in range(600)}
+        assert space.smallest_bytes(shape, vocabulary) == min(sizes)
+
+
 def test_architecture_key_ignores_weights_and_tells_bits_apart(vocabulary):
     shape = TaskShape(outputs=2, segments=1, max_length=32)
     config, _ = JointSpace(SpaceSpec(embedding_bits=4)).draw(np.random.default_rng(5))
