@@ -112,7 +112,8 @@ def write_model(folder: Path, student: Student, config: BundleConfig, tokens: li
     (folder / MODEL).write_bytes(model.SerializeToString(deterministic=True))
     (folder / VOCABULARY).write_bytes("".join(f"{token}\n" for token in tokens).encode())
     save_tensors(student.state_dict(), folder / CHECKPOINT)
-    (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+    described = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    (folder / CONFIG).write_text(described, encoding="utf-8")
     return deployed_size(folder)
 
 

@@ -13,7 +13,7 @@ def usable_cores() -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
     try:
-        quota, period = CGROUP_QUOTA.read_text().split()
+        quota, period = CGROUP_QUOTA.read_text(encoding="utf-8").split()
         cores = min(cores, int(quota) // int(period))
     except (OSError, ValueError):  # no control groups, or "max": no quota
         pass

@@ -73,3 +73,12 @@ def test_a_family_is_imported_by_its_folder_and_the_registry() -> None:
 def test_studies_hold_no_code() -> None:
     files = [path for path in (ROOT / "studies").rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
     assert {file.suffix for file in files} == {".yaml"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_text_is_written_and_read_in_one_encoding(file: Path) -> None:
+    """Without one it depends on the locale, and what one machine writes another cannot read."""
+    calls = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    texts = [call for call in calls if getattr(call.func, "attr", "") in ("read_text", "write_text")]
+    without = [call.lineno for call in texts if all(keyword.arg != "encoding" for keyword in call.keywords)]
+    assert without == []

@@ -89,7 +89,7 @@ class Recorder:
         self._validation: dict[int, Encoded] = {}
         self._trials_path = folder / "trials.jsonl"
         self.trials = _read_lines(self._trials_path)
-        (folder / "setting.json").write_text(self.setting.model_dump_json())
+        (folder / "setting.json").write_text(self.setting.model_dump_json(), encoding="utf-8")
 
     @property
     def plan(self) -> TrialPlan:

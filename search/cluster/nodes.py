@@ -99,7 +99,7 @@ def look_around(needs: Needs) -> list[str]:
         try:
             if file.read_text(encoding="utf-8") != content:
                 found.append(f"{file.parent} is another folder here")
-            with file.with_name(f"{file.name}.{uuid.uuid4().hex}").open("x") as answer:
+            with file.with_name(f"{file.name}.{uuid.uuid4().hex}").open("x", encoding="utf-8") as answer:
                 os.unlink(answer.name)
         except FileNotFoundError:
             found.append(f"{file.parent} is not the shared folder")
