@@ -44,10 +44,10 @@ def direction_of(name: str) -> Direction | None:
     """Whether more of a measure is better, or less; None for what is neither."""
     from objectives.quality import METRICS  # takes scikit-learn along
 
+    if name in ("quality", "quality_on_arm") or name.rpartition(".")[2] in (*METRICS, "retention"):
+        return "maximize"  # of a task called seconds, too
     if name in COSTS or name.startswith("seconds.") or name in ("final_loss", "quantization_loss"):
         return "minimize"
-    if name in ("quality", "quality_on_arm") or name.rpartition(".")[2] in (*METRICS, "retention"):
-        return "maximize"
     return None
 
 
@@ -78,16 +78,19 @@ def value(content: Content, name: str) -> Any:
         if name == "depth" and "layers" in config:
             return len(config["layers"])
         return _scalar(config.get(name))
+    # Tasks first: one may be called recipe, seconds or layer0, and what is measured of it has no parameter's name.
+    task = content.get("tasks", {}).get(first, {})
+    if rest and rest == task.get("metric"):
+        return task["quality"]
+    if rest in task:
+        return _scalar(task[rest])
     if first in ("recipe", "seconds"):
         return _scalar(content[first].get(rest))
     if found := _LAYER.fullmatch(name):
         layers = config.get("layers", ())
         number = int(found[1])
         return _scalar(layers[number].get(found[2])) if number < len(layers) else None
-    task = content.get("tasks", {}).get(first)
-    if task is None:
-        return None
-    return task["quality"] if rest == task["metric"] else _scalar(task.get(rest))
+    return None
 
 
 def parameters(content: Content) -> dict[str, Any]:

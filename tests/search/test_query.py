@@ -227,6 +227,23 @@ def test_knee_is_where_the_front_bends_most() -> None:
     assert knee([[math.nan, 1.0]], ["maximize", "minimize"]) is None
 
 
+def test_tasks_may_be_called_as_sections_are() -> None:
+    task = {"metric": "accuracy", "quality": 0.8, "retention": 0.9, "teacher_quality": 0.88}
+    content = {
+        "config": {"layers": [{"ffn_bits": 4}]},
+        "recipe": {"temperature": 2.0},
+        "seconds": {"train": 3.0},
+        "tasks": dict.fromkeys(("recipe", "seconds", "layer0"), task),
+    }
+    for name in content["tasks"]:
+        found = [fields.value(content, f"{name}.{measure}") for measure in ("accuracy", "retention", "teacher_quality")]
+        assert found == [0.8, 0.9, 0.88]
+        assert fields.direction_of(f"{name}.accuracy") == "maximize"
+    asked = ("recipe.temperature", "layer0.ffn_bits", "seconds.train", "layer0.", "other.accuracy")
+    assert [fields.value(content, name) for name in asked] == [2.0, 4, 3.0, None, None]
+    assert fields.direction_of("seconds.train") == "minimize"
+
+
 def test_several_studies(finished: Study, make_engine: Callable[..., Any], shoebox: Shoebox) -> None:
     make_engine(trials=4, sampler="random", name="other", seed=3).run()
     together = json.loads(shoebox("pareto", "toy", "other", "--json").stdout)["trials"]
