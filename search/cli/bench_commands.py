@@ -11,6 +11,7 @@ from search.cli.options import JsonOption
 
 DEFAULT_SAMPLERS = "known-cost,known-cost+halving,tpe,nsga2,random"
 DEFAULT_OBJECTIVES = "quality,latency_ms"
+_OF_SAMPLERS = ("problem", "samplers", "seeds", "trials", "workers", "format", "json")  # of no meaning beside --fit
 
 
 class BenchProblem(StrEnum):
@@ -28,6 +29,7 @@ class BenchFormat(StrEnum):
 
 
 def bench_samplers(
+    context: typer.Context,
     problem: Annotated[
         BenchProblem, typer.Option(help="Real trials that were recorded, or a formula.")
     ] = BenchProblem.recorded,
@@ -41,7 +43,7 @@ def bench_samplers(
         str, typer.Option(help="quality and any of latency_ms, long_latency_ms, deployed_bytes.")
     ] = DEFAULT_OBJECTIVES,
     fit: Annotated[bool, typer.Option("--fit", help="Only say how far the recorded problem can be trusted.")] = False,
-    format: Annotated[BenchFormat, typer.Option(help="How to print.")] = BenchFormat.table,
+    format: Annotated[BenchFormat | None, typer.Option(help="How to print.", show_default="table")] = None,
     json: JsonOption = False,
 ) -> None:
     """Compare samplers on a problem whose trials take no time: hypervolume against trials and training cost."""
@@ -52,6 +54,10 @@ def bench_samplers(
     from search.validation import closest
     from space.errors import InputError
 
+    if json and format is BenchFormat.table:
+        raise InputError("--json and --format table are two answers.", "Give one of them.")
+    if fit and (given := [f"--{name}" for name in _OF_SAMPLERS if _was_given(context, name)]):
+        raise InputError("--fit compares no samplers, and prints tables alone.", f"Leave out {', '.join(given)}.")
     contenders = [Contender.parse(name) for name in samplers.split(",")]
     if len(set(contenders)) != len(contenders):
         raise InputError(f"--samplers names a sampler twice: {samplers}.")
@@ -87,3 +93,8 @@ def bench_samplers(
         return
     for table in comparison.tables():
         console.print(table)
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"

@@ -111,6 +111,10 @@ def test_command_refuses_unknown_names(shoebox: Shoebox) -> None:
         (["--samplers", "tpe,tpe"], "twice"),
         (["--objectives", "latency_ms"], "quality"),
         (["--objectives", "quality,size"], "'size'"),
+        (["--fit", "--json"], "Leave out --json."),
+        (["--fit", "--seeds", "10", "--trials", "5", "--workers", "1"], "Leave out --seeds, --trials, --workers."),
+        (["--fit", "--problem", "synthetic", "--samplers", "tpe"], "Leave out --problem, --samplers."),
+        (["--format", "table", "--json", "--problem", "synthetic"], "--json and --format table are two answers"),
     ):
         printed = shoebox("bench-samplers", *arguments)
         assert printed.returncode == 2
