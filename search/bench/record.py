@@ -50,6 +50,7 @@ from search.samplers import PerTrialSampler, seeds
 from search.samplers.known_cost import KnownCosts
 from search.samplers.known_cost.layout import Layout
 from search.study_file import StudyFile, load_study_file
+from space.errors import InputError
 from space.families import Student, build_student, deployed_bytes, export_model
 from space.joint import JointSpace
 
@@ -305,13 +306,20 @@ def _read_lines(path: Path) -> list[RecordedTrial]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """The command: what a user did wrong is one sentence and exit 2."""
     parser = argparse.ArgumentParser(prog="python -m search.bench.record", description="Record real trials.")
     parser.add_argument("folder", type=Path, help="folder of the recording; one that exists is gone on with")
     parser.add_argument("--data", help="folder with train.* and validation.* of SST-2 (default: the hub)")
     parser.add_argument("--trials", type=int, default=330, help="of the whole recording")
     parser.add_argument("--pack", type=Path, help="write what was recorded so far to this file, and train nothing")
     given = parser.parse_args(arguments)
+    try:
+        _run(given)
+    except (InputError, OSError) as error:
+        parser.exit(2, f"record: {error}\n")
+
+
+def _run(given: argparse.Namespace) -> None:
     if given.pack is not None:
         setting = Setting.model_validate_json((given.folder / "setting.json").read_text(encoding="utf-8"))
         trials = tuple(_read_lines(given.folder / "trials.jsonl"))

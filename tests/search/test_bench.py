@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search.bench import Contender, SyntheticProblem, compare, replay
+from search.bench import Contender, SyntheticProblem, compare, record, replay
 from search.bench.fidelity import correlations
 from search.bench.recorded import RecordedProblem
 from search.bench.table import SHIPPED, read_recording, shipped_recording, write_recording
@@ -119,6 +119,20 @@ def test_command_refuses_unknown_names(shoebox: Shoebox) -> None:
         printed = shoebox("bench-samplers", *arguments)
         assert printed.returncode == 2
         assert word in printed.stderr
+
+
+def test_wrong_use_of_the_recorder_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    none, packed = str(tmp_path / "none"), str(tmp_path / "packed.json")
+    for arguments, said in (
+        ([none, "--data", "/no/such/folder"], "record: --data: there is no folder /no/such/folder."),
+        ([none, "--pack", packed], "record: [Errno 2] No such file or directory"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            record.main(arguments)
+        assert ended.value.code == 2
+        printed = capsys.readouterr().err
+        assert printed.startswith(said)
+        assert len(printed.splitlines()) == 1
 
 
 def test_recorded_problem_answers_what_was_recorded(recorded: RecordedProblem) -> None:
