@@ -20,6 +20,7 @@ from runners.batches import Encoded
 from runners.bundle import MODEL, BundleConfig, LabelNames, new_folder, write_model, write_results
 from runners.distill import Distillation
 from runners.evaluate import open_session, run_model, run_student
+from runners.head_bias import balance_bias
 from runners.initialization import start_from_embeddings, start_from_layers
 from runners.judging import BEFORE, judge, overall, quality_fields
 from runners.latency import LatencyMeter
@@ -222,6 +223,9 @@ def run_in_rungs(
                 further[BEFORE] = overall(_judge(partial(run_student, student), prepared, entries))
                 student.search_clipping()
                 student.set_rounding(True)
+        if recipe.head_bias == "balanced":
+            with clock("calibrate"):
+                balance_bias(student, prepared, entries)
         with clock("export"):
             written = write_model(folder, student, bundle_config, prepared.vocabulary.tokens(entries))
         if written != size:

@@ -115,6 +115,9 @@ class StudyFile(TaskSections):
                 return problem
         if plan.task.per_token and "encoder" in ends(self.space.recipe.teacher_update):  # type: ignore[attr-defined]
             return "space.recipe.teacher_update: encoder is for tasks that judge whole texts, not words"
+        labels_texts = plan.task.kind == "classification"
+        if self.task and not labels_texts and "balanced" in ends(self.space.recipe.head_bias):  # type: ignore[attr-defined]
+            return "space.recipe.head_bias: balanced is for tasks that put texts into classes"
         if plan.transfer is None:
             return None
         if not drawn:

@@ -54,6 +54,7 @@ class RecipeDimensions(BaseModel):
     transfer_share: Dimension = Choices(values=(0.0,))
     augmentation: Dimension = Choices(values=("all",))
     task_exponent: Dimension = Choices(values=(0.5,))
+    head_bias: Dimension = Choices(values=("trained",))
     quantization: Dimension = Choices(values=("aware",))
     clipping: Dimension = Choices(values=("auto",))
 

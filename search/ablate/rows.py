@@ -251,6 +251,12 @@ def _quantization(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     return found, "post-training quantisation with searched scales"
 
 
+def _head_bias(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
+    if setup.recipe.head_bias == "trained":
+        return None
+    return changed(setup, head_bias="trained"), "the head's bias as it was learned"
+
+
 def _clipping(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     clipping = setup.recipe.clipping
     if clipping == "none" or (clipping == "auto" and 2 not in _bits(setup.config.model_dump())):
@@ -292,6 +298,7 @@ ROWS: dict[str, Row] = {
     "meta-teacher": Row("the meta-teacher", _meta),
     "example-weighting": Row("weights of domain expertise", _weighting),
     "transfer-data": Row("transfer data", _transfer),
+    "balanced-bias": Row("balanced bias of the head", _head_bias),
     "quantization-aware-training": Row("quantisation-aware training", _quantization),
     "clipping": Row("clipping of weights", _clipping),
 }

@@ -291,7 +291,8 @@ def test_data_named_from_one_folder_is_found_from_another(
     monkeypatch.chdir(tmp_path / "elsewhere")
     study = run_study(toy_file, resume=True, overrides={"trials": 2}, pipeline="toy_pipeline")
     assert len(study.trials("finished")) == 2
-    assert study.file.task is not None and study.file.task.data.path == str(tmp_path / "reviews")
+    assert study.file.task is not None
+    assert study.file.task.data.path == str(tmp_path / "reviews")
 
 
 def test_a_handler_of_signals_outlives_ray() -> None:

@@ -46,6 +46,12 @@ def test_words_can_have_transfer_text_but_none_that_is_learned(tmp_path: Path) -
         load_study_file(study(tmp_path, text % "learned" + space))
 
 
+def test_a_balanced_bias_is_for_classes_of_texts(tmp_path: Path) -> None:
+    text = "space: {transformer: {token_keep: 1.0}, recipe: {head_bias: [trained, balanced]}}\n"
+    with pytest.raises(InputError, match="head_bias: balanced is for tasks that put texts into classes"):
+        load_study_file(study(tmp_path, text))
+
+
 def test_teachers_of_tags_do_not_learn_beside_the_student(tmp_path: Path) -> None:
     text = "space: {transformer: {token_keep: 1.0}, recipe: {teacher_update: [task_layer, encoder]}}\n"
     with pytest.raises(InputError, match="teacher_update: encoder is for tasks that judge whole texts"):

@@ -1,0 +1,91 @@
+"""The bias of the head that is fitted after training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from objectives.limits import Limits
+from runners.bundle import CHECKPOINT
+from runners.evaluate import run_student
+from runners.head_bias import balanced_bias
+from runners.plan import ONLY, FidelitySpec, TrialPlan
+from runners.predict import load_bundle
+from runners.trial import Prepared, prepare, run_trial
+from space import JointSpace, SpaceSpec
+
+
+def answers(means: list[float], counts: list[int], spread: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [n, 2] whose differences lie around one mean for each class, and the labels."""
+    generator = np.random.default_rng(0)
+    margins = np.concatenate([generator.normal(m, spread, n) for m, n in zip(means, counts, strict=True)])
+    labels = np.repeat(np.arange(2), counts)
+    return np.stack([-margins / 2, margins / 2], axis=1).astype(np.float32), labels
+
+
+def test_answers_are_parted_halfway_between_the_classes() -> None:
+    # Of two normal distributions of one spread, the best boundary for classes that count alike lies halfway.
+    logits, labels = answers([-0.5, 1.5], [2000, 4000])
+    bias = balanced_bias(logits, labels)
+    assert bias == pytest.approx([0.25, -0.25], abs=0.02)
+    assert (logits + bias).argmax(1)[labels == 0].mean() < logits.argmax(1)[labels == 0].mean() - 0.1
+
+
+def test_how_frequent_a_class_is_makes_no_difference() -> None:
+    even = balanced_bias(*answers([-0.5, 1.5], [3000, 3000]))
+    uneven = balanced_bias(*answers([-0.5, 1.5], [500, 5500]))
+    assert uneven == pytest.approx(even, abs=0.05)
+
+
+def test_answers_in_other_units_have_their_bias_in_those_units() -> None:
+    logits, labels = answers([-0.5, 1.5], [500, 900])
+    assert balanced_bias(10 * logits, labels) == pytest.approx(10 * balanced_bias(logits, labels), rel=1e-3)
+
+
+def test_classes_wholly_apart_missing_or_unlike_their_answers_have_finite_biases() -> None:
+    logits, labels = answers([-5, 9], [20, 30], spread=0.01)
+    assert balanced_bias(logits, labels) == pytest.approx([1, -1], abs=0.2)
+    assert np.abs(balanced_bias(logits, np.zeros(50, int))).max() < 100
+    assert balanced_bias(-logits, labels) == pytest.approx([0, 0])  # the answers say the opposite of the labels
+    assert balanced_bias(np.zeros((50, 2), np.float32), labels) == pytest.approx([0, 0])
+    three = np.eye(3, dtype=np.float32)[np.arange(60) % 3] + np.float32([0.9, 0, 0])
+    assert (three + balanced_bias(three, np.arange(60) % 3)).argmax(1).tolist() == [row % 3 for row in range(60)]
+
+
+@pytest.fixture(scope="module")
+def reviews(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TrialPlan, Prepared]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHOEBOX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        plan = TrialPlan(
+            study="small",
+            task={"data": {"grammar": "sentiment", "train": 200, "validation": 40}, "max_length": 32},
+            teacher={"model": str(model), "learning_rate": 1e-3},
+            device={"tokens": 8, "latency": "estimated"},
+            limits=Limits(),
+            fidelity=FidelitySpec(epochs=4, batch_size=16),
+        )
+        yield plan, prepare(plan)
+
+
+@pytest.mark.parametrize("quantization", ["aware", "post_training"])
+def test_only_the_bias_of_a_trial_differs(
+    reviews: tuple[TrialPlan, Prepared], tmp_path: Path, quantization: str
+) -> None:
+    plan, prepared = reviews
+    transformer = {"depth": 1, "width": 32, "heads": 2, "ffn_width": 32}
+    recipe = {"quantization": quantization, "clipping": "searched", "learning_rate": 4e-3, "label_weight": 1.0}
+    space = JointSpace(SpaceSpec(vocabulary_keep=0.5, embedding_width=32, transformer=transformer, recipe=recipe))
+    config, drawn = space.draw(np.random.default_rng(0))
+    for bias in ("trained", "balanced"):
+        run_trial(plan, prepared, 0, config, drawn.model_copy(update={"head_bias": bias}), 7, tmp_path / bias)
+    before, after = (load_file(tmp_path / bias / CHECKPOINT) for bias in ("trained", "balanced"))
+    assert [name for name in before if not before[name].equal(after[name])] == ["head.bias"]
+    student = load_bundle(tmp_path / "trained").student()
+    train = prepared.tasks[ONLY].task.train
+    logits = run_student(student, prepared.encode(ONLY, prepared.vocabulary.size(0.5), train))
+    expected = before["head.bias"].numpy() + balanced_bias(logits, train.labels)
+    np.testing.assert_allclose(after["head.bias"].numpy(), expected, atol=1e-5)
