@@ -19,7 +19,6 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from search.processes import is_running
 from search.states import BYTES
 from search.storage import default_url, open_storage
 from search.study import OVERRIDES, TIMED_WITH, load_study
@@ -28,14 +27,23 @@ Shoebox = Callable[..., subprocess.CompletedProcess[str]]
 LINE = re.compile(r"\d\d:\d\d:\d\d trial \d+ .* \(\d+ of \d+ trials, .*\)$")
 
 
+STARTED: set[int] = set()  # processes of this module's searches, whose folders are named after them
+
+
 def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=300, env={**os.environ, **environment}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
     )
+    STARTED.add(process.pid)
+    try:
+        stdout, stderr = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -45,6 +53,8 @@ def start(command: list[str], **environment: str) -> subprocess.Popen[str]:
         # What runs in the background ignores SIGINT and hands that on: the tests may, the search should not.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+    STARTED.add(process.pid)
+    return process
 
 
 def wait_for_trained(count: int, seconds: float = 180) -> None:
@@ -70,8 +80,8 @@ def wait_for_one_that_trains(seconds: float = 60) -> None:
 def no_leftovers() -> Iterator[None]:
     def ours() -> set[str]:
         found = {entry.name for entry in Path(tempfile.gettempdir()).glob("shoebox-[0-9]*-*")}
-        # Searches of others may run on this machine at the same time.
-        return {name for name in found if (pid := int(name.split("-")[1])) == os.getpid() or not is_running(pid)}
+        # Searches of others may run, and be killed, at the same time: those of tests beside these, too.
+        return {name for name in found if int(name.split("-")[1]) in {os.getpid(), *STARTED}}
 
     before = ours()
     yield
