@@ -76,9 +76,7 @@ def _measure(
     config, profile = read_config(bundle), load_profile(device.profile)
     shape, columns = config.shape.part(name)
     tokenizer = wordpiece(read_vocabulary(bundle), config.lower_case, shape.max_length)
-    count = len(task.validation)
-    rows = np.linspace(0, count - 1, min(count, most)).round().astype(int)
-    examples = task.validation.take(rows)
+    examples = task.validation.evenly(most)
     encoded = encode_examples(tokenizer, examples).for_segments(config.shape.segments)
     here = run_model(open_session(bundle / MODEL), encoded)[:, columns]
     places, batches = zip(*batched(encoded), strict=True)
@@ -89,7 +87,7 @@ def _measure(
     same = worst < _SAME_VALUE if task.regression else (there.argmax(axis=1) == here.argmax(axis=1))[answered]
     return ArmQuality(
         device=profile.name,
-        examples=len(rows),
+        examples=len(examples),
         quality=task.quality(examples, there),
         quality_here=task.quality(examples, here),
         agreement=float(same.mean()),

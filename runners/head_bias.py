@@ -58,9 +58,7 @@ def balance_bias(student: Student, prepared: Prepared, entries: int) -> None:
     for name, taught in prepared.tasks.items():
         if taught.task.regression or taught.task.per_token:
             continue
-        train = taught.task.train
-        rows = np.linspace(0, len(train) - 1, min(_TEXTS, len(train))).round().astype(int)
-        sample = train.take(rows)
+        sample = taught.task.train.evenly(_TEXTS)
         _, columns = prepared.shape.part(name)
         logits = run_student(student, prepared.encode(name, entries, sample))[:, columns]
         bias = balanced_bias(logits, sample.labels.astype(np.int64))

@@ -35,9 +35,7 @@ def judge(
     """
     found = {}
     for name, task in tasks.items():
-        examples, count = task.validation, len(task.validation)
-        if most is not None and most < count:
-            examples = examples.take(np.linspace(0, count - 1, most).round().astype(int))
+        examples = task.validation if most is None else task.validation.evenly(most)
         logits = answer(encode(name, examples))
         _, columns = shape.part(name)
         quality = task.quality(examples, logits[:, columns])

@@ -55,6 +55,11 @@ class Examples:
             domains=None if self.domains is None else self.domains[np.asarray(rows)],
         )
 
+    def evenly(self, most: int) -> Examples:
+        """So many of the texts at most, evenly spaced: those of a split that is sorted, too, are like all of it."""
+        count = len(self)
+        return self if count <= most else self.take(np.linspace(0, count - 1, most).round().astype(int))
+
 
 @dataclass(frozen=True, eq=False)
 class Target:

@@ -30,13 +30,13 @@ LINE = re.compile(r"\d\d:\d\d:\d\d trial \d+ .* \(\d+ of \d+ trials, .*\)$")
 STARTED: set[int] = set()  # processes of this module's searches, whose folders are named after them
 
 
-def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], seconds: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
     )
     STARTED.add(process.pid)
     try:
-        stdout, stderr = process.communicate(timeout=300)
+        stdout, stderr = process.communicate(timeout=seconds)
     finally:
         process.kill()
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
@@ -319,5 +319,5 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    done = run([sys.executable, "-c", program], seconds=120)
     assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
