@@ -16,14 +16,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from pydantic import BaseModel
 from ray.tune import Trainable
 from sqlalchemy.exc import SQLAlchemyError
 
 from runners.rungs import RungResult
 from search.assignment import Assignment
-from search.states import ERROR, INFEASIBLE, RECORD, RUNGS, STOPPED, TRACEBACK
+from search.states import ERROR, INFEASIBLE, ORPHANED, RECORD, RUNGS, STOPPED, TRACEBACK
 from search.storage import open_storage
 from space.errors import InputError, OutputError
 
@@ -121,8 +121,15 @@ class TrialWorker(Trainable):
         """Run the assigned trial, up to its next rung if it has any, and write what became of it; errors become
         results, not dead actors."""
         assert self._assignment is not None
-        key, value = self._outcome(self._assignment)
-        self._write(key, value)
+        try:
+            key, value = self._outcome(self._assignment)
+            self._write(key, value)
+        except UpdateFinishedTrialError:  # this driver gave no sign of life for too long
+            logger.warning(
+                "Trial %d was taken over by another driver meanwhile: its result here is dropped.",
+                self._assignment.number,
+            )
+            key = ORPHANED
         return {"outcome": key, "done": key != RUNGS}
 
     def _write(self, key: str, value: Any) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import toy_pipeline
 from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
 
 from search import worker as worker_module
-from search.states import ERROR, RECORD, STOPPED, TRACEBACK
+from search.states import ERROR, ORPHANED, RECORD, STOPPED, TRACEBACK
 from search.storage import default_url
 from search.worker import TrialWorker, WorkerSettings
 from space.errors import OutputError
@@ -82,3 +83,13 @@ def test_a_locked_storage_is_asked_again(make_worker: Any, monkeypatch: pytest.M
     monkeypatch.setattr(worker._study_storage, "set_trial_user_attr", locked)
     assert worker.step()["outcome"] == RECORD
     assert attributes()[RECORD]["trial"] == 0
+
+
+def test_a_trial_that_another_driver_took_over_costs_no_worker(
+    make_worker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker, attributes = make_worker()
+    worker._study_storage.set_trial_state_values(worker._assignment.trial_id, TrialState.FAIL)
+    assert worker.step() == {"outcome": ORPHANED, "done": True}
+    assert RECORD not in attributes()
+    assert "Trial 0 was taken over by another driver" in caplog.text
