@@ -13,9 +13,12 @@ import optuna
 
 from runners.bundle_store import names, owner_of, set_owner
 from runners.latency import DeviceSpec
+from runners.plan import TaskPlan
+from runners.task import Task
+from runners.transfer.read import identity
 from search.states import PROPOSED
 from search.storage import find_study
-from search.study import BUNDLES_OWNER, IMPORTED, STUDY_FILE, TIMED_WITH, half_made, read_file, study_folder
+from search.study import BUNDLES_OWNER, DATA, IMPORTED, STUDY_FILE, TIMED_WITH, half_made, read_file, study_folder
 from search.study_file import StudyFile
 from space.errors import InputError
 from space.secrets import without_passwords
@@ -110,6 +113,42 @@ def check_unchanged(existing: optuna.Study, file: StudyFile) -> None:
             f"Study {existing.study_name!r} was started with other settings: {', '.join(sorted(changed))} "
             "changed since.",
             "Set them back to resume, or start another study by --name NAME.",
+        )
+
+
+def data_digests(plans: Mapping[str, TaskPlan], tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """What tells the data of a study from other data, by the section of the study file that names it.
+
+    Where the data lies is no part of it. Of transfer text on the hub only the names count, as in the cache of it.
+
+    Raises:
+        InputError: a file of transfer text is missing or cannot be read.
+    """
+    found: dict[str, Any] = {}
+    for name, plan in plans.items():
+        # An only task has its transfer text beside it, one of several in its own section.
+        task, transfer = ("task", "transfer") if len(plans) == 1 else (f"tasks.{name}", f"tasks.{name}.transfer")
+        found[f"{task}.data"] = tasks[name].fingerprint
+        if plan.transfer is not None and plan.transfer.sources:
+            found[f"{transfer}.sources"] = [identity(source) for source in plan.transfer.sources]
+    return found
+
+
+def check_data_unchanged(existing: optuna.Study, digests: Mapping[str, Any]) -> None:
+    """Refuse to resume a study whose data holds something else by now: qualities would be of two tasks, and trainings
+    would go on with other texts than they began with.
+
+    Args:
+        existing: a study, of which an older version may not have kept the digests.
+        digests: of `data_digests`, now.
+    """
+    before = existing.user_attrs.get(DATA, {})
+    changed = [section for section, digest in digests.items() if before.get(section, digest) != digest]
+    if changed:
+        raise InputError(
+            f"The data of study {existing.study_name!r} holds something else than when it was started: "
+            f"{', '.join(changed)} changed since.",
+            "Set it back to resume, or start another study by --name NAME.",
         )
 
 
