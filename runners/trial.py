@@ -20,7 +20,7 @@ from runners.batches import Encoded
 from runners.bundle import MODEL, BundleConfig, LabelNames, new_folder, write_model, write_results
 from runners.distill import Distillation
 from runners.evaluate import open_session, run_model, run_student
-from runners.head_bias import balance_bias
+from runners.head_bias import balance_bias, with_balanced_bias
 from runners.initialization import start_from_embeddings, start_from_layers
 from runners.judging import BEFORE, judge, overall, quality_fields
 from runners.latency import LatencyMeter
@@ -168,6 +168,7 @@ def run_in_rungs(
     if broken(constraints):
         raise InfeasibleTrial(constraints)
     entries = prepared.vocabulary.size(config.vocabulary_keep)
+    balanced = recipe.head_bias == "balanced"
     bundle_config = BundleConfig(
         study=plan.study,
         teacher=plan.teacher.model,
@@ -206,6 +207,7 @@ def run_in_rungs(
                 checkpoint = rungs.folder / f"rung{rung}.safetensors"
                 training.save(checkpoint)
                 now = _rounded(student) if recipe.quantization == "post_training" else student
+                now = with_balanced_bias(now, prepared, entries) if balanced else now
                 quality = overall(_judge(partial(run_student, now), prepared, entries, rungs.examples))
             yield RungResult(
                 rung=rung,
@@ -220,10 +222,11 @@ def run_in_rungs(
         further = {"final_loss": log.losses[-1], "examples_seen": float(log.examples)}
         if recipe.quantization == "post_training":
             with clock("quantize"):
-                further[BEFORE] = overall(_judge(partial(run_student, student), prepared, entries))
+                full = with_balanced_bias(student, prepared, entries) if balanced else student
+                further[BEFORE] = overall(_judge(partial(run_student, full), prepared, entries))
                 student.search_clipping()
                 student.set_rounding(True)
-        if recipe.head_bias == "balanced":
+        if balanced:
             with clock("calibrate"):
                 balance_bias(student, prepared, entries)
         with clock("export"):
