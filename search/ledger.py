@@ -335,7 +335,7 @@ class Ledger:
 
     def repeat(self, trial: FrozenTrial, further: Mapping[str, Any] | None = None) -> None:
         """Queue a running trial again, which is to be orphaned next."""
-        telling.repeat(self.study, trial, further)
+        telling.repeat(self.study, trial, self.folders.all_checkpoints, further)
         self.counts.add("waiting")
 
     def orphan(self, trial: FrozenTrial) -> None:

@@ -110,6 +110,36 @@ def test_paused_trials_without_their_checkpoints_start_anew(make_engine: EngineM
     assert all([rung["rung"] for rung in trial.rungs] == [0, 1] for trial in promoted)
 
 
+@pytest.mark.parametrize("change", ["moved", "linked"])
+def test_checkpoints_are_found_in_a_home_of_another_name(
+    make_engine: EngineMaker, home: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    engine = _half_searched(make_engine)
+    waiting = set(engine.ledger._ladder.waiting)
+    storage = engine.study._storage
+    other = home.with_name("other")
+    if change == "moved":
+        storage.remove_session()
+        home.rename(other)
+    else:
+        other.symlink_to(home)
+    monkeypatch.setenv("SHOEBOX_HOME", str(other))
+    again = make_engine(trials=18, limits=ROOMY, more=EARLY)
+    again.ledger.recover()
+    folders = again.ledger.folders
+    assert {int(folder.name) for folder in folders.all_checkpoints.iterdir()} == waiting
+    number = next(iter(waiting))
+    (rungs,) = (
+        again.ledger._ladder.rungs(trial.user_attrs, folders.checkpoints(number))
+        for trial in again.study.get_trials()
+        if trial.number == number
+    )
+    assert Path(rungs.passed[-1].checkpoint).parent.samefile(folders.checkpoints(number))
+    again.run()
+    again.ledger.close()
+    assert not list(folders.all_checkpoints.iterdir())
+
+
 def test_a_promoted_trial_of_an_imported_study_starts_anew(
     make_engine: EngineMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
