@@ -45,12 +45,12 @@ def manifest(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed study.")] = False,
 ) -> None:
     """Write what starts a cluster and searches a study on it."""
+    from search.cluster.jobs import sent_file
     from search.cluster.manifest import Hosts, ray_start, rayjob
-    from search.study_file import load_study_file
     from space.errors import InputError
     from space.paths import expanded
 
-    file = load_study_file(study, {"name": name, "data": data, "trials": trials}, elsewhere=True)
+    file = sent_file(study, {"name": name, "data": data, "trials": trials}, resume)
     described = Hosts(image, hosts, cpus, gpus, memory, shared, claim, secret)
     text = rayjob(file, described, resume) if kind is Kind.rayjob else ray_start(file, described, resume)
     try:

@@ -15,7 +15,7 @@ import yaml
 
 from runners.task import FilesData, FolderData
 from search.storage import STORAGE, url_problem
-from search.study_file import StudyFile, load_study_file, shipped_studies
+from search.study_file import ResumedFile, StudyFile, load_study_file, resumed_file, shipped_studies
 from space.errors import InputError
 from space.paths import expanded
 
@@ -32,7 +32,7 @@ def job_folder(folder: Path, study: str, overrides: Mapping[str, Any], resume: b
         folder: to write to.
         study: a shipped study's name or the path of a study file.
         overrides: changes to it, by the names of `search.overrides.OVERRIDES`; `data` as the hosts see it.
-        resume: the search keeps the options that it was started with.
+        resume: the search keeps the options that it was started with, so that the file may lack what they gave.
 
     Returns:
         What `shoebox search` is told to search.
@@ -41,14 +41,31 @@ def job_folder(folder: Path, study: str, overrides: Mapping[str, Any], resume: b
         InputError: a wrong study file or override; data at a relative path.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
-    file = load_study_file(study, given, elsewhere=True)
-    if not resume:
+    file = sent_file(study, given, resume)
+    if isinstance(file, StudyFile):
         check_data(file)
     if study in shipped_studies() and not given:
         return study
-    text = yaml.safe_dump(file.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    (folder / STUDY).write_text(text, encoding="utf-8")
+    (folder / STUDY).write_text(study_text(file), encoding="utf-8")
     return STUDY
+
+
+def sent_file(study: str, overrides: Mapping[str, Any], resume: bool) -> StudyFile | ResumedFile:
+    """The study file to send, of which all is checked when the study is to be started, and little when it is resumed.
+
+    Args:
+        study, overrides, resume: as of `job_folder`.
+
+    Raises:
+        InputError: a wrong study file or override.
+    """
+    return resumed_file(study, overrides) if resume else load_study_file(study, overrides, elsewhere=True)
+
+
+def study_text(file: StudyFile | ResumedFile) -> str:
+    """The study as a file of its own, paths absolute and overrides entered."""
+    content = file.content if isinstance(file, ResumedFile) else file.model_dump(mode="json")
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def check_data(file: StudyFile) -> None:

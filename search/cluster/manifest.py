@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from search.cluster.jobs import STUDY, check_data, search_command, shared_folders
+from search.cluster.jobs import STUDY, check_data, search_command, shared_folders, study_text
 from search.storage import STORAGE
-from search.study_file import StudyFile
+from search.study_file import ResumedFile, StudyFile
 from space.errors import InputError
 
 STUDY_FOLDER = "/shoebox-study"  # where the study file is in a pod
@@ -49,12 +49,23 @@ class Hosts:
     secret: str = "shoebox-storage"
 
 
-def check(file: StudyFile, hosts: Hosts) -> None:
-    """Whether trials of a study fit the hosts.
+def check(file: StudyFile | ResumedFile, hosts: Hosts) -> None:
+    """Whether trials of a study fit the hosts; of one that is resumed, the hosts alone are checked.
 
     Raises:
         InputError: they do not, or a field is no value of its kind; data at a relative path.
     """
+    if isinstance(file, StudyFile):
+        _check_fit(file, hosts)
+    if _bytes(hosts.memory) < LEAST_MEMORY:
+        raise InputError(f"--memory: {hosts.memory!r} is no amount of memory for a host.", "Write it as in 8Gi.")
+    if not hosts.shared.startswith("/") or not hosts.shared.isprintable():
+        raise InputError(f"--shared {hosts.shared!r} is no absolute path.", "Name the folder as all hosts see it.")
+    if _plain(hosts.shared) == "/":
+        raise InputError("--shared / is the root of every host.", "Name a folder that all hosts share.")
+
+
+def _check_fit(file: StudyFile, hosts: Hosts) -> None:
     check_data(file)
     if hosts.cpus < file.search.cpus_per_trial or hosts.gpus < file.search.gpus_per_trial:
         raise InputError(
@@ -62,12 +73,6 @@ def check(file: StudyFile, hosts: Hosts) -> None:
             f"{file.search.gpus_per_trial:g} GPUs, but a host has {hosts.cpus} and {hosts.gpus}.",
             "Raise --cpus or --gpus, or lower search.cpus_per_trial or search.gpus_per_trial.",
         )
-    if _bytes(hosts.memory) < LEAST_MEMORY:
-        raise InputError(f"--memory: {hosts.memory!r} is no amount of memory for a host.", "Write it as in 8Gi.")
-    if not hosts.shared.startswith("/") or not hosts.shared.isprintable():
-        raise InputError(f"--shared {hosts.shared!r} is no absolute path.", "Name the folder as all hosts see it.")
-    if _plain(hosts.shared) == "/":
-        raise InputError("--shared / is the root of every host.", "Name a folder that all hosts share.")
     if file.device.latency == "native":
         raise InputError(
             "device.latency: native times on one machine, but a cluster has several.", "Use emulated or estimated."
@@ -107,12 +112,7 @@ def _bytes(quantity: str) -> float:
     return float(number) * (1024 if suffix.endswith("i") else 1000) ** power
 
 
-def study_text(file: StudyFile) -> str:
-    """The study as a file of its own, paths absolute and overrides entered."""
-    return yaml.safe_dump(file.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def rayjob(file: StudyFile, hosts: Hosts, resume: bool = False) -> str:
+def rayjob(file: StudyFile | ResumedFile, hosts: Hosts, resume: bool = False) -> str:
     """A KubeRay RayJob (ray.io/v1) with what it needs: the study as a ConfigMap, a claim for the shared folder.
 
     The storage's URL comes from a secret, which the text says how to make.
@@ -207,7 +207,7 @@ def _kubernetes_name(study: str) -> str:
     return name[: LONGEST_NAME - len(digest)].rstrip("-") + digest
 
 
-def ray_start(file: StudyFile, hosts: Hosts, resume: bool = False) -> str:
+def ray_start(file: StudyFile | ResumedFile, hosts: Hosts, resume: bool = False) -> str:
     """A bash script that makes hosts a cluster by `ray start` and searches the study on it.
 
     Raises:

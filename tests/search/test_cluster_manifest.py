@@ -190,5 +190,9 @@ def test_data_is_named_as_the_hosts_see_it(shoebox: Shoebox, tmp_path: Path, kin
     assert done.returncode == 2
     assert "--data DIR" in done.stderr
     assert not target.exists()
+    # The storage knows the options that a study was started with.
+    assert shoebox(*command, "--resume").returncode == 0
+    assert "name: amazon" in target.read_text()
+    target.unlink()
     assert shoebox(*command, "--data", "/shoebox/reviews").returncode == 0
     assert "path: /shoebox/reviews" in target.read_text()

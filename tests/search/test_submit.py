@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from search.cluster import jobs
 from search.study_file import load_study_file
@@ -63,6 +64,26 @@ def test_data_lies_where_the_hosts_see_it(tmp_path: Path, monkeypatch: pytest.Mo
     assert {task.data.path for task in tasks.values()} == {f"/hosts/reviews/{name}" for name in tasks}
     with pytest.raises(InputError, match="--data: there is no folder /hosts/reviews"):
         load_study_file("amazon", given)
+
+
+def test_a_file_that_an_option_had_made_whole_is_sent_to_be_resumed(toy_file: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(toy_file.read_text())
+    del content["task"]["data"]
+    content["device"]["profile"] = "phone.yaml"
+    toy_file.write_text(yaml.safe_dump(content))
+    sent = tmp_path / "sent"
+    sent.mkdir()
+    with pytest.raises(InputError, match=r"task\.data is missing"):
+        jobs.job_folder(sent, str(toy_file), {})
+    assert jobs.job_folder(sent, str(toy_file), {"name": "other", "trials": 9}, resume=True) == jobs.STUDY
+    found = yaml.safe_load((sent / jobs.STUDY).read_text())
+    assert (found["name"], found["search"]["trials"]) == ("other", 9)
+    assert found["device"]["profile"] == str(toy_file.parent / "phone.yaml")
+    assert "data" not in found["task"]
+    for name, said in ((None, "name is missing"), ("a/b", "name 'a/b' is none of a study")):
+        toy_file.write_text(yaml.safe_dump({**content, "name": name}))
+        with pytest.raises(InputError, match=said):
+            jobs.job_folder(sent, str(toy_file), {}, resume=True)
 
 
 def test_the_storage_goes_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
