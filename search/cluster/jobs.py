@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import posixpath
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping
@@ -93,14 +94,31 @@ def job_environment(storage: str | None, shared: str | None) -> dict[str, str]:
         shared: folder that all hosts share, as they see it.
 
     Raises:
-        InputError: the storage is no URL, or the folder no absolute path.
+        InputError: the storage is no URL, or the folder none that hosts can share.
     """
     url = storage or os.environ.get(STORAGE)
     if url and (problem := url_problem(url)):
         raise problem
-    if shared is not None and not shared.startswith("/"):
-        raise InputError(f"--shared {shared} is no absolute path.", "Name the folder as all hosts see it.")
+    if shared is not None:
+        check_shared(shared)
     return {**({STORAGE: url} if url else {}), **(shared_folders(shared) if shared else {})}
+
+
+def check_shared(shared: str) -> None:
+    """Refuse a path that no folder can have which hosts share.
+
+    Raises:
+        InputError: it is not absolute, cannot be printed, or is the root.
+    """
+    if not shared.startswith("/") or not shared.isprintable():
+        raise InputError(f"--shared {shared!r} is no absolute path.", "Name the folder as all hosts see it.")
+    if plain_path(shared) == "/":
+        raise InputError(f"--shared {shared} is the root of every host.", "Name a folder that all hosts share.")
+
+
+def plain_path(path: str) -> str:
+    """An absolute path without what changes nothing in it."""
+    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 def shared_folders(shared: str) -> dict[str, str]:

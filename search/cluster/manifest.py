@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import posixpath
 import re
 import shlex
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from search.cluster.jobs import STUDY, check_data, search_command, shared_folders, study_text
+from search.cluster.jobs import STUDY, check_data, check_shared, plain_path, search_command, shared_folders, study_text
 from search.storage import STORAGE
 from search.study_file import ResumedFile, StudyFile
 from space.errors import InputError
@@ -59,10 +58,7 @@ def check(file: StudyFile | ResumedFile, hosts: Hosts) -> None:
         _check_fit(file, hosts)
     if _bytes(hosts.memory) < LEAST_MEMORY:
         raise InputError(f"--memory: {hosts.memory!r} is no amount of memory for a host.", "Write it as in 8Gi.")
-    if not hosts.shared.startswith("/") or not hosts.shared.isprintable():
-        raise InputError(f"--shared {hosts.shared!r} is no absolute path.", "Name the folder as all hosts see it.")
-    if _plain(hosts.shared) == "/":
-        raise InputError("--shared / is the root of every host.", "Name a folder that all hosts share.")
+    check_shared(hosts.shared)
 
 
 def _check_fit(file: StudyFile, hosts: Hosts) -> None:
@@ -93,13 +89,8 @@ def _check_objects(hosts: Hosts) -> None:
             )
     if ":" in hosts.shared:
         raise InputError(f"--shared {hosts.shared}: pods mount no folder with a colon.", "Name another one.")
-    if f"{_plain(hosts.shared)}/".startswith(f"{STUDY_FOLDER}/"):
+    if f"{plain_path(hosts.shared)}/".startswith(f"{STUDY_FOLDER}/"):
         raise InputError(f"--shared {hosts.shared}: in {STUDY_FOLDER} is the study file.", "Name another folder.")
-
-
-def _plain(path: str) -> str:
-    """An absolute path without what changes nothing in it."""
-    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 def _bytes(quantity: str) -> float:

@@ -102,6 +102,7 @@ def test_the_storage_goes_by_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     [
         (["--address", "head:8265"], "http://"),
         (["--address", "http://127.0.0.1:1", "--shared", "here"], "--shared"),
+        (["--address", "http://127.0.0.1:1", "--shared", "/"], "--shared / is the root of every host"),
         (["--address", "http://127.0.0.1:1", "--storage", "me:s3cret@host"], "not a database URL"),
     ],
 )
