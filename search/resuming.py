@@ -43,7 +43,7 @@ def find_whole(storage: Any, name: str) -> optuna.Study | None:
 
 def check_no_bundles(file: StudyFile) -> None:
     """A new study must not write over the bundles of another one, in another storage or deleted."""
-    _check_no_password(file)
+    check_no_password(file.bundles)
     folder = study_folder(file.name) / "trials"
     if (folder.is_dir() and any(folder.iterdir())) or (file.bundles and names(file.bundles)):
         raise InputError(
@@ -58,7 +58,7 @@ def check_bundles_own(existing: optuna.Study, file: StudyFile) -> None:
         return
     moved = have_moved(existing, file)
     if moved:
-        _check_no_password(file)
+        check_no_password(file.bundles)
     owner, own = owner_of(file.bundles), existing.user_attrs.get(BUNDLES_OWNER)
     if owner is not None:
         is_own = owner == own
@@ -77,10 +77,19 @@ def have_moved(existing: optuna.Study, file: StudyFile) -> bool:
     return read_file(existing.study_name, existing.user_attrs[STUDY_FILE]).bundles != file.bundles
 
 
-def _check_no_password(file: StudyFile) -> None:
-    if file.bundles and urlsplit(file.bundles).password:
+def check_no_password(bundles: str | None) -> None:
+    """Refuse a URL for bundles that holds a password.
+
+    Raises:
+        InputError: it does, or is no URL; the message does not hold the password.
+    """
+    try:
+        password = urlsplit(bundles or "").password
+    except ValueError as error:
+        raise InputError(f"search.bundles, {without_passwords(bundles or '')}, is no URL: {error}.") from None
+    if bundles and password:
         raise InputError(
-            f"search.bundles, {without_passwords(file.bundles)}, should hold no password: records name the place of "
+            f"search.bundles, {without_passwords(bundles)}, should hold no password: records name the place of "
             "every bundle.",
             "Give it to fsspec, in its configuration folder or as FSSPEC_FTP_PASSWORD for ftp://.",
         )

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from search.cluster.jobs import STUDY, check_data, check_shared, plain_path, search_command, shared_folders, study_text
+from search.resuming import check_no_password
 from search.storage import STORAGE
 from search.study_file import ResumedFile, StudyFile
 from space.errors import InputError
@@ -52,13 +53,15 @@ def check(file: StudyFile | ResumedFile, hosts: Hosts) -> None:
     """Whether trials of a study fit the hosts; of one that is resumed, the hosts alone are checked.
 
     Raises:
-        InputError: they do not, or a field is no value of its kind; data at a relative path.
+        InputError: they do not, or a field is no value of its kind; data at a relative path; a password in the URL for
+            bundles.
     """
     if isinstance(file, StudyFile):
         _check_fit(file, hosts)
     if _bytes(hosts.memory) < LEAST_MEMORY:
         raise InputError(f"--memory: {hosts.memory!r} is no amount of memory for a host.", "Write it as in 8Gi.")
     check_shared(hosts.shared)
+    check_no_password(file.bundles)
 
 
 def _check_fit(file: StudyFile, hosts: Hosts) -> None:

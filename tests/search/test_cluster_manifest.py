@@ -123,6 +123,18 @@ def test_amounts_of_memory_are_those_of_kubernetes(toy: StudyFile, memory: str) 
     assert f"memory: {memory}" in rayjob(toy, hosts).replace("'", "")
 
 
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_a_password_is_not_written(toy_file: Path, shoebox: Shoebox, tmp_path: Path, resume: tuple[str, ...]) -> None:
+    content = yaml.safe_load(toy_file.read_text())
+    content["search"]["bundles"] = "s3://me:s3cret@bucket/x"
+    toy_file.write_text(yaml.safe_dump(content))
+    target = tmp_path / "cluster"
+    done = shoebox("cluster", "manifest", str(toy_file), "--image", "x", "-o", str(target), *resume)
+    assert (done.returncode, "should hold no password" in done.stderr) == (2, True)
+    assert "s3cret" not in done.stderr
+    assert not target.exists()
+
+
 def test_a_script_may_share_what_no_pod_can_mount(toy: StudyFile) -> None:
     assert "/mnt/a:b" in ray_start(toy, Hosts(shared="/mnt/a:b"))
     with pytest.raises(InputError, match="--shared"):

@@ -104,6 +104,9 @@ def test_the_storage_goes_by_the_environment(monkeypatch: pytest.MonkeyPatch) ->
         (["--address", "http://127.0.0.1:1", "--shared", "here"], "--shared"),
         (["--address", "http://127.0.0.1:1", "--shared", "/"], "--shared / is the root of every host"),
         (["--address", "http://127.0.0.1:1", "--storage", "me:s3cret@host"], "not a database URL"),
+        (["--address", "http://127.0.0.1:1", "--bundles", "s3://me:s3cret@bucket/x"], "should hold no password"),
+        (["--address", "http://127.0.0.1:1", "--bundles", "s3://[x"], "search.bundles, s3://[x/toy, is no URL"),
+        (["--address", "http://127.0.0.1:1", "--bundles", "s3://me:s3cret@bucket/x", "--resume"], "no password"),
     ],
 )
 def test_what_cannot_be_is_refused(toy_file: Path, shoebox: Shoebox, arguments: list[str], said: str) -> None:
