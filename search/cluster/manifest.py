@@ -21,6 +21,7 @@ STUDY_FOLDER = "/shoebox-study"  # where the study file is in a pod
 LONGEST_NAME = 47  # of a RayJob
 LEAST_MEMORY = 2**20  # bytes; what is less was meant in other units
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([EPTGM]i?|Ki|k)?")
+_NO_TEXT = re.compile(r"[-+]?[0-9_.]+([eE][-+]?[0-9]+)?|0[ob][0-9]+|[yYnN]")
 _PART = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _OBJECT = re.compile(rf"{_PART}(\.{_PART})*")  # RFC 1123, which Kubernetes names its objects by
 
@@ -82,7 +83,7 @@ def _check_objects(hosts: Hosts) -> None:
     """Refuse what Kubernetes would refuse of a RayJob.
 
     Raises:
-        InputError: a name is none of Kubernetes', or the shared folder cannot be mounted.
+        InputError: a name is none of Kubernetes' or of an image, or the shared folder cannot be mounted.
     """
     for option, value in (("--claim", hosts.claim), ("--secret", hosts.secret)):
         if value is not None and (len(value) > 253 or not _OBJECT.fullmatch(value)):
@@ -90,6 +91,8 @@ def _check_objects(hosts: Hosts) -> None:
                 f"{option}: {value!r} is no name of a Kubernetes object.",
                 "Those have at most 253 of a-z, 0-9, - and ., and begin and end with a letter or digit.",
             )
+    if hosts.image and not re.fullmatch(r"[!-~]+", hosts.image):
+        raise InputError(f"--image: {hosts.image!r} is no name of an image.", "Write it as in REGISTRY/NAME:TAG.")
     if ":" in hosts.shared:
         raise InputError(f"--shared {hosts.shared}: pods mount no folder with a colon.", "Name another one.")
     if f"{plain_path(hosts.shared)}/".startswith(f"{STUDY_FOLDER}/"):
@@ -104,6 +107,17 @@ def _bytes(quantity: str) -> float:
     number, suffix = found[1], found[2] or ""
     power = " KMGTPE".index(suffix[:1].upper()) if suffix else 0
     return float(number) * (1024 if suffix.endswith("i") else 1000) ** power
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that Kubernetes would read as numbers or truth values: it knows more of both than PyYAML does."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if _NO_TEXT.fullmatch(text) else None)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def rayjob(file: StudyFile | ResumedFile, hosts: Hosts, resume: bool = False) -> str:
@@ -160,7 +174,7 @@ def rayjob(file: StudyFile | ResumedFile, hosts: Hosts, resume: bool = False) ->
         f"The claim {claim} has to let several pods write (ReadWriteMany). Data that the study names by a path has to",
         f"be on it, under {hosts.shared}. Watch with: kubectl get rayjob {name}. To go on after a stop: --resume.",
     ]
-    body = yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True)
+    body = yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return "".join(f"# {line}\n" for line in notes) + body
 
 
