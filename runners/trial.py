@@ -30,7 +30,7 @@ from runners.precision import training_device
 from runners.prepared import Prepared, prepare
 from runners.pretraining.encoder import Encoder, prepare_encoder, start_from_encoder
 from runners.record import LATENCIES, TaskQuality, TrialRecord, costs, library_versions
-from runners.rungs import RungResult, Rungs
+from runners.rungs import RungResult, Rungs, restored
 from runners.supernet.prepare import Supernet, start_from_supernet
 from runners.task import Examples
 from runners.teacher.origin import Origin, mean_statistics
@@ -151,12 +151,10 @@ def run_in_rungs(
 
     A checkpoint is on disk before its rung is told. Who does not want the trial to go on closes the iterator; to go on
     later, he calls again with the rungs that were passed. The student is the same, bit for bit, as one trained at once.
+    Where the last checkpoint is of no use, the training begins anew, and the first rung is told again.
 
     Args:
         rungs: where to judge; nowhere by default.
-
-    Raises:
-        InputError: the checkpoint to go on from is of another training, or damaged.
     """
     prepared = prepared.ranked_by(config.vocabulary_score)
     passed = rungs.passed if rungs is not None else ()
@@ -196,8 +194,7 @@ def run_in_rungs(
             training = Distillation(student, courses, recipe, plan.fidelity, tokens, seed, device)
             if supernet is not None:
                 training.load_projection(*supernet.projection_of(student.width))
-            if passed:
-                training.restore(Path(passed[-1].checkpoint))
+            rungs = None if rungs is None else restored(training, rungs)
         for rung, step in rungs.ahead(training.steps) if rungs is not None else ():
             assert rungs is not None
             with clock("train"):

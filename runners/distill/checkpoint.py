@@ -43,6 +43,8 @@ def write_checkpoint(
     part = path.with_name(f"{path.name}.part{os.getpid()}")
     try:
         save_tensors({name: value.clone() for name, value in tensors.items()}, part, {_TRAINING: training})
+        with part.open("rb") as file:
+            os.fsync(file.fileno())  # else the name could outlive a power failure, and what it names not
         os.replace(part, path)
     except OSError:
         part.unlink(missing_ok=True)
