@@ -251,6 +251,7 @@ class Ledger:
         """
         trial = self._trial(number)
         self._ladder.enter(number, trial.user_attrs)
+        self.folders.remove_passed(trial.user_attrs.get(RUNGS) or ())
         self.time.add(trial)
         if not self.time.over and self._ladder.goes_on(number, trial.user_attrs):
             return True

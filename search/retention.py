@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -48,6 +49,14 @@ class Folders:
             if other not in kept:
                 del self._front[other]
                 self.remove(self.bundle(other))
+
+    def remove_passed(self, rungs: Sequence[dict[str, Any]]) -> None:
+        """Remove the checkpoints of a trial that the storage knows a later one of: it may go on from the last alone."""
+        for rung in rungs[:-1]:
+            path = located(rung["checkpoint"], self.all_checkpoints)
+            if path.parent.parent.resolve() == self.all_checkpoints.resolve():
+                with contextlib.suppress(OSError):  # they are removed with the trial's folder at last
+                    path.unlink()
 
     def remove_checkpoints(self, number: int, rungs: Iterable[dict[str, Any]]) -> None:
         """Remove the checkpoints of a trial that has ended, those that it took over from another one included."""

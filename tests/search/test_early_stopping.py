@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import toy_pipeline
 
 from search.cli.studies_command import study_row
 from search.exchange import export_study, import_study
@@ -71,6 +72,7 @@ def test_a_promoted_trial_goes_on_from_its_checkpoint_after_a_kill(make_engine: 
     promoted = again.ledger.next()
     assert promoted.number == number
     assert [passed.rung for passed in promoted.rungs.passed] == list(range(rung + 1))
+    assert [Path(passed.checkpoint).is_file() for passed in promoted.rungs.passed] == [False] * rung + [True]
     assert promoted.rungs.passed[-1].checkpoint.startswith(str(again.ledger.folders.checkpoints(number)))
 
     # Killed in the middle of going on: it is repeated from the same checkpoint under another number.
@@ -85,6 +87,33 @@ def test_a_promoted_trial_goes_on_from_its_checkpoint_after_a_kill(make_engine: 
     counts = third.ledger.counts
     assert (counts.trained, counts.running, counts.waiting, counts.paused) == (9, 0, 0, 0)
     assert not list(third.ledger.folders.all_checkpoints.iterdir())
+
+
+def test_of_a_trial_the_last_checkpoint_alone_is_kept(make_engine: EngineMaker) -> None:
+    """The one that a repeat has taken over goes as well, once it has one of its own."""
+    engine = make_engine(trials=9, limits=ROOMY, more=EARLY)
+    first = engine.ledger.next()
+    parts = toy_pipeline.run_in_rungs(
+        engine.plan,
+        engine.prepared,
+        first.number,
+        first.config,
+        first.recipe,
+        first.seed,
+        first.bundle,
+        first.rungs,
+    )
+    passed = [next(parts).model_dump(mode="json")]
+    engine.study._storage.set_trial_user_attr(first.trial_id, RUNGS, passed)
+    folders = engine.ledger.folders
+    assert engine.ledger.goes_on(first.number)
+    again = make_engine(trials=9, limits=ROOMY, more=EARLY)
+    assert again.ledger.recover() == 1
+    repeated = again.ledger.next()
+    assert [rung.checkpoint for rung in repeated.rungs.passed] == [passed[0]["checkpoint"]]
+    assert Path(passed[0]["checkpoint"]).is_file()
+    again.work(repeated)
+    assert [path.name for path in folders.all_checkpoints.rglob("*.txt")] == ["rung1.txt"]
 
 
 def _half_searched(make_engine: EngineMaker) -> Any:
