@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -12,7 +14,7 @@ from runners.evaluate import run_student
 from runners.prepared import Prepared
 from space.families import Student
 
-_TEXTS = 5000  # of the train split, at most: a bias has few numbers
+_TEXTS = 5000  # at most: a bias has few numbers
 _PENALTY = 1e-4  # keeps them finite where the answers part the classes wholly
 
 
@@ -49,7 +51,8 @@ def balanced_bias(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
 
 
 def balance_bias(student: Student, prepared: Prepared, entries: int) -> None:
-    """Add `balanced_bias` of the train split's texts to a trained student's head, for each task that classifies texts.
+    """Add `balanced_bias` of the texts that students learn from to a trained student's head, for each task that
+    classifies texts.
 
     Args:
         student: as it will be exported; changed in place.
@@ -58,9 +61,16 @@ def balance_bias(student: Student, prepared: Prepared, entries: int) -> None:
     for name, taught in prepared.tasks.items():
         if taught.task.regression or taught.task.per_token:
             continue
-        sample = taught.task.train.evenly(_TEXTS)
+        sample = taught.task.learned_train.evenly(_TEXTS)
         _, columns = prepared.shape.part(name)
         logits = run_student(student, prepared.encode(name, entries, sample))[:, columns]
         bias = balanced_bias(logits, sample.labels.astype(np.int64))
         with torch.no_grad():
             student.head.bias[columns] += torch.from_numpy(bias).float()
+
+
+def with_balanced_bias(student: Student, prepared: Prepared, entries: int) -> Student:
+    """A copy of a student with `balance_bias`, to be judged: the student itself may be trained on."""
+    found = copy.deepcopy(student)
+    balance_bias(found, prepared, entries)
+    return found

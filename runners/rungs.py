@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
+
+from space.errors import InputError
+
+if TYPE_CHECKING:
+    from runners.distill import Distillation
+
+logger = logging.getLogger("shoebox.runners.rungs")
 
 
 class RungResult(BaseModel):
@@ -63,3 +72,20 @@ class Rungs:
     def step(self, rung: int, steps: int) -> int:
         """The step, of so many, at which a rung is reached."""
         return max(1, round(self.shares[rung] * steps))
+
+
+def restored(training: Distillation, rungs: Rungs) -> Rungs:
+    """Let a training that has not begun go on from the last rung that was passed.
+
+    Returns:
+        The same rungs; with none of them passed where that checkpoint is of no use (damaged, or of another training):
+        the training begins then, which costs time and no trial.
+    """
+    if not rungs.passed:
+        return rungs
+    try:
+        training.restore(Path(rungs.passed[-1].checkpoint))
+    except InputError as error:
+        logger.warning("%s That training starts anew.", error.message)
+        return replace(rungs, passed=())
+    return rungs

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file.
 
     Raises:
@@ -20,7 +20,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
             its text, and a full disk must be told from a fault of the trial.
     """
     try:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, str(path))
+        save_file({name: value.contiguous() for name, value in tensors.items()}, str(path), metadata)
     except SafetensorError as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:

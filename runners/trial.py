@@ -20,7 +20,7 @@ from runners.batches import Encoded
 from runners.bundle import MODEL, BundleConfig, LabelNames, new_folder, write_model, write_results
 from runners.distill import Distillation
 from runners.evaluate import open_session, run_model, run_student
-from runners.head_bias import balance_bias
+from runners.head_bias import balance_bias, with_balanced_bias
 from runners.initialization import start_from_embeddings, start_from_layers
 from runners.judging import BEFORE, judge, overall, quality_fields
 from runners.latency import LatencyMeter
@@ -30,7 +30,7 @@ from runners.precision import training_device
 from runners.prepared import Prepared, prepare
 from runners.pretraining.encoder import Encoder, prepare_encoder, start_from_encoder
 from runners.record import LATENCIES, TaskQuality, TrialRecord, costs, library_versions
-from runners.rungs import RungResult, Rungs
+from runners.rungs import RungResult, Rungs, restored
 from runners.supernet.prepare import Supernet, start_from_supernet
 from runners.task import Examples
 from runners.teacher.origin import Origin, mean_statistics
@@ -151,12 +151,10 @@ def run_in_rungs(
 
     A checkpoint is on disk before its rung is told. Who does not want the trial to go on closes the iterator; to go on
     later, he calls again with the rungs that were passed. The student is the same, bit for bit, as one trained at once.
+    Where the last checkpoint is of no use, the training begins anew, and the first rung is told again.
 
     Args:
         rungs: where to judge; nowhere by default.
-
-    Raises:
-        InputError: the checkpoint to go on from is of another training, or damaged.
     """
     prepared = prepared.ranked_by(config.vocabulary_score)
     passed = rungs.passed if rungs is not None else ()
@@ -168,6 +166,7 @@ def run_in_rungs(
     if broken(constraints):
         raise InfeasibleTrial(constraints)
     entries = prepared.vocabulary.size(config.vocabulary_keep)
+    balanced = recipe.head_bias == "balanced"
     bundle_config = BundleConfig(
         study=plan.study,
         teacher=plan.teacher.model,
@@ -195,8 +194,7 @@ def run_in_rungs(
             training = Distillation(student, courses, recipe, plan.fidelity, tokens, seed, device)
             if supernet is not None:
                 training.load_projection(*supernet.projection_of(student.width))
-            if passed:
-                training.restore(Path(passed[-1].checkpoint))
+            rungs = None if rungs is None else restored(training, rungs)
         for rung, step in rungs.ahead(training.steps) if rungs is not None else ():
             assert rungs is not None
             with clock("train"):
@@ -206,6 +204,7 @@ def run_in_rungs(
                 checkpoint = rungs.folder / f"rung{rung}.safetensors"
                 training.save(checkpoint)
                 now = _rounded(student) if recipe.quantization == "post_training" else student
+                now = with_balanced_bias(now, prepared, entries) if balanced else now
                 quality = overall(_judge(partial(run_student, now), prepared, entries, rungs.examples))
             yield RungResult(
                 rung=rung,
@@ -220,10 +219,11 @@ def run_in_rungs(
         further = {"final_loss": log.losses[-1], "examples_seen": float(log.examples)}
         if recipe.quantization == "post_training":
             with clock("quantize"):
-                further[BEFORE] = overall(_judge(partial(run_student, student), prepared, entries))
+                full = with_balanced_bias(student, prepared, entries) if balanced else student
+                further[BEFORE] = overall(_judge(partial(run_student, full), prepared, entries))
                 student.search_clipping()
                 student.set_rounding(True)
-        if recipe.head_bias == "balanced":
+        if balanced:
             with clock("calibrate"):
                 balance_bias(student, prepared, entries)
         with clock("export"):

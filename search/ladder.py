@@ -11,6 +11,7 @@ from typing import Any
 from objectives.pareto import Direction
 from runners.rungs import RungResult, Rungs
 from search.halving import EarlyStoppingSpec, Halving
+from search.retention import located
 from search.states import RUNGS, Objective
 
 logger = logging.getLogger("shoebox.search.ladder")
@@ -53,22 +54,27 @@ class Ladder:
         return self._halving.promoted(self.waiting.items()) if self.waiting else None
 
     def rungs(self, attributes: Mapping[str, Any], checkpoints: Path) -> Rungs | None:
-        """What a worker has to know of the rungs of a trial; None without early stopping."""
+        """What a worker has to know of the rungs of a trial, whose checkpoints go into that folder; None without early
+        stopping."""
         if self._spec is None:
             return None
-        passed = tuple(RungResult.model_validate(rung) for rung in open_rungs(attributes))
+        passed = tuple(RungResult.model_validate(rung) for rung in open_rungs(attributes, checkpoints.parent))
         if attributes.get(RUNGS) and not passed:
             logger.warning("%s is gone: that training starts anew.", attributes[RUNGS][-1]["checkpoint"])
         return Rungs(self._shares, self._spec.examples, checkpoints, passed)
 
 
-def open_rungs(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rungs that a trial has passed, if it can go on from the last one.
+def open_rungs(attributes: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """The rungs that a trial has passed, with their checkpoints where they are now, if it can go on from the last one.
 
     There are none where its checkpoint is no file here: it was lost, or the study comes from another machine.
+
+    Args:
+        attributes: of the trial.
+        folder: of the study's checkpoints.
     """
-    passed = attributes.get(RUNGS) or []
-    return passed if passed and Path(passed[-1]["checkpoint"]).is_file() else []
+    found = [{**rung, "checkpoint": str(located(rung["checkpoint"], folder))} for rung in attributes.get(RUNGS) or ()]
+    return found if found and Path(found[-1]["checkpoint"]).is_file() else []
 
 
 def last_rung(attributes: Mapping[str, Any]) -> int:

@@ -251,6 +251,7 @@ class Ledger:
         """
         trial = self._trial(number)
         self._ladder.enter(number, trial.user_attrs)
+        self.folders.remove_passed(trial.user_attrs.get(RUNGS) or ())
         self.time.add(trial)
         if not self.time.over and self._ladder.goes_on(number, trial.user_attrs):
             return True
@@ -335,7 +336,7 @@ class Ledger:
 
     def repeat(self, trial: FrozenTrial, further: Mapping[str, Any] | None = None) -> None:
         """Queue a running trial again, which is to be orphaned next."""
-        telling.repeat(self.study, trial, further)
+        telling.repeat(self.study, trial, self.folders.all_checkpoints, further)
         self.counts.add("waiting")
 
     def orphan(self, trial: FrozenTrial) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import FrozenTrial
 
+from search.retention import located
 from search.samplers import RETRY_OF
 from search.states import ANSWERED_BY, RECORD, RUNGS, state_of
 from search.telling import has_result
@@ -69,5 +70,6 @@ def remove_leftovers(ledger: Ledger) -> None:
             if RECORD not in trial.user_attrs:
                 unrecorded.add(trial.number)
             continue
-        wanted.update(Path(rung["checkpoint"]).parent for rung in trial.user_attrs.get(RUNGS) or ())
+        checkpoints = (rung["checkpoint"] for rung in trial.user_attrs.get(RUNGS) or ())
+        wanted.update(located(checkpoint, ledger.folders.all_checkpoints).parent for checkpoint in checkpoints)
     ledger.folders.remove_leftovers(unrecorded, wanted)

@@ -13,9 +13,12 @@ import optuna
 
 from runners.bundle_store import names, owner_of, set_owner
 from runners.latency import DeviceSpec
+from runners.plan import TaskPlan
+from runners.task import Task
+from runners.transfer.read import identity
 from search.states import PROPOSED
 from search.storage import find_study
-from search.study import BUNDLES_OWNER, IMPORTED, STUDY_FILE, TIMED_WITH, half_made, read_file, study_folder
+from search.study import BUNDLES_OWNER, DATA, IMPORTED, STUDY_FILE, TIMED_WITH, half_made, read_file, study_folder
 from search.study_file import StudyFile
 from space.errors import InputError
 from space.secrets import without_passwords
@@ -40,7 +43,7 @@ def find_whole(storage: Any, name: str) -> optuna.Study | None:
 
 def check_no_bundles(file: StudyFile) -> None:
     """A new study must not write over the bundles of another one, in another storage or deleted."""
-    _check_no_password(file)
+    check_no_password(file.bundles)
     folder = study_folder(file.name) / "trials"
     if (folder.is_dir() and any(folder.iterdir())) or (file.bundles and names(file.bundles)):
         raise InputError(
@@ -55,7 +58,7 @@ def check_bundles_own(existing: optuna.Study, file: StudyFile) -> None:
         return
     moved = have_moved(existing, file)
     if moved:
-        _check_no_password(file)
+        check_no_password(file.bundles)
     owner, own = owner_of(file.bundles), existing.user_attrs.get(BUNDLES_OWNER)
     if owner is not None:
         is_own = owner == own
@@ -74,10 +77,19 @@ def have_moved(existing: optuna.Study, file: StudyFile) -> bool:
     return read_file(existing.study_name, existing.user_attrs[STUDY_FILE]).bundles != file.bundles
 
 
-def _check_no_password(file: StudyFile) -> None:
-    if file.bundles and urlsplit(file.bundles).password:
+def check_no_password(bundles: str | None) -> None:
+    """Refuse a URL for bundles that holds a password.
+
+    Raises:
+        InputError: it does, or is no URL; the message does not hold the password.
+    """
+    try:
+        password = urlsplit(bundles or "").password
+    except ValueError as error:
+        raise InputError(f"search.bundles, {without_passwords(bundles or '')}, is no URL: {error}.") from None
+    if bundles and password:
         raise InputError(
-            f"search.bundles, {without_passwords(file.bundles)}, should hold no password: records name the place of "
+            f"search.bundles, {without_passwords(bundles)}, should hold no password: records name the place of "
             "every bundle.",
             "Give it to fsspec, in its configuration folder or as FSSPEC_FTP_PASSWORD for ftp://.",
         )
@@ -110,6 +122,42 @@ def check_unchanged(existing: optuna.Study, file: StudyFile) -> None:
             f"Study {existing.study_name!r} was started with other settings: {', '.join(sorted(changed))} "
             "changed since.",
             "Set them back to resume, or start another study by --name NAME.",
+        )
+
+
+def data_digests(plans: Mapping[str, TaskPlan], tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """What tells the data of a study from other data, by the section of the study file that names it.
+
+    Where the data lies is no part of it. Of transfer text on the hub only the names count, as in the cache of it.
+
+    Raises:
+        InputError: a file of transfer text is missing or cannot be read.
+    """
+    found: dict[str, Any] = {}
+    for name, plan in plans.items():
+        # An only task has its transfer text beside it, one of several in its own section.
+        task, transfer = ("task", "transfer") if len(plans) == 1 else (f"tasks.{name}", f"tasks.{name}.transfer")
+        found[f"{task}.data"] = tasks[name].fingerprint
+        if plan.transfer is not None and plan.transfer.sources:
+            found[f"{transfer}.sources"] = [identity(source) for source in plan.transfer.sources]
+    return found
+
+
+def check_data_unchanged(existing: optuna.Study, digests: Mapping[str, Any]) -> None:
+    """Refuse to resume a study whose data holds something else by now: qualities would be of two tasks, and trainings
+    would go on with other texts than they began with.
+
+    Args:
+        existing: a study, of which an older version may not have kept the digests.
+        digests: of `data_digests`, now.
+    """
+    before = existing.user_attrs.get(DATA, {})
+    changed = [section for section, digest in digests.items() if before.get(section, digest) != digest]
+    if changed:
+        raise InputError(
+            f"The data of study {existing.study_name!r} holds something else than when it was started: "
+            f"{', '.join(changed)} changed since.",
+            "Set it back to resume, or start another study by --name NAME.",
         )
 
 

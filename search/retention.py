@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -49,11 +50,19 @@ class Folders:
                 del self._front[other]
                 self.remove(self.bundle(other))
 
+    def remove_passed(self, rungs: Sequence[dict[str, Any]]) -> None:
+        """Remove the checkpoints of a trial that the storage knows a later one of: it may go on from the last alone."""
+        for rung in rungs[:-1]:
+            path = located(rung["checkpoint"], self.all_checkpoints)
+            if path.parent.parent.resolve() == self.all_checkpoints.resolve():
+                with contextlib.suppress(OSError):  # they are removed with the trial's folder at last
+                    path.unlink()
+
     def remove_checkpoints(self, number: int, rungs: Iterable[dict[str, Any]]) -> None:
         """Remove the checkpoints of a trial that has ended, those that it took over from another one included."""
-        folders = {Path(rung["checkpoint"]).parent for rung in rungs} | {self.checkpoints(number)}
-        for folder in folders:
-            if folder.parent == self.all_checkpoints:
+        taken_over = {located(rung["checkpoint"], self.all_checkpoints).parent for rung in rungs}
+        for folder in taken_over | {self.checkpoints(number)}:
+            if folder.parent.resolve() == self.all_checkpoints.resolve():
                 self.remove(folder)
 
     def remove(self, folder: Path) -> None:
@@ -74,13 +83,29 @@ class Folders:
             unrecorded: trials that ended without a record: their bundles are complete, but nothing leads to them.
             wanted_checkpoints: folders of those from which a training may go on.
         """
+        wanted = {folder.resolve() for folder in wanted_checkpoints}  # the home may be spelt in another way than then
         for folder in _folders(self.bundles):
             whole = re.fullmatch(r"\d{5,}", folder.name)
             if (whole and int(folder.name) in unrecorded) or re.match(r"\.\d{5,}\.", folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in _folders(self.all_checkpoints):
-            if re.fullmatch(r"\.?\d{5,}(\.removed)?", folder.name) and folder not in wanted_checkpoints:
+            if re.fullmatch(r"\.?\d{5,}(\.removed)?", folder.name) and folder.resolve() not in wanted:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def located(checkpoint: str, folder: Path) -> Path:
+    """Where a checkpoint is now: in its study's home, which may have been moved since.
+
+    Args:
+        checkpoint: its path as it was recorded.
+        folder: of the study's checkpoints.
+
+    Returns:
+        The path as it was recorded if the file is there, or nowhere.
+    """
+    recorded = Path(checkpoint)
+    moved = folder / recorded.parent.name / recorded.name
+    return moved if moved.is_file() and not recorded.is_file() else recorded
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -29,9 +29,11 @@ from search.progress import Display, NoDisplay
 from search.propose import enqueue_proposals
 from search.resuming import (
     check_bundles_own,
+    check_data_unchanged,
     check_no_bundles,
     check_unchanged,
     claim_bundles,
+    data_digests,
     find_whole,
     have_moved,
     tell_other_tools,
@@ -40,7 +42,18 @@ from search.samplers import costs_of, fitting_sampler, study_sampler
 from search.shared_ledger import SharedLedger
 from search.states import RECORD
 from search.storage import create_study, default_url, find_study, is_postgresql, masked, open_storage
-from search.study import OVERRIDES, SOURCE, STUDY_FILE, TIMED_ON, TIMED_WITH, Study, directions, half_made, study_folder
+from search.study import (
+    DATA,
+    OVERRIDES,
+    SOURCE,
+    STUDY_FILE,
+    TIMED_ON,
+    TIMED_WITH,
+    Study,
+    directions,
+    half_made,
+    study_folder,
+)
 from search.study_file import StudyFile, load_study_file, study_name
 from search.warm_start import (
     AUTO,
@@ -92,8 +105,8 @@ def run_study(
 
     Raises:
         InputError: a wrong study file or option; the study exists (without `resume`), does not exist (with
-            it), is being searched by another process, or was changed; wrong data; an unknown device; the
-            limit is below the smallest student.
+            it), is being searched by another process, or was changed; wrong or changed data; an unknown device;
+            the limit is below the smallest student.
         OutputError: a bundle could not be written; what finished is kept, and `resume` goes on.
         KeyboardInterrupt: stopped by the user; what finished is kept, what ran is queued again.
     """
@@ -139,6 +152,9 @@ def run_study(
                 "Set its profile back to resume, or start another study by --name NAME.",
             )
         tasks = load_tasks({name: plan.task for name, plan in file.task_plans.items()})
+        digests = data_digests(file.task_plans, tasks)
+        if existing is not None:
+            check_data_unchanged(existing, digests)
         meter.prepare()  # here, not in the workers, so that the emulator is set up once
         if existing is not None:
             tell_other_tools(existing, file.device, meter.tools)
@@ -158,6 +174,7 @@ def run_study(
             STUDY_FILE: file.model_dump(mode="json"),
             OVERRIDES: {key: str(value) if isinstance(value, Path) else value for key, value in given.items()},
             SOURCE: source or file.name,
+            DATA: digests,
             TIMED_ON: meter.identity,
             TIMED_WITH: meter.tools,
         }

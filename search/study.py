@@ -31,6 +31,7 @@ STUDY_FILE = "study_file"  # the whole study file (JSON)
 OVERRIDES = "overrides"  # command-line values that it was made with
 BUNDLES_OWNER = "bundles_owner"  # what the place of its bundles at a URL is marked with
 SOURCE = "source"  # name or path that it was loaded from
+DATA = "data"  # digests of its data (JSON of `search.resuming.data_digests`)
 TIMED_ON = "timed_on"  # identity of the device (`LatencyMeter.identity`)
 TIMED_WITH = "timed_with"  # what else its readings depend on (JSON of `LatencyMeter.tools`), at its last start
 IMPORTED = "imported"  # where a study of an archive came from; set first, as `STUDY_FILE` is last

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -201,6 +203,49 @@ def study_name(name_or_path: str | Path, overrides: Mapping[str, Any] | None = N
     text, source, _ = _read(str(name_or_path))
     name = (overrides or {}).get("name") or parse_yaml(text, source).get("name")
     return name if isinstance(name, str) else load_study_file(name_or_path, overrides).name
+
+
+@dataclass(frozen=True)
+class ResumedFile:
+    """A study file that other machines are sent to go on with its study.
+
+    It may need options to be whole that the study was started with, which the storage knows there.
+
+    Attributes:
+        name: of the study.
+        content: the file's own, paths absolute and options entered; all but the name is unchecked.
+    """
+
+    name: str
+    content: dict[str, Any]
+
+    @property
+    def bundles(self) -> str | None:
+        """URL for the bundles, if the content names one."""
+        section = self.content.get("search")
+        found = section.get("bundles") if isinstance(section, dict) else None
+        return found if isinstance(found, str) else None
+
+
+def resumed_file(name_or_path: str | Path, overrides: Mapping[str, Any] | None = None) -> ResumedFile:
+    """What other machines need of a study file to go on with its study.
+
+    Args:
+        name_or_path, overrides: as of `load_study_file`.
+
+    Raises:
+        InputError: no such study; not YAML; no name, or none of a study; an option that does not exist.
+    """
+    text, source, folder = _read(str(name_or_path))
+    data = parse_yaml(text, source)
+    if folder is not None:
+        _anchor_paths(data, folder)
+    apply_overrides(data, overrides or {}, elsewhere=True)
+    name = data.get("name")
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        what = "name is missing" if name is None else f"name {name!r} is none of a study"
+        raise InputError(f"{source}: {what}.", "Say which study to resume: --name NAME.")
+    return ResumedFile(name, data)
 
 
 def _read(name_or_path: str) -> tuple[str, str, Path | None]:

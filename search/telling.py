@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -114,15 +115,17 @@ def tell_answer(study: optuna.Study, trial: optuna.Trial, twin: FrozenTrial) -> 
     study.tell(trial.number, state=TrialState.FAIL)
 
 
-def repeat(study: optuna.Study, trial: FrozenTrial, further: Mapping[str, Any] | None = None) -> None:
-    """Queue a trial again; it goes on from the last checkpoint that is there."""
+def repeat(
+    study: optuna.Study, trial: FrozenTrial, checkpoints: Path, further: Mapping[str, Any] | None = None
+) -> None:
+    """Queue a trial again; it goes on from the last checkpoint that is there, in that folder of the study's."""
     attributes = trial.user_attrs
     # Without its byte count a trial was killed while being asked for: some of its parameters may be
     # missing. It is asked for again from the same seed, or as it was queued.
     params = trial.params if BYTES in attributes else trial.system_attrs.get("fixed_params", {})
     again: dict[str, Any] = {RETRY_OF: trial.number, PLACE: place(study, trial)}
     again |= {key: attributes[key] for key in (WORKERS_LOST, PROPOSED, FROM) if key in attributes}
-    if passed := open_rungs(attributes):
+    if passed := open_rungs(attributes, checkpoints):
         again[RUNGS] = passed
     study.enqueue_trial(params, user_attrs={**again, **(further or {})})
 

@@ -161,7 +161,9 @@ class TrialWorker(Trainable):
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
             return ERROR, f"{kind}{text}"[:LONGEST_ERROR]
         if isinstance(found, RungResult):
-            self._passed.append(found.model_dump(mode="json"))
+            # One whose checkpoint was of no use begins at its first rung once more.
+            before = [rung for rung in self._passed if rung["rung"] < found.rung]
+            self._passed = [*before, found.model_dump(mode="json")]
             return RUNGS, self._passed
         if not math.isfinite(found.quality):
             return ERROR, f"the measured quality is {found.quality}, not a number"

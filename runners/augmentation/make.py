@@ -168,7 +168,7 @@ class Augmenter:
 
     def _masked_model(self) -> MaskedModel:
         if self._spec.masked_model is not None:
-            return named_model(self._spec.masked_model)
+            return named_model(self._spec.masked_model, self._length)
         rows = even_sample(len(self._texts), _TUNING_TEXTS, np.random.default_rng([self._seed, 41]))
         _log.info("Tuning a masked language model on %d texts", len(rows))
         return tuned_model(self._model, _unlabelled(self._texts, rows), self._length, self._seed)

@@ -19,6 +19,7 @@ from runners.precision import autocast, training_device
 from runners.progress import ProgressLines
 from runners.task import Examples
 from runners.teacher.model import Teacher, find_model, load_encoder, load_tokenizer
+from runners.teacher.prepare import check_length
 from space.errors import InputError
 
 _log = logging.getLogger("shoebox.runners.augmentation")
@@ -94,11 +95,14 @@ class TiedHead(nn.Module):
         return found
 
 
-def named_model(model: str) -> MaskedModel:
+def named_model(model: str, max_length: int) -> MaskedModel:
     """A masked language model by Hugging Face id or folder.
 
+    Args:
+        max_length: longest input in word pieces.
+
     Raises:
-        InputError: it cannot be had, is not WordPiece, or has no head for masked words.
+        InputError: it cannot be had, is not WordPiece, has no head for masked words, or reads no input of that length.
     """
     from transformers import AutoModelForMaskedLM
     from transformers.utils import logging as transformers_logging
@@ -130,6 +134,7 @@ def named_model(model: str) -> MaskedModel:
             f"{where}: {model} is no masked language model: it lacks {sorted(missing)[0]}.",
             "Name one that was trained with a head for masked words, or leave masked_model out.",
         )
+    check_length(network.config, max_length, model, f"{where}: ", "masked model")
     return MaskedModel(_Named(network).to(training_device()), tokenizer, pieces.vocabulary)
 
 

@@ -92,8 +92,9 @@ class Resampler:
         room = self._max_length - 1 - len(texts)
         share = max(1, room // len(texts))
         kept = [min(len(encoding.ids), share) for encoding in encodings]
-        if len(texts) == 2:  # what one text leaves free the other one may take
-            kept = [min(len(encoding.ids), room - other) for encoding, other in zip(encodings, kept[::-1], strict=True)]
+        if len(texts) == 2:  # what one text leaves free the other one may take; an odd piece is the first one's
+            kept[0] = min(len(encodings[0].ids), room - kept[1])
+            kept[1] = min(len(encodings[1].ids), room - kept[0])
         which = int(generator.integers(3)) if len(texts) == 2 else 2
         words = []
         for number, (text, encoding, count) in enumerate(zip(texts, encodings, kept, strict=True)):

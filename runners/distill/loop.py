@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from runners.distill.checkpoint import read_checkpoint, write_checkpoint
 from runners.distill.courses import Course, CoursePool
 from runners.distill.fit import fit_projections
+from runners.distill.identity import training_digest
 from runners.distill.losses import CrossDistillation
 from runners.distill.pool import Batch
 from runners.distill.schedules import HELD_OUT, JointSchedule, StagewiseSchedule
@@ -96,6 +98,7 @@ class Distillation:
         words = [course.sources[0].words for course in courses if recipe.learns_words]
         taught = [states for states in words if states is not None]
         self._fidelity, self._seed = fidelity, seed
+        self._courses, self._tokens = courses, tokens
         self._pool = self._make_pool(courses, tokens if taught else None)
         self.steps = max(1, round(self._pool.whole_batches * fidelity.epochs))
         self.done = 0
@@ -258,9 +261,13 @@ class Distillation:
         encoders = nn.ModuleList(self._encoders)
         return {"student": self.student, **learnt, "encoders": encoders, **self._schedule.modules()}
 
+    @cached_property
+    def _digest(self) -> str:
+        return training_digest(self._courses, self._recipe, self._fidelity, self._tokens, self._seed)
+
     def save(self, path: Path) -> None:
         """Write all that `restore` needs to a safetensors file."""
-        write_checkpoint(path, self._modules(), self._optimizer, self._losses[: self.done])
+        write_checkpoint(path, self._modules(), self._optimizer, self._losses[: self.done], self._digest)
 
     def restore(self, path: Path) -> None:
         """Continue where the training stood that wrote `path`, made with the same arguments.
@@ -268,7 +275,7 @@ class Distillation:
         Raises:
             InputError: the file is of another training, or damaged.
         """
-        losses = read_checkpoint(path, self._modules(), self._optimizer)
+        losses = read_checkpoint(path, self._modules(), self._optimizer, self.steps, self._digest)
         self.done = len(losses)
         self._losses[: self.done] = losses
 

@@ -156,7 +156,7 @@ def _fill(spec: PretrainingSpec, name: str, model: Path, key: str, folder: Path)
     cuda = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):  # of the head, which is not used
         teacher = Teacher(load_encoder(model, name), 1)
-    check_length(teacher, spec.max_length, name, "pretraining.")
+    check_length(teacher.encoder.config, spec.max_length, name, "pretraining.")
     count = np.zeros(len(pieces.vocabulary), np.int64)
     lengths = []
     basis = _add_statistics(folder, teacher, tokenizer, texts.single if len(texts.single) else texts.paired, spec)

@@ -180,7 +180,7 @@ class SupernetTraining:
         Raises:
             InputError: the file is of another training, or damaged.
         """
-        losses = read_checkpoint(path, self._modules(), self._optimizer)
+        losses = read_checkpoint(path, self._modules(), self._optimizer, self.steps)
         self.done = len(losses)
         self._losses[: self.done] = losses
 

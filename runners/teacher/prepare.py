@@ -126,7 +126,7 @@ def _fill(
         torch.manual_seed(spec.seed)
         encoder = load_encoder(model, spec.model) if before is None else load_teacher(before).encoder
         teacher = Teacher(encoder, task.outputs).to(device)
-        check_length(teacher, max_length, spec.model)
+        check_length(teacher.encoder.config, max_length, spec.model)
         _log.info(
             "Fine-tuning teacher %s on %d examples, %d epoch(s); once per task, then cached",
             spec.model,
@@ -183,16 +183,23 @@ def _finite(logits: np.ndarray, encoded: Encoded) -> bool:
     return bool(np.isfinite(logits if encoded.words is None else logits[encoded.words.answered]).all())
 
 
-def check_length(teacher: Teacher, max_length: int, model: str, section: str = "") -> None:
-    """Refuse inputs that are longer than the teacher reads; `section` is where `max_length` stands.
+def check_length(config: Any, max_length: int, model: str, section: str = "", role: str = "teacher") -> None:
+    """Refuse inputs that are longer than a model reads.
+
+    Args:
+        config: of the model, as `transformers` has it.
+        max_length: longest input in word pieces.
+        model: its id or folder, for the message.
+        section: where the message begins: `pretraining.`, say, where `max_length` stands there.
+        role: what the model is.
 
     Raises:
         InputError: they are.
     """
-    longest = getattr(teacher.encoder.config, "max_position_embeddings", None)
+    longest = getattr(config, "max_position_embeddings", None)
     if isinstance(longest, int) and 0 < longest < max_length:
         raise InputError(
-            f"{section}max_length {max_length} is more than the {longest} tokens that teacher {model} reads."
+            f"{section}max_length {max_length} is more than the {longest} tokens that {role} {model} reads."
         )
 
 

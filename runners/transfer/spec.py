@@ -112,6 +112,10 @@ class AugmentSpec(BaseModel):
             raise ValueError("methods names the same method twice")
         if self.masked_model is not None and self.methods == ("random",):
             raise ValueError("masked_model is never used: add masked or learned to methods")
+        for name in ("candidates", "episodes") if "learned" not in self.methods else ():
+            # A dumped specification names every field: one that is as by default says nothing.
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is never used: add learned to methods")
         return self
 
 

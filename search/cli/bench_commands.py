@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli.options import JsonOption
+from search.cli.options import JsonOption, was_given
 
 DEFAULT_SAMPLERS = "known-cost,known-cost+halving,tpe,nsga2,random"
 DEFAULT_OBJECTIVES = "quality,latency_ms"
@@ -56,7 +56,7 @@ def bench_samplers(
 
     if json and format is BenchFormat.table:
         raise InputError("--json and --format table are two answers.", "Give one of them.")
-    if fit and (given := [f"--{name}" for name in _OF_SAMPLERS if _was_given(context, name)]):
+    if fit and (given := [f"--{name}" for name in _OF_SAMPLERS if was_given(context, name)]):
         raise InputError("--fit compares no samplers, and prints tables alone.", f"Leave out {', '.join(given)}.")
     contenders = [Contender.parse(name) for name in samplers.split(",")]
     if len(set(contenders)) != len(contenders):
@@ -93,8 +93,3 @@ def bench_samplers(
         return
     for table in comparison.tables():
         console.print(table)
-
-
-def _was_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"

@@ -21,3 +21,9 @@ def storage_option(storage: str | None) -> list[str]:
     from search.storage import masked
 
     return ["--storage", masked(storage)]
+
+
+def was_given(context: typer.Context, name: str) -> bool:
+    """Whether an option was given to the command, be it with its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"

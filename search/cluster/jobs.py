@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import posixpath
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping
@@ -14,8 +15,9 @@ from typing import Any
 import yaml
 
 from runners.task import FilesData, FolderData
+from search.resuming import check_no_password
 from search.storage import STORAGE, url_problem
-from search.study_file import StudyFile, load_study_file, shipped_studies
+from search.study_file import ResumedFile, StudyFile, load_study_file, resumed_file, shipped_studies
 from space.errors import InputError
 from space.paths import expanded
 
@@ -32,23 +34,41 @@ def job_folder(folder: Path, study: str, overrides: Mapping[str, Any], resume: b
         folder: to write to.
         study: a shipped study's name or the path of a study file.
         overrides: changes to it, by the names of `search.overrides.OVERRIDES`; `data` as the hosts see it.
-        resume: the search keeps the options that it was started with.
+        resume: the search keeps the options that it was started with, so that the file may lack what they gave.
 
     Returns:
         What `shoebox search` is told to search.
 
     Raises:
-        InputError: a wrong study file or override; data at a relative path.
+        InputError: a wrong study file or override; data at a relative path; a password in the URL for bundles.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
-    file = load_study_file(study, given, elsewhere=True)
-    if not resume:
+    file = sent_file(study, given, resume)
+    check_no_password(file.bundles)
+    if isinstance(file, StudyFile):
         check_data(file)
     if study in shipped_studies() and not given:
         return study
-    text = yaml.safe_dump(file.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    (folder / STUDY).write_text(text, encoding="utf-8")
+    (folder / STUDY).write_text(study_text(file), encoding="utf-8")
     return STUDY
+
+
+def sent_file(study: str, overrides: Mapping[str, Any], resume: bool) -> StudyFile | ResumedFile:
+    """The study file to send, of which all is checked when the study is to be started, and little when it is resumed.
+
+    Args:
+        study, overrides, resume: as of `job_folder`.
+
+    Raises:
+        InputError: a wrong study file or override.
+    """
+    return resumed_file(study, overrides) if resume else load_study_file(study, overrides, elsewhere=True)
+
+
+def study_text(file: StudyFile | ResumedFile) -> str:
+    """The study as a file of its own, paths absolute and overrides entered."""
+    content = file.content if isinstance(file, ResumedFile) else file.model_dump(mode="json")
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def check_data(file: StudyFile) -> None:
@@ -76,14 +96,31 @@ def job_environment(storage: str | None, shared: str | None) -> dict[str, str]:
         shared: folder that all hosts share, as they see it.
 
     Raises:
-        InputError: the storage is no URL, or the folder no absolute path.
+        InputError: the storage is no URL, or the folder none that hosts can share.
     """
     url = storage or os.environ.get(STORAGE)
     if url and (problem := url_problem(url)):
         raise problem
-    if shared is not None and not shared.startswith("/"):
-        raise InputError(f"--shared {shared} is no absolute path.", "Name the folder as all hosts see it.")
+    if shared is not None:
+        check_shared(shared)
     return {**({STORAGE: url} if url else {}), **(shared_folders(shared) if shared else {})}
+
+
+def check_shared(shared: str) -> None:
+    """Refuse a path that no folder can have which hosts share.
+
+    Raises:
+        InputError: it is not absolute, cannot be printed, or is the root.
+    """
+    if not shared.startswith("/") or not shared.isprintable():
+        raise InputError(f"--shared {shared!r} is no absolute path.", "Name the folder as all hosts see it.")
+    if plain_path(shared) == "/":
+        raise InputError(f"--shared {shared} is the root of every host.", "Name a folder that all hosts share.")
+
+
+def plain_path(path: str) -> str:
+    """An absolute path without what changes nothing in it."""
+    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 def shared_folders(shared: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import posixpath
 import re
 import shlex
 from dataclasses import dataclass
@@ -12,15 +11,17 @@ from typing import Any
 
 import yaml
 
-from search.cluster.jobs import STUDY, check_data, search_command, shared_folders
+from search.cluster.jobs import STUDY, check_data, check_shared, plain_path, search_command, shared_folders, study_text
+from search.resuming import check_no_password
 from search.storage import STORAGE
-from search.study_file import StudyFile
+from search.study_file import ResumedFile, StudyFile
 from space.errors import InputError
 
 STUDY_FOLDER = "/shoebox-study"  # where the study file is in a pod
 LONGEST_NAME = 47  # of a RayJob
 LEAST_MEMORY = 2**20  # bytes; what is less was meant in other units
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([EPTGM]i?|Ki|k)?")
+_NO_TEXT = re.compile(r"[-+]?[0-9_.]+([eE][-+]?[0-9]+)?|0[ob][0-9]+|[yYnN]")
 _PART = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _OBJECT = re.compile(rf"{_PART}(\.{_PART})*")  # RFC 1123, which Kubernetes names its objects by
 
@@ -49,12 +50,22 @@ class Hosts:
     secret: str = "shoebox-storage"
 
 
-def check(file: StudyFile, hosts: Hosts) -> None:
-    """Whether trials of a study fit the hosts.
+def check(file: StudyFile | ResumedFile, hosts: Hosts) -> None:
+    """Whether trials of a study fit the hosts; of one that is resumed, the hosts alone are checked.
 
     Raises:
-        InputError: they do not, or a field is no value of its kind; data at a relative path.
+        InputError: they do not, or a field is no value of its kind; data at a relative path; a password in the URL for
+            bundles.
     """
+    if isinstance(file, StudyFile):
+        _check_fit(file, hosts)
+    if _bytes(hosts.memory) < LEAST_MEMORY:
+        raise InputError(f"--memory: {hosts.memory!r} is no amount of memory for a host.", "Write it as in 8Gi.")
+    check_shared(hosts.shared)
+    check_no_password(file.bundles)
+
+
+def _check_fit(file: StudyFile, hosts: Hosts) -> None:
     check_data(file)
     if hosts.cpus < file.search.cpus_per_trial or hosts.gpus < file.search.gpus_per_trial:
         raise InputError(
@@ -62,12 +73,6 @@ def check(file: StudyFile, hosts: Hosts) -> None:
             f"{file.search.gpus_per_trial:g} GPUs, but a host has {hosts.cpus} and {hosts.gpus}.",
             "Raise --cpus or --gpus, or lower search.cpus_per_trial or search.gpus_per_trial.",
         )
-    if _bytes(hosts.memory) < LEAST_MEMORY:
-        raise InputError(f"--memory: {hosts.memory!r} is no amount of memory for a host.", "Write it as in 8Gi.")
-    if not hosts.shared.startswith("/") or not hosts.shared.isprintable():
-        raise InputError(f"--shared {hosts.shared!r} is no absolute path.", "Name the folder as all hosts see it.")
-    if _plain(hosts.shared) == "/":
-        raise InputError("--shared / is the root of every host.", "Name a folder that all hosts share.")
     if file.device.latency == "native":
         raise InputError(
             "device.latency: native times on one machine, but a cluster has several.", "Use emulated or estimated."
@@ -78,7 +83,7 @@ def _check_objects(hosts: Hosts) -> None:
     """Refuse what Kubernetes would refuse of a RayJob.
 
     Raises:
-        InputError: a name is none of Kubernetes', or the shared folder cannot be mounted.
+        InputError: a name is none of Kubernetes' or of an image, or the shared folder cannot be mounted.
     """
     for option, value in (("--claim", hosts.claim), ("--secret", hosts.secret)):
         if value is not None and (len(value) > 253 or not _OBJECT.fullmatch(value)):
@@ -86,15 +91,12 @@ def _check_objects(hosts: Hosts) -> None:
                 f"{option}: {value!r} is no name of a Kubernetes object.",
                 "Those have at most 253 of a-z, 0-9, - and ., and begin and end with a letter or digit.",
             )
+    if hosts.image and not re.fullmatch(r"[!-~]+", hosts.image):
+        raise InputError(f"--image: {hosts.image!r} is no name of an image.", "Write it as in REGISTRY/NAME:TAG.")
     if ":" in hosts.shared:
         raise InputError(f"--shared {hosts.shared}: pods mount no folder with a colon.", "Name another one.")
-    if f"{_plain(hosts.shared)}/".startswith(f"{STUDY_FOLDER}/"):
+    if f"{plain_path(hosts.shared)}/".startswith(f"{STUDY_FOLDER}/"):
         raise InputError(f"--shared {hosts.shared}: in {STUDY_FOLDER} is the study file.", "Name another folder.")
-
-
-def _plain(path: str) -> str:
-    """An absolute path without what changes nothing in it."""
-    return "/" + posixpath.normpath(path).lstrip("/")
 
 
 def _bytes(quantity: str) -> float:
@@ -107,12 +109,18 @@ def _bytes(quantity: str) -> float:
     return float(number) * (1024 if suffix.endswith("i") else 1000) ** power
 
 
-def study_text(file: StudyFile) -> str:
-    """The study as a file of its own, paths absolute and overrides entered."""
-    return yaml.safe_dump(file.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that Kubernetes would read as numbers or truth values: it knows more of both than PyYAML does."""
 
 
-def rayjob(file: StudyFile, hosts: Hosts, resume: bool = False) -> str:
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if _NO_TEXT.fullmatch(text) else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def rayjob(file: StudyFile | ResumedFile, hosts: Hosts, resume: bool = False) -> str:
     """A KubeRay RayJob (ray.io/v1) with what it needs: the study as a ConfigMap, a claim for the shared folder.
 
     The storage's URL comes from a secret, which the text says how to make.
@@ -166,7 +174,7 @@ def rayjob(file: StudyFile, hosts: Hosts, resume: bool = False) -> str:
         f"The claim {claim} has to let several pods write (ReadWriteMany). Data that the study names by a path has to",
         f"be on it, under {hosts.shared}. Watch with: kubectl get rayjob {name}. To go on after a stop: --resume.",
     ]
-    body = yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True)
+    body = yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return "".join(f"# {line}\n" for line in notes) + body
 
 
@@ -207,7 +215,7 @@ def _kubernetes_name(study: str) -> str:
     return name[: LONGEST_NAME - len(digest)].rstrip("-") + digest
 
 
-def ray_start(file: StudyFile, hosts: Hosts, resume: bool = False) -> str:
+def ray_start(file: StudyFile | ResumedFile, hosts: Hosts, resume: bool = False) -> str:
     """A bash script that makes hosts a cluster by `ray start` and searches the study on it.
 
     Raises:

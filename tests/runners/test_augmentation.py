@@ -160,9 +160,9 @@ def test_a_named_model_needs_a_head_for_masked_words(model: Path, tmp_path: Path
     with pytest.raises(
         InputError, match=r"transfer\.augment\.masked_model: .* is no masked language model: it lacks cls"
     ):
-        named_model(str(model))
+        named_model(str(model), 32)
     with pytest.raises(InputError, match=r"transfer\.augment\.masked_model: Teacher folder"):
-        named_model(str(tmp_path))
+        named_model(str(tmp_path), 32)
     folder = tmp_path / "masked"
     BertTokenizer.from_pretrained(model).save_pretrained(folder)
     size = len((model / "vocab.txt").read_text().split())
@@ -170,9 +170,19 @@ def test_a_named_model_needs_a_head_for_masked_words(model: Path, tmp_path: Path
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     BertForMaskedLM(BertConfig(vocab_size=size, max_position_embeddings=40, **shape)).save_pretrained(folder)
     train = Examples(sentences(5, 0), None, np.zeros(5))
-    made = Resampler(named_model(str(folder)), 32)(train, np.arange(5), np.random.default_rng(0))
+    made = Resampler(named_model(str(folder), 32), 32)(train, np.arange(5), np.random.default_rng(0))
     assert len(made.texts) == 5
     assert made.texts != train.texts
+    # Pairs of long texts are cut to what is read, whether that leaves an odd number of pieces for them or an even one.
+    long = Examples([" ".join(sentences(9, 1))], [" ".join(sentences(9, 2))], np.zeros(1))
+    for length in (39, 40):
+        masked = Resampler(named_model(str(folder), length), length)
+        assert len(masked._mask(long, 0, np.random.default_rng(0)).ids) <= length
+        assert masked(long, np.zeros(1, int), np.random.default_rng(0)).texts != long.texts
+    with pytest.raises(
+        InputError, match=r"masked_model: max_length 41 is more than the 40 tokens that masked model .*masked reads"
+    ):
+        named_model(str(folder), 41)
 
 
 def test_students_draw_the_texts_of_the_method_that_their_recipe_names(model: Path, tmp_path: Path, caplog) -> None:

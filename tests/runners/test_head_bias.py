@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from objectives.limits import Limits
 from runners.bundle import CHECKPOINT
 from runners.evaluate import run_student
-from runners.head_bias import balanced_bias
+from runners.head_bias import balance_bias, balanced_bias
 from runners.plan import ONLY, FidelitySpec, TrialPlan
 from runners.predict import load_bundle
-from runners.trial import Prepared, prepare, run_trial
-from space import JointSpace, SpaceSpec
+from runners.record import TrialRecord
+from runners.rungs import Rungs
+from runners.task import Examples, TaskSpec, load_task
+from runners.trial import Prepared, prepare, run_in_rungs, run_trial
+from space import JointSpace, Recipe, SpaceSpec, StudentConfig, TaskShape
+from space.families import Student
 
 
 def answers(means: list[float], counts: list[int], spread: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
@@ -71,17 +78,20 @@ def reviews(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         yield plan, prepare(plan)
 
 
+def drawn(**recipe: Any) -> tuple[StudentConfig, Recipe]:
+    transformer = {"depth": 1, "width": 32, "heads": 2, "ffn_width": 32}
+    recipe = {"clipping": "searched", "learning_rate": 4e-3, "label_weight": 1.0, **recipe}
+    space = JointSpace(SpaceSpec(vocabulary_keep=0.5, embedding_width=32, transformer=transformer, recipe=recipe))
+    return space.draw(np.random.default_rng(0))
+
+
 @pytest.mark.parametrize("quantization", ["aware", "post_training"])
 def test_only_the_bias_of_a_trial_differs(
     reviews: tuple[TrialPlan, Prepared], tmp_path: Path, quantization: str
 ) -> None:
     plan, prepared = reviews
-    transformer = {"depth": 1, "width": 32, "heads": 2, "ffn_width": 32}
-    recipe = {"quantization": quantization, "clipping": "searched", "learning_rate": 4e-3, "label_weight": 1.0}
-    space = JointSpace(SpaceSpec(vocabulary_keep=0.5, embedding_width=32, transformer=transformer, recipe=recipe))
-    config, drawn = space.draw(np.random.default_rng(0))
     for bias in ("trained", "balanced"):
-        run_trial(plan, prepared, 0, config, drawn.model_copy(update={"head_bias": bias}), 7, tmp_path / bias)
+        run_trial(plan, prepared, 0, *drawn(quantization=quantization, head_bias=bias), 7, tmp_path / bias)
     before, after = (load_file(tmp_path / bias / CHECKPOINT) for bias in ("trained", "balanced"))
     assert [name for name in before if not before[name].equal(after[name])] == ["head.bias"]
     student = load_bundle(tmp_path / "trained").student()
@@ -89,3 +99,49 @@ def test_only_the_bias_of_a_trial_differs(
     logits = run_student(student, prepared.encode(ONLY, prepared.vocabulary.size(0.5), train))
     expected = before["head.bias"].numpy() + balanced_bias(logits, train.labels)
     np.testing.assert_allclose(after["head.bias"].numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("quantization", ["aware", "post_training"])
+def test_every_quality_of_a_trial_is_that_of_a_balanced_student(
+    reviews: tuple[TrialPlan, Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: str
+) -> None:
+    def to_the_first(student: Student, *_: object) -> None:
+        with torch.no_grad():
+            student.head.bias[0] += 1000
+
+    for module in ("trial", "head_bias"):
+        monkeypatch.setattr(f"runners.{module}.balance_bias", to_the_first)
+    plan, prepared = reviews
+    for bias in ("trained", "balanced"):
+        config, recipe = drawn(quantization=quantization, head_bias=bias)
+        rungs = Rungs((0.5,), 1000, tmp_path / f"rungs of {bias}")
+        *_, rung, record = run_in_rungs(plan, prepared, 0, config, recipe, 7, tmp_path / bias, rungs)
+        assert isinstance(record, TrialRecord)
+    found = [rung.quality, record.quality]
+    if quantization == "post_training":
+        found.append(record.metrics["quality_before_quantization"])
+        assert record.metrics["quantization_loss"] == 0
+    assert found == [(prepared.tasks[ONLY].task.validation.labels == 0).mean()] * len(found)
+    # Nothing of it reaches the training.
+    one, other = (load_file(tmp_path / f"rungs of {bias}" / "rung0.safetensors") for bias in ("trained", "balanced"))
+    assert all(one[name].equal(other[name]) for name in one)
+
+
+def test_a_student_for_one_domain_is_balanced_on_its_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {"grammar": "sentiment", "train": 60, "validation": 40}
+    task = load_task(TaskSpec(data=data, domain="domain", target="film"))
+    assert 0 < len(task.learned_train) < len(task.train)
+    seen = []
+
+    def answer(student: Student, examples: Examples) -> np.ndarray:
+        seen.extend(examples.texts)
+        return np.zeros((len(examples), 2), np.float32)
+
+    monkeypatch.setattr("runners.head_bias.run_student", answer)
+    prepared = SimpleNamespace(
+        tasks={ONLY: SimpleNamespace(task=task)},
+        shape=TaskShape(outputs=2, segments=1, max_length=32),
+        encode=lambda name, entries, examples: examples,
+    )
+    balance_bias(SimpleNamespace(head=torch.nn.Linear(3, 2)), prepared, 0)
+    assert seen == task.learned_train.texts

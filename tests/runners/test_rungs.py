@@ -16,7 +16,7 @@ from runners.plan import FidelitySpec, TrialPlan
 from runners.record import TrialRecord
 from runners.rungs import RungResult, Rungs
 from runners.trial import prepare, run_in_rungs, run_trial
-from space import InputError, JointSpace, SpaceSpec
+from space import JointSpace, SpaceSpec
 
 SAME = ("model.onnx", "vocab.txt", "student.safetensors", "config.json")
 
@@ -54,7 +54,7 @@ def test_steps_of_rungs() -> None:
 
 @pytest.mark.parametrize("quantization", ["aware", "post_training"])
 def test_a_trial_that_stops_and_goes_on_gives_the_same_file(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: str
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, quantization: str
 ) -> None:
     monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path / "cache"))
     torch.set_num_threads(1)
@@ -110,7 +110,23 @@ def test_a_trial_that_stops_and_goes_on_gives_the_same_file(
     for file in SAME:
         assert (tmp_path / "judged" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
 
-    Path(first.checkpoint).write_bytes(b"damaged")
-    with pytest.raises(InputError, match="could not be read"):
-        list(begin("damaged", first))
-    assert not (tmp_path / "damaged").exists()
+    # A file that is damaged, or of another training, costs the time of that training and no trial.
+    content = Path(first.checkpoint).read_bytes()
+    for number, damaged in enumerate((b"", b"damaged", content[:1000], content[:-1000])):
+        Path(first.checkpoint).write_bytes(damaged)
+        caplog.clear()
+        again = begin(f"damaged{number}", first)
+        assert next(again).rung == 0
+        assert "could not be read" in caplog.text
+        assert "starts anew" in caplog.text
+        if number:
+            again.close()
+            continue
+        *_, record = again
+        for file in SAME:
+            assert (tmp_path / "damaged0" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+    other = run_in_rungs(plan, prepared, 0, config, recipe, 8, tmp_path / "other", rungs(second))
+    caplog.clear()
+    assert next(other).rung == 0
+    assert "is of another training" in caplog.text
+    other.close()

@@ -207,7 +207,7 @@ RECURRENT = {
 
 
 def training(
-    epochs: float = 3.0, width: int = 32, bits: int = 4, family: str = "transformer", **changes
+    epochs: float = 3.0, width: int = 32, bits: int = 4, family: str = "transformer", texts: int = 0, **changes
 ) -> Distillation:
     torch.manual_seed(7)
     layer = Layer(ffn_width=32, token_keep=0.5, attention_bits=bits, ffn_bits=bits)
@@ -235,7 +235,7 @@ def training(
         "relation_weight": 0.5,
         "initialization": "random",
     }
-    own = lessons(40, 0)
+    own = lessons(40, texts)
     generator = np.random.default_rng(5)
     teacher = SimpleNamespace(
         width=TEACHER_WIDTH,
@@ -413,6 +413,11 @@ def test_checkpoint_of_another_student_is_refused(tmp_path) -> None:
         training(width=48).restore(path)
     with pytest.raises(InputError, match="another student or recipe"):
         training(state_weight=0.0, relation_weight=0.0).restore(path)
+    for other in (training(epochs=1.0), training(label_weight=0.4), training(texts=2)):
+        before = {name: value.clone() for name, value in other.student.state_dict().items()}
+        with pytest.raises(InputError, match="another training"):
+            other.restore(path)
+        assert all(torch.equal(value, before[name]) for name, value in other.student.state_dict().items())
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="could not be read"):
         training().restore(path)

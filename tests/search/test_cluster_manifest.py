@@ -106,6 +106,7 @@ def test_a_claim_of_the_users_own_is_not_made_again(toy: StudyFile) -> None:
     ("hosts", "said"),
     [
         (Hosts(), "--image"),
+        *((Hosts(image=image), "--image") for image in ("my image", "x\n", " ")),
         *((Hosts(image="x", memory=memory), "--memory") for memory in MEMORIES),
         *((Hosts(image="x", shared=shared), "--shared") for shared in FOLDERS),
         *((Hosts(image="x", claim=name), "--claim") for name in NAMES),
@@ -121,6 +122,25 @@ def test_what_cannot_be_is_refused(toy: StudyFile, hosts: Hosts, said: str) -> N
 def test_amounts_of_memory_are_those_of_kubernetes(toy: StudyFile, memory: str) -> None:
     hosts = Hosts(image="x", memory=memory, shared="/shoebox-study-2", claim="a.b-c", secret="0")
     assert f"memory: {memory}" in rayjob(toy, hosts).replace("'", "")
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_a_password_is_not_written(toy_file: Path, shoebox: Shoebox, tmp_path: Path, resume: tuple[str, ...]) -> None:
+    content = yaml.safe_load(toy_file.read_text())
+    content["search"]["bundles"] = "s3://me:s3cret@bucket/x"
+    toy_file.write_text(yaml.safe_dump(content))
+    target = tmp_path / "cluster"
+    done = shoebox("cluster", "manifest", str(toy_file), "--image", "x", "-o", str(target), *resume)
+    assert (done.returncode, "should hold no password" in done.stderr) == (2, True)
+    assert "s3cret" not in done.stderr
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("name", ["1e3", "1", "0.5", "1e-3", "0o17", "0b1", "0x1f", "y", "no", "null"])
+def test_names_that_look_like_something_else_are_quoted(toy: StudyFile, name: str) -> None:
+    text = rayjob(toy, Hosts(image="x", claim=name, secret=name))
+    assert text.count(f"claimName: '{name}'") == text.count("claimName:") == 2
+    assert text.count(f"name: '{name}'") == 2
 
 
 def test_a_script_may_share_what_no_pod_can_mount(toy: StudyFile) -> None:
@@ -182,13 +202,33 @@ def test_the_command_writes_a_file_once(toy_file: Path, shoebox: Shoebox, tmp_pa
     assert "exists already" in again.stderr
 
 
+def test_what_a_script_has_no_use_for_is_refused(toy_file: Path, shoebox: Shoebox, tmp_path: Path) -> None:
+    command = ["cluster", "manifest", str(toy_file), "--kind", "ray-start", "-o", str(tmp_path / "cluster.sh")]
+    done = shoebox(*command, "--image", "x", "--hosts", "2")
+    assert (done.returncode, "no use for --image, --hosts." in done.stderr) == (2, True)
+    assert not (tmp_path / "cluster.sh").exists()
+
+
+def test_where_the_file_goes(toy_file: Path, shoebox: Shoebox, tmp_path: Path) -> None:
+    command = ["cluster", "manifest", str(toy_file), "--image", "x", "-o"]
+    done = shoebox(*command, str(tmp_path))
+    assert (done.returncode, f"{tmp_path} is a folder. Name a file" in done.stderr) == (2, True)
+    target = tmp_path / "my job.yaml"
+    assert f"kubectl apply -f '{target}'" in shoebox(*command, str(target)).stdout
+
+
 @pytest.mark.parametrize("kind", ["rayjob", "ray-start"])
 def test_data_is_named_as_the_hosts_see_it(shoebox: Shoebox, tmp_path: Path, kind: str) -> None:
     target = tmp_path / "cluster"
-    command = ["cluster", "manifest", "amazon", "--kind", kind, "--image", "x", "-o", str(target)]
+    command = ["cluster", "manifest", "amazon", "--kind", kind, "-o", str(target)]
+    command += ["--image", "x"] if kind == "rayjob" else []
     done = shoebox(*command)
     assert done.returncode == 2
     assert "--data DIR" in done.stderr
     assert not target.exists()
+    # The storage knows the options that a study was started with.
+    assert shoebox(*command, "--resume").returncode == 0
+    assert "name: amazon" in target.read_text()
+    target.unlink()
     assert shoebox(*command, "--data", "/shoebox/reviews").returncode == 0
     assert "path: /shoebox/reviews" in target.read_text()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import toy_pipeline
 
 from search.cli.studies_command import study_row
 from search.exchange import export_study, import_study
@@ -71,6 +72,7 @@ def test_a_promoted_trial_goes_on_from_its_checkpoint_after_a_kill(make_engine: 
     promoted = again.ledger.next()
     assert promoted.number == number
     assert [passed.rung for passed in promoted.rungs.passed] == list(range(rung + 1))
+    assert [Path(passed.checkpoint).is_file() for passed in promoted.rungs.passed] == [False] * rung + [True]
     assert promoted.rungs.passed[-1].checkpoint.startswith(str(again.ledger.folders.checkpoints(number)))
 
     # Killed in the middle of going on: it is repeated from the same checkpoint under another number.
@@ -85,6 +87,33 @@ def test_a_promoted_trial_goes_on_from_its_checkpoint_after_a_kill(make_engine: 
     counts = third.ledger.counts
     assert (counts.trained, counts.running, counts.waiting, counts.paused) == (9, 0, 0, 0)
     assert not list(third.ledger.folders.all_checkpoints.iterdir())
+
+
+def test_of_a_trial_the_last_checkpoint_alone_is_kept(make_engine: EngineMaker) -> None:
+    """The one that a repeat has taken over goes as well, once it has one of its own."""
+    engine = make_engine(trials=9, limits=ROOMY, more=EARLY)
+    first = engine.ledger.next()
+    parts = toy_pipeline.run_in_rungs(
+        engine.plan,
+        engine.prepared,
+        first.number,
+        first.config,
+        first.recipe,
+        first.seed,
+        first.bundle,
+        first.rungs,
+    )
+    passed = [next(parts).model_dump(mode="json")]
+    engine.study._storage.set_trial_user_attr(first.trial_id, RUNGS, passed)
+    folders = engine.ledger.folders
+    assert engine.ledger.goes_on(first.number)
+    again = make_engine(trials=9, limits=ROOMY, more=EARLY)
+    assert again.ledger.recover() == 1
+    repeated = again.ledger.next()
+    assert [rung.checkpoint for rung in repeated.rungs.passed] == [passed[0]["checkpoint"]]
+    assert Path(passed[0]["checkpoint"]).is_file()
+    again.work(repeated)
+    assert [path.name for path in folders.all_checkpoints.rglob("*.txt")] == ["rung1.txt"]
 
 
 def _half_searched(make_engine: EngineMaker) -> Any:
@@ -108,6 +137,36 @@ def test_paused_trials_without_their_checkpoints_start_anew(make_engine: EngineM
     promoted = [trial for trial in load_study("toy").trials("finished") if trial.number in waiting]
     assert promoted
     assert all([rung["rung"] for rung in trial.rungs] == [0, 1] for trial in promoted)
+
+
+@pytest.mark.parametrize("change", ["moved", "linked"])
+def test_checkpoints_are_found_in_a_home_of_another_name(
+    make_engine: EngineMaker, home: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    engine = _half_searched(make_engine)
+    waiting = set(engine.ledger._ladder.waiting)
+    storage = engine.study._storage
+    other = home.with_name("other")
+    if change == "moved":
+        storage.remove_session()
+        home.rename(other)
+    else:
+        other.symlink_to(home)
+    monkeypatch.setenv("SHOEBOX_HOME", str(other))
+    again = make_engine(trials=18, limits=ROOMY, more=EARLY)
+    again.ledger.recover()
+    folders = again.ledger.folders
+    assert {int(folder.name) for folder in folders.all_checkpoints.iterdir()} == waiting
+    number = next(iter(waiting))
+    (rungs,) = (
+        again.ledger._ladder.rungs(trial.user_attrs, folders.checkpoints(number))
+        for trial in again.study.get_trials()
+        if trial.number == number
+    )
+    assert Path(rungs.passed[-1].checkpoint).parent.samefile(folders.checkpoints(number))
+    again.run()
+    again.ledger.close()
+    assert not list(folders.all_checkpoints.iterdir())
 
 
 def test_a_promoted_trial_of_an_imported_study_starts_anew(

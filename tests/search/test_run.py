@@ -21,7 +21,8 @@ from optuna.trial import TrialState
 
 from search.states import BYTES
 from search.storage import default_url, open_storage
-from search.study import OVERRIDES, TIMED_WITH, load_study
+from search.study import DATA, OVERRIDES, TIMED_WITH, load_study
+from space.errors import InputError
 
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
 LINE = re.compile(r"\d\d:\d\d:\d\d trial \d+ .* \(\d+ of \d+ trials, .*\)$")
@@ -303,6 +304,39 @@ def test_data_named_from_one_folder_is_found_from_another(
     assert len(study.trials("finished")) == 2
     assert study.file.task is not None
     assert study.file.task.data.path == str(tmp_path / "reviews")
+
+
+def test_a_study_whose_data_changed_is_not_resumed(toy_file: Path, tmp_path: Path) -> None:
+    from search import run_study
+
+    def write(validation: str = "fine,1\npoor,0\n") -> None:
+        (tmp_path / "train.csv").write_text("sentence,label\nfine,1\npoor,0\n")
+        (tmp_path / "validation.csv").write_text(f"sentence,label\n{validation}")
+
+    def go_on() -> Any:
+        return run_study(toy_file, resume=True, overrides={"trials": 2}, pipeline="toy_pipeline")
+
+    more = tmp_path / "more.txt"
+    more.write_text("a film\n")
+    content = yaml.safe_load(toy_file.read_text())
+    further = {"transfer": {"sources": {"path": str(more)}}, "space": {"recipe": {"transfer_share": [0.3]}}}
+    toy_file.write_text(yaml.safe_dump({**content, **further}))
+    write()
+    run_study(toy_file, overrides={"trials": 1, "workers": 1, "data": str(tmp_path)}, pipeline="toy_pipeline")
+    write("fine,1\nbad,0\n")
+    with pytest.raises(InputError, match=r"data of study 'toy' .*: task\.data changed since"):
+        go_on()
+    write()
+    more.write_text("another film\n")
+    with pytest.raises(InputError, match=r": transfer\.sources changed since"):
+        go_on()
+    more.write_text("a film\n")
+    stored = optuna.load_study(study_name="toy", storage=open_storage(default_url()))
+    kept = stored.user_attrs[DATA]
+    assert set(kept) == {"task.data", "transfer.sources"}
+    stored.set_user_attr(DATA, {})  # of an older version
+    assert len(go_on().trials("finished")) == 2
+    assert optuna.load_study(study_name="toy", storage=open_storage(default_url())).user_attrs[DATA] == kept
 
 
 def test_a_handler_of_signals_outlives_ray() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from search.cluster import jobs
 from search.study_file import load_study_file
@@ -65,6 +66,26 @@ def test_data_lies_where_the_hosts_see_it(tmp_path: Path, monkeypatch: pytest.Mo
         load_study_file("amazon", given)
 
 
+def test_a_file_that_an_option_had_made_whole_is_sent_to_be_resumed(toy_file: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(toy_file.read_text())
+    del content["task"]["data"]
+    content["device"]["profile"] = "phone.yaml"
+    toy_file.write_text(yaml.safe_dump(content))
+    sent = tmp_path / "sent"
+    sent.mkdir()
+    with pytest.raises(InputError, match=r"task\.data is missing"):
+        jobs.job_folder(sent, str(toy_file), {})
+    assert jobs.job_folder(sent, str(toy_file), {"name": "other", "trials": 9}, resume=True) == jobs.STUDY
+    found = yaml.safe_load((sent / jobs.STUDY).read_text())
+    assert (found["name"], found["search"]["trials"]) == ("other", 9)
+    assert found["device"]["profile"] == str(toy_file.parent / "phone.yaml")
+    assert "data" not in found["task"]
+    for name, said in ((None, "name is missing"), ("a/b", "name 'a/b' is none of a study")):
+        toy_file.write_text(yaml.safe_dump({**content, "name": name}))
+        with pytest.raises(InputError, match=said):
+            jobs.job_folder(sent, str(toy_file), {}, resume=True)
+
+
 def test_the_storage_goes_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "postgresql://me:s3cret@host/name"
     assert jobs.job_environment(url, "/mnt/all/") == {
@@ -81,7 +102,11 @@ def test_the_storage_goes_by_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     [
         (["--address", "head:8265"], "http://"),
         (["--address", "http://127.0.0.1:1", "--shared", "here"], "--shared"),
+        (["--address", "http://127.0.0.1:1", "--shared", "/"], "--shared / is the root of every host"),
         (["--address", "http://127.0.0.1:1", "--storage", "me:s3cret@host"], "not a database URL"),
+        (["--address", "http://127.0.0.1:1", "--bundles", "s3://me:s3cret@bucket/x"], "should hold no password"),
+        (["--address", "http://127.0.0.1:1", "--bundles", "s3://[x"], "search.bundles, s3://[x/toy, is no URL"),
+        (["--address", "http://127.0.0.1:1", "--bundles", "s3://me:s3cret@bucket/x", "--resume"], "no password"),
     ],
 )
 def test_what_cannot_be_is_refused(toy_file: Path, shoebox: Shoebox, arguments: list[str], said: str) -> None:

@@ -51,6 +51,13 @@ def test_one_source_or_a_list_with_paths_from_the_files_folder(tmp_path: Path) -
         ("sst2", 0.5, {"augment": 0}, "should name sources of text"),
         ("sst2", 0.5, {"augment": {"count": 5, "methods": "learnt"}}, "should be 'random', 'masked' or 'learned'"),
         ("sst2", 0.5, {"augment": {"count": 5, "masked_model": "m"}}, "masked_model is never used: add masked or"),
+        ("sst2", 0.5, {"augment": {"count": 5, "episodes": 9}}, "episodes is never used: add learned to methods"),
+        (
+            "sst2",
+            0.5,
+            {"augment": {"count": 5, "methods": "masked", "candidates": 9}},
+            "candidates is never used: add learned to methods",
+        ),
         ("sst2", 0.5, {"augment": {"counts": 5}}, "counts is not a key of section 'transfer.augment'"),
         ("sst2", 0.5, {"augment": {"count": 5, "methods": ["random", "random"]}}, "names the same method twice"),
     ],
@@ -76,6 +83,11 @@ def test_recipes_choose_among_the_augmentations_that_are_made(tmp_path: Path) ->
     path.write_text(yaml.safe_dump(study))
     with pytest.raises(InputError, match="augmentation names random, which is not made: add it to transfer"):
         load_study_file(path)
+    # What every dumped file holds says nothing.
+    study["transfer"]["augment"].update(methods=["random"], masked_model=None, candidates=4, episodes=200)
+    study["space"]["recipe"]["augmentation"] = ["none", "random"]
+    path.write_text(yaml.safe_dump(study))
+    assert load_study_file(path).transfer is not None
     # A number is of random edits, and 0, which studies of before hold, of none.
     assert TransferSpec(augment=7) == TransferSpec(augment={"count": 7, "methods": "random"})
     assert TransferSpec(augment=0, sources={"path": "a"}).augment is None

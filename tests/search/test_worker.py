@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 from collections.abc import Callable
 from typing import Any
@@ -11,17 +12,18 @@ import toy_pipeline
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
+from runners.rungs import RungResult
 from search import worker as worker_module
-from search.states import ERROR, ORPHANED, RECORD, STOPPED, TRACEBACK
+from search.states import ERROR, ORPHANED, RECORD, RUNGS, STOPPED, TRACEBACK
 from search.storage import default_url
 from search.worker import TrialWorker, WorkerSettings
 from space.errors import OutputError
 
 
 @pytest.fixture
-def make_worker(make_engine: Callable[..., Any]) -> Callable[[], tuple[TrialWorker, Callable[[], dict[str, Any]]]]:
-    def make() -> tuple[TrialWorker, Callable[[], dict[str, Any]]]:
-        engine = make_engine(limits={"deployed_bytes": 20_000_000})
+def make_worker(make_engine: Callable[..., Any]) -> Callable[..., tuple[TrialWorker, Callable[[], dict[str, Any]]]]:
+    def make(more: dict[str, Any] | None = None) -> tuple[TrialWorker, Callable[[], dict[str, Any]]]:
+        engine = make_engine(limits={"deployed_bytes": 20_000_000}, more=more)
         assignment = engine.ledger.next()
         worker = TrialWorker.__new__(TrialWorker)  # Ray's own initialisation is not needed
         settings = WorkerSettings("toy_pipeline", engine.plan, default_url(), 1, ())
@@ -67,6 +69,26 @@ def test_what_cannot_be_written_stops_the_search(
     worker, attributes = make_worker()
     assert worker.step()["outcome"] == STOPPED
     assert ERROR not in attributes()
+
+
+def test_a_trial_that_begins_anew_has_each_rung_once(make_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, attributes = make_worker({"early_stopping": {"rungs": [0.1, 0.3], "reduction_factor": 3}})
+    for _ in range(2):
+        assert worker.step()["outcome"] == RUNGS
+    passed = tuple(RungResult.model_validate(rung) for rung in attributes()[RUNGS])
+    assert [rung.rung for rung in passed] == [0, 1]
+    rungs = dataclasses.replace(worker._assignment.rungs, passed=passed)
+    again = dataclasses.replace(worker._assignment, rungs=rungs)
+    begin = toy_pipeline.run_in_rungs
+
+    def without_checkpoint(*given: Any) -> Any:
+        return begin(*given[:-1], dataclasses.replace(given[-1], passed=()))
+
+    monkeypatch.setattr(toy_pipeline, "run_in_rungs", without_checkpoint)
+    worker.reset_config({"assignment": again})
+    for count in (1, 2):
+        assert worker.step()["outcome"] == RUNGS
+        assert [rung["rung"] for rung in attributes()[RUNGS]] == [0, 1][:count]
 
 
 def test_a_locked_storage_is_asked_again(make_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
