@@ -54,7 +54,7 @@ class Folders:
         """Remove the checkpoints of a trial that the storage knows a later one of: it may go on from the last alone."""
         for rung in rungs[:-1]:
             path = located(rung["checkpoint"], self.all_checkpoints)
-            if path.parent.parent.resolve() == self.all_checkpoints.resolve():
+            if self._holds_checkpoints(path.parent):
                 with contextlib.suppress(OSError):  # they are removed with the trial's folder at last
                     path.unlink()
 
@@ -62,8 +62,12 @@ class Folders:
         """Remove the checkpoints of a trial that has ended, those that it took over from another one included."""
         taken_over = {located(rung["checkpoint"], self.all_checkpoints).parent for rung in rungs}
         for folder in taken_over | {self.checkpoints(number)}:
-            if folder.parent.resolve() == self.all_checkpoints.resolve():
+            if self._holds_checkpoints(folder):
                 self.remove(folder)
+
+    def _holds_checkpoints(self, folder: Path) -> bool:
+        """Whether a folder is one of this study's for the checkpoints of a trial, however it is spelt."""
+        return folder.parent.resolve() == self.all_checkpoints.resolve()
 
     def remove(self, folder: Path) -> None:
         """Remove a folder. Killed in between, it is gone under its name: no half of a bundle is left there."""

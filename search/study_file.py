@@ -183,10 +183,7 @@ def load_study_file(
         InputError: no such study; not YAML; an unknown key or a wrong value (names file, key path and what
             would be right).
     """
-    text, source, folder = _read(str(name_or_path))
-    data = parse_yaml(text, source)
-    if folder is not None:
-        _anchor_paths(data, folder)
+    data, source = _content(name_or_path)
     given = apply_overrides(data, overrides or {}, elsewhere)
     try:
         return StudyFile.model_validate(data)
@@ -236,16 +233,22 @@ def resumed_file(name_or_path: str | Path, overrides: Mapping[str, Any] | None =
     Raises:
         InputError: no such study; not YAML; no name, or none of a study; an option that does not exist.
     """
-    text, source, folder = _read(str(name_or_path))
-    data = parse_yaml(text, source)
-    if folder is not None:
-        _anchor_paths(data, folder)
+    data, source = _content(name_or_path)
     apply_overrides(data, overrides or {}, elsewhere=True)
     name = data.get("name")
     if not isinstance(name, str) or not re.fullmatch(NAME, name):
         what = "name is missing" if name is None else f"name {name!r} is none of a study"
         raise InputError(f"{source}: {what}.", "Say which study to resume: --name NAME.")
     return ResumedFile(name, data)
+
+
+def _content(name_or_path: str | Path) -> tuple[dict[str, Any], str]:
+    """What a study file says, unchecked, with relative paths taken from its folder; and what to call it in messages."""
+    text, source, folder = _read(str(name_or_path))
+    data = parse_yaml(text, source)
+    if folder is not None:
+        _anchor_paths(data, folder)
+    return data, source
 
 
 def _read(name_or_path: str) -> tuple[str, str, Path | None]:

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from runners.tensors import save_tensors
@@ -64,8 +63,8 @@ def read_checkpoint(
         InputError: the file is of another training, or damaged.
     """
     try:
-        tensors = load_file(str(path))
         with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
             written_by = (file.metadata() or {}).get(_TRAINING, "")
     except (OSError, SafetensorError) as error:
         raise InputError(f"The checkpoint {path} could not be read ({error}).") from error

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.cli.options import JsonOption, was_given
+from search.cli.options import JsonOption, given_of
 
 DEFAULT_SAMPLERS = "known-cost,known-cost+halving,tpe,nsga2,random"
 DEFAULT_OBJECTIVES = "quality,latency_ms"
@@ -56,7 +56,7 @@ def bench_samplers(
 
     if json and format is BenchFormat.table:
         raise InputError("--json and --format table are two answers.", "Give one of them.")
-    if fit and (given := [f"--{name}" for name in _OF_SAMPLERS if was_given(context, name)]):
+    if fit and (given := given_of(context, _OF_SAMPLERS)):
         raise InputError("--fit compares no samplers, and prints tables alone.", f"Leave out {', '.join(given)}.")
     contenders = [Contender.parse(name) for name in samplers.split(",")]
     if len(set(contenders)) != len(contenders):

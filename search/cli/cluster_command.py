@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from search.cli.examples import epilog
-from search.cli.options import was_given
+from search.cli.options import given_of
 
 cluster_app = typer.Typer(help="Ray clusters for a study.", no_args_is_help=True)
 
@@ -56,7 +56,7 @@ def manifest(
     from space.errors import InputError
     from space.paths import expanded
 
-    if kind is Kind.ray_start and (given := [f"--{name}" for name in _OF_RAYJOBS if was_given(context, name)]):
+    if kind is Kind.ray_start and (given := given_of(context, _OF_RAYJOBS)):
         raise InputError(
             f"--kind ray-start writes a script that any hosts run, which has no use for {', '.join(given)}.",
             "Leave that out.",

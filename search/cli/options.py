@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -23,7 +24,7 @@ def storage_option(storage: str | None) -> list[str]:
     return ["--storage", masked(storage)]
 
 
-def was_given(context: typer.Context, name: str) -> bool:
-    """Whether an option was given to the command, be it with its default."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
+def given_of(context: typer.Context, names: Iterable[str]) -> list[str]:
+    """Those options of the names that were given to the command, be it with their defaults, as they are typed."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return [f"--{name}" for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
