@@ -1,12 +1,13 @@
 """Record real trials for the tabulated benchmark.
 
-    python -m search.bench.record FOLDER --data DIR [--trials 330]
-    python -m search.bench.record FOLDER --pack recorded.json
+    python -m search.bench.record FOLDER [--study sst2] [--data DIR] [--trials 330] [--seed 0]
+    python -m search.bench.record FOLDER [FOLDER ...] --pack sst2.json
 
-trains the configurations of `recorded.yaml` one after the other and writes each to `FOLDER/trials.jsonl` as soon as it
-has ended; a stopped recording goes on with the same command. DIR holds `train.*` and `validation.*` of SST-2; without
-it they come from the hub. Everything follows from the study file and the number of the trial: on the same kind of
-machine, with the same versions and one thread, a second recording gives the same qualities (seconds differ).
+trains the configurations of `sst2.yaml`, or of `banking77.yaml`, one after the other and writes each to the folder as
+soon as it has ended; a stopped recording goes on with the same command. DIR holds `train.*` and `validation.*` with the
+columns that the study names; without it they come from the hub. Everything follows from the study file, the seed and
+the number of the trial: on the same kind of machine, with the same versions and one thread, a second recording has the
+same qualities (seconds differ). Recordings with different seeds can be made side by side, and are packed together.
 
 Of fifteen trials nine are random feasible configurations, three are variants of a trial of the front so far, and two
 are proposed by the known-cost sampler, so that the region that a search ends in is covered, whoever searches. The
@@ -17,10 +18,8 @@ whether steps or data are the better low fidelity.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -41,24 +40,22 @@ from runners.initialization import start_from_embeddings, start_from_layers
 from runners.plan import ONLY, FidelitySpec, TrialPlan
 from runners.prepared import Prepared, prepare
 from runners.record import library_versions
-from runners.task import load_task
-from runners.task.spec import FolderData
 from runners.teacher.origin import Origin, mean_statistics
-from search.bench.recording import KeptVocabulary, RecordedTrial, Recording, Setting
-from search.bench.table import write_recording
+from search.bench.folder import SETTING, append_trial, read_folder, write_setting
+from search.bench.recording import KeptVocabulary, RecordedTrial, Setting, joined
+from search.bench.sample import with_sample
+from search.bench.table import STUDIES, study_path, write_recording
 from search.samplers import PerTrialSampler, seeds
 from search.samplers.known_cost import KnownCosts
 from search.samplers.known_cost.layout import Layout
-from search.study_file import StudyFile, load_study_file
+from search.study_file import load_study_file
 from space.errors import InputError
 from space.families import Student, build_student, deployed_bytes, export_model
 from space.joint import JointSpace
 
 logger = logging.getLogger("shoebox.search.bench")
 
-STUDY = Path(__file__).with_name("recorded.yaml")
 TRAIN_EXAMPLES = 8192
-RUNGS = (1 / 9, 1 / 3, 1.0)
 SUBSETS = {"1/9": 1 / 9, "1/3": 1 / 3}
 BOTH = 5  # of so many trials one is judged as a torch student too, for comparison with the exported file
 PERIOD = 15  # the last trial of so many repeats the one in their middle
@@ -69,13 +66,32 @@ class Recorder:
 
     Args:
         folder: of the recording; holds a sample of the data, `setting.json` and `trials.jsonl`.
+        study: one of `STUDIES`.
         data: folder with `train.*` and `validation.*`, or None for the hub.
+        seed: of the trials, by default that of the study; the sample of the data is that of the study's.
         examples: of the train split.
     """
 
-    def __init__(self, folder: Path, data: str | None, examples: int = TRAIN_EXAMPLES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        study: str,
+        data: str | None = None,
+        seed: int | None = None,
+        examples: int = TRAIN_EXAMPLES,
+    ) -> None:
         self.folder = folder
-        self.file = with_sample(load_study_file(STUDY, {"data": data}), folder / "data", examples)
+        self._study = load_study_file(study_path(study))
+        done = read_folder(folder) if (folder / SETTING).exists() else None
+        if done is not None and done.setting.study != self._study.model_dump(mode="json"):
+            raise InputError(f"{folder} holds a recording of another study.", "Take another folder.")
+        self.file = with_sample(load_study_file(study_path(study), {"data": data}), folder / "data", examples)
+        if seed is not None:
+            search = self.file.search.model_copy(update={"seed": seed})
+            self.file = self.file.model_copy(update={"search": search})
+        stopping = self.file.search.early_stopping
+        assert stopping is not None
+        self._rungs, self._examples = (*stopping.shares(), 1.0), stopping.examples
         self.space = JointSpace(self.file.space)
         self.layout = Layout(self.space)
         self.prepared = prepare(self.plan)
@@ -87,10 +103,11 @@ class Recorder:
         self._latency = LatencyModel(load_profile(self.file.device.profile))
         limits = {"deployed_bytes": float(self.file.limits.deployed_bytes)}
         self._known = KnownCosts(self.space, self.costs, self.file.objectives, limits)
-        self._validation: dict[int, Encoded] = {}
-        self._trials_path = folder / "trials.jsonl"
-        self.trials = _read_lines(self._trials_path)
-        (folder / "setting.json").write_text(self.setting.model_dump_json(), encoding="utf-8")
+        self._validation: dict[tuple[int, int | None], Encoded] = {}
+        self.trials = list(done.trials) if done is not None else []
+        if any(trial.seed != seeds(self.file.search.seed, trial.number)[1] for trial in self.trials):
+            raise InputError(f"{folder} holds a recording with another seed.", "Take another folder, or that seed.")
+        write_setting(folder, self.setting)
 
     @property
     def plan(self) -> TrialPlan:
@@ -112,14 +129,13 @@ class Recorder:
             )
         taught = self.prepared.tasks[ONLY]
         fidelity = self.file.fidelity
-        study = load_study_file(STUDY).model_dump(mode="json")
         return Setting(
-            study=study,
+            study=self._study.model_dump(mode="json"),
             shape=self.prepared.shape,
             vocabulary=tuple(kept),
             train_examples=len(taught.task.train),
             validation_examples=len(taught.task.validation),
-            rungs=RUNGS,
+            rungs=self._rungs,
             steps=round(math.ceil(len(taught.task.train) / fidelity.batch_size) * fidelity.epochs),
             teacher_quality=taught.teacher.validation_quality,
             versions=library_versions(),
@@ -140,10 +156,7 @@ class Recorder:
         for number in range(len(self.trials), trials):
             trial = self._trial(number)
             self.trials.append(trial)
-            with self._trials_path.open("a", encoding="utf-8") as file:
-                file.write(trial.model_dump_json() + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_trial(self.folder, trial)
             told = [number, trial.origin, *(f"{quality:.3f}" for quality in trial.rungs)]
             logger.info("%s", " ".join(map(str, [*told, f"{trial.rung_seconds[-1]:.1f} s"])))
 
@@ -209,15 +222,24 @@ class Recorder:
         params: Any,
         seed: int,
         examples: int | None = None,
-        rungs: Sequence[float] = RUNGS,
+        rungs: Sequence[float] | None = None,
         both: bool = False,
     ) -> dict[str, Any]:
         """Train one configuration on so many examples, by default all; judge the torch student too if `both`.
+
+        Args:
+            params: of the configuration.
+            seed: of the training.
+            examples: of the sample.
+            rungs: shares of the steps, the last one 1; by default those of the study. On the way there it is judged as
+                in a search with early stopping, on part of the validation split.
+            both: see above.
 
         Returns:
             Fields `rungs`, `rung_seconds`, `deployed_bytes` and `torch_quality` of a `RecordedTrial`; 0.0 is the
             quality of a training that diverged.
         """
+        rungs = self._rungs if rungs is None else rungs
         config, recipe = self.space.from_params(params)
         prepared = self.prepared.ranked_by(config.vocabulary_score)
         entries = prepared.vocabulary.size(config.vocabulary_keep)
@@ -241,7 +263,7 @@ class Recorder:
             spent += time.process_time() - begun
             seconds.append(round(spent, 2))
             if share < 1:
-                qualities.append(self._quality(partial(run_student, student), prepared, entries))
+                qualities.append(self._quality(partial(run_student, student), prepared, entries, self._examples))
         whole = len(seconds) == len(rungs)
         torch_quality = self._quality(partial(run_student, student), prepared, entries) if both and whole else None
         model = export_model(config, prepared.shape, entries, student).SerializeToString()
@@ -261,32 +283,14 @@ class Recorder:
         if how == "layers":
             start_from_layers(student, self._origin, self._encoder, self._statistics, self.prepared.vocabulary, keep)
 
-    def _quality(self, answer: Callable[[Encoded], np.ndarray], prepared: Prepared, entries: int) -> float:
-        taught = prepared.tasks[ONLY]
-        if entries not in self._validation:
-            self._validation[entries] = prepared.encode(ONLY, entries, taught.task.validation)
-        logits = answer(self._validation[entries])
-        return taught.task.quality(taught.task.validation, logits)
-
-
-def with_sample(file: StudyFile, folder: Path, examples: int) -> StudyFile:
-    """The study with a seeded sample of its train split, which is written to a folder first."""
-    assert file.task is not None
-    names = file.task.labels
-    assert isinstance(names, tuple)
-    if not (folder / "validation.jsonl").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        task = load_task(file.task)
-        count = len(task.train)
-        rows = np.sort(np.random.default_rng(file.search.seed).permutation(count)[: min(examples, count)])
-        for name, split in (("train", task.train.take(rows)), ("validation", task.validation)):
-            pairs = zip(split.texts, split.labels.tolist(), strict=True)
-            lines = [json.dumps({"sentence": text, "label": int(label)}) for text, label in pairs]
-            part = folder / f"{name}.part"
-            part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-            part.rename(folder / f"{name}.jsonl")
-    data = FolderData(path=str(folder.absolute()))
-    return file.model_copy(update={"task": file.task.model_copy(update={"data": data})})
+    def _quality(
+        self, answer: Callable[[Encoded], np.ndarray], prepared: Prepared, entries: int, most: int | None = None
+    ) -> float:
+        task = prepared.tasks[ONLY].task
+        examples = task.validation if most is None else task.validation.evenly(most)
+        if (entries, most) not in self._validation:
+            self._validation[entries, most] = prepared.encode(ONLY, entries, examples)
+        return task.quality(examples, answer(self._validation[entries, most]))
 
 
 def _rounded(params: dict[str, Any]) -> dict[str, Any]:
@@ -294,24 +298,15 @@ def _rounded(params: dict[str, Any]) -> dict[str, Any]:
     return {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in params.items()}
 
 
-def _read_lines(path: Path) -> list[RecordedTrial]:
-    """Trials recorded so far; a last line that was cut off is forgotten."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    return [RecordedTrial.model_validate_json(line) for line in whole.splitlines()]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command: what a user did wrong is one sentence and exit 2."""
     parser = argparse.ArgumentParser(prog="python -m search.bench.record", description="Record real trials.")
-    parser.add_argument("folder", type=Path, help="folder of the recording; one that exists is gone on with")
-    parser.add_argument("--data", help="folder with train.* and validation.* of SST-2 (default: the hub)")
+    parser.add_argument("folder", type=Path, nargs="+", help="of the recording; one that exists is gone on with")
+    parser.add_argument("--study", choices=STUDIES, default=STUDIES[0], help="what to train")
+    parser.add_argument("--data", help="folder with train.* and validation.* of its task (default: the hub)")
     parser.add_argument("--trials", type=int, default=330, help="of the whole recording")
-    parser.add_argument("--pack", type=Path, help="write what was recorded so far to this file, and train nothing")
+    parser.add_argument("--seed", type=int, help="of the trials (default: that of the study)")
+    parser.add_argument("--pack", type=Path, help="write what the folders hold so far to this file, and train nothing")
     given = parser.parse_args(arguments)
     try:
         _run(given)
@@ -321,15 +316,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(given: argparse.Namespace) -> None:
     if given.pack is not None:
-        setting = Setting.model_validate_json((given.folder / "setting.json").read_text(encoding="utf-8"))
-        trials = tuple(_read_lines(given.folder / "trials.jsonl"))
-        write_recording(Recording(setting=setting, trials=trials), given.pack)
+        write_recording(joined([read_folder(folder) for folder in given.folder]), given.pack)
         return
+    if len(given.folder) > 1:
+        raise InputError("Only --pack takes several folders.", "Record each by itself, with another --seed.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     torch.set_num_threads(1)
-    given.folder.mkdir(parents=True, exist_ok=True)
-    Recorder(given.folder, given.data).record(given.trials)
+    (folder,) = given.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    Recorder(folder, given.study, given.data, given.seed).record(given.trials)
 
 
 if __name__ == "__main__":

@@ -61,16 +61,19 @@ class RecordedProblem:
     """A recording as a problem.
 
     Args:
+        name: one of the recordings that come with Shoebox (`search.bench.table.STUDIES`).
         objectives: quality and any of deployed_bytes, latency_ms, long_latency_ms.
-        recording: default: the one that comes with Shoebox.
+        recording: instead of that one.
     """
 
-    name = "recorded"
-
     def __init__(
-        self, objectives: tuple[str, ...] = ("quality", "latency_ms"), recording: Recording | None = None
+        self,
+        name: str,
+        objectives: tuple[str, ...] = ("quality", "latency_ms"),
+        recording: Recording | None = None,
     ) -> None:
-        self.recording = recording or shipped_recording()
+        self.name = name
+        self.recording = recording or shipped_recording(name)
         setting = self.recording.setting
         file = StudyFile.model_validate(setting.study)
         self.space = JointSpace(file.space)

@@ -6,11 +6,13 @@ of the vocabulary the number of entries and the bytes of `vocab.txt` for every s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from objectives.latency.recorded import Estimates
+from space.errors import InputError
 from space.shape import TaskShape
 
 Origin = Literal["random", "known-cost", "variant", "repeat"]
@@ -44,8 +46,8 @@ class RecordedTrial(BaseModel):
         repeats: number of that earlier trial.
         seed: of the training.
         params: flat parameters of the space.
-        rungs: quality on the validation split at each rung, of the student as it would be exported; of the last one
-            the quality of the exported file.
+        rungs: quality at each rung, of the student as it would be exported, on at most as much of the validation split
+            as the study's early stopping says; of the last one the quality of the exported file on all of it.
         rung_seconds: processor seconds of training up to each rung, on one thread.
         deployed_bytes: of the exported file and its vocabulary.
         latency_ms, long_latency_ms: predicted by the latency model of the study's device.
@@ -120,3 +122,20 @@ class Recording(BaseModel):
         """Each repeated trial with its repetition."""
         by_number = {trial.number: trial for trial in self.trials}
         return [(by_number[trial.repeats], trial) for trial in self.trials if trial.repeats is not None]
+
+
+def joined(parts: Sequence[Recording]) -> Recording:
+    """Recordings of one setting as one, in the order given.
+
+    Raises:
+        InputError: their settings differ.
+    """
+    trials: list[RecordedTrial] = []
+    for part in parts:
+        if part.setting != parts[0].setting:
+            raise InputError("The recordings differ in their study, data or versions.", "Pack each by itself.")
+        first = len(trials)
+        for trial in part.trials:
+            repeats = None if trial.repeats is None else trial.repeats + first
+            trials.append(trial.model_copy(update={"number": trial.number + first, "repeats": repeats}))
+    return Recording(setting=parts[0].setting, trials=tuple(trials))

@@ -9,7 +9,17 @@ from typing import Any
 
 from search.bench.recording import RecordedTrial, Recording, Setting
 
-SHIPPED = Path(__file__).with_name("recorded.json")
+STUDIES = ("sst2", "banking77")
+
+
+def study_path(name: str) -> Path:
+    """The study file that a shipped recording, one of `STUDIES`, was made with."""
+    return Path(__file__).with_name(f"{name}.yaml")
+
+
+def recording_path(name: str) -> Path:
+    """The file of a shipped recording, one of `STUDIES`."""
+    return Path(__file__).with_name(f"{name}.json")
 
 
 def write_recording(recording: Recording, path: Path) -> None:
@@ -28,7 +38,7 @@ def write_recording(recording: Recording, path: Path) -> None:
     part.replace(path)
 
 
-def read_recording(path: Path = SHIPPED) -> Recording:
+def read_recording(path: Path) -> Recording:
     """A recording from its file."""
     content = json.loads(path.read_text(encoding="utf-8"))
     columns, params = content["columns"], content["params"]
@@ -40,9 +50,9 @@ def read_recording(path: Path = SHIPPED) -> Recording:
 
 
 @cache
-def shipped_recording() -> Recording:
-    """The recording that comes with Shoebox."""
-    return read_recording()
+def shipped_recording(name: str) -> Recording:
+    """A recording that comes with Shoebox, one of `STUDIES`."""
+    return read_recording(recording_path(name))
 
 
 def _compact(value: Any) -> str:

@@ -11,13 +11,14 @@ from search.cli.options import JsonOption, given_of
 
 DEFAULT_SAMPLERS = "known-cost,known-cost+halving,tpe,nsga2,random"
 DEFAULT_OBJECTIVES = "quality,latency_ms"
-_OF_SAMPLERS = ("problem", "samplers", "seeds", "trials", "workers", "format", "json")  # of no meaning beside --fit
+_OF_SAMPLERS = ("samplers", "seeds", "trials", "workers", "format", "json")  # of no meaning beside --fit
 
 
 class BenchProblem(StrEnum):
     """What is searched."""
 
-    recorded = "recorded"
+    sst2 = "sst2"
+    banking77 = "banking77"
     synthetic = "synthetic"
 
 
@@ -30,9 +31,7 @@ class BenchFormat(StrEnum):
 
 def bench_samplers(
     context: typer.Context,
-    problem: Annotated[
-        BenchProblem, typer.Option(help="Real trials that were recorded, or a formula.")
-    ] = BenchProblem.recorded,
+    problem: Annotated[BenchProblem, typer.Option(help="Recorded trials of a task, or a formula.")] = BenchProblem.sst2,
     samplers: Annotated[
         str, typer.Option(help="Names with commas between; NAME+halving stops trials early.")
     ] = DEFAULT_SAMPLERS,
@@ -58,6 +57,8 @@ def bench_samplers(
         raise InputError("--json and --format table are two answers.", "Give one of them.")
     if fit and (given := given_of(context, _OF_SAMPLERS)):
         raise InputError("--fit compares no samplers, and prints tables alone.", f"Leave out {', '.join(given)}.")
+    if fit and problem is BenchProblem.synthetic:
+        raise InputError("--fit is of recorded trials; the synthetic problem has none.", "Take another --problem.")
     contenders = [Contender.parse(name) for name in samplers.split(",")]
     if len(set(contenders)) != len(contenders):
         raise InputError(f"--samplers names a sampler twice: {samplers}.")
@@ -71,11 +72,11 @@ def bench_samplers(
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # studies in memory are of no interest
     console = output_console()
     searched: Problem
-    if fit or problem is BenchProblem.recorded:
+    if problem is not BenchProblem.synthetic:
         from search.bench.fidelity import fit_table, rung_table
         from search.bench.recorded import RecordedProblem
 
-        searched = RecordedProblem(wanted)
+        searched = RecordedProblem(problem.value, wanted)
         if fit:
             console.print(fit_table(searched))
             console.print(rung_table(searched.recording))

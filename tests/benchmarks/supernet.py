@@ -1,6 +1,6 @@
 """What a supernet is worth: `python tests/benchmarks/supernet.py FILE --data DIR [--configurations 20]`.
 
-Trains a supernet for the space of the recorded benchmark (`search/bench/recorded.yaml`, with fewer vocabularies) on a
+Trains a supernet for the space of the recorded benchmark (`search/bench/sst2.yaml`, with fewer vocabularies) on a
 sample of SST-2, and then random configurations three ways: alone (from the teacher's layers, all epochs), inherited and
 fine-tuned for a share of them, and inherited as they are. DIR holds `train.*` and `validation.*` of SST-2. Each result
 is a line of FILE as soon as it is there; the same command goes on where it was stopped, and prints what there is.
@@ -34,7 +34,9 @@ from runners.prepared import Prepared, prepare
 from runners.supernet.prepare import start_from_supernet
 from runners.teacher.origin import Origin
 from runners.trial import cost_predictor
-from search.bench.record import STUDY, TRAIN_EXAMPLES, with_sample
+from search.bench.record import TRAIN_EXAMPLES
+from search.bench.sample import with_sample
+from search.bench.table import study_path
 from search.study_file import StudyFile, load_study_file
 from space.config import Recipe
 from space.families import Student, build_student
@@ -62,7 +64,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        data = load_study_file(STUDY, {"data": options.data}).model_dump(mode="json")
+        data = load_study_file(study_path("sst2"), {"data": options.data}).model_dump(mode="json")
         data["space"]["vocabulary_keep"] = KEEPS
         data["space"]["recipe"]["initialization"] = ["layers", "supernet"]
         data["device"]["latency"] = "estimated"

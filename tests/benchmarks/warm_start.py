@@ -89,7 +89,7 @@ def one(job: tuple[int, int, list[SamplerName], list[str], bool]) -> Curves:
     """Curves of one seed by sampler and kind of task, cold and warm."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     seed, trials, samplers, kinds, without = job
-    recorded = RecordedProblem() if set(kinds) & set(RECORDED) else None
+    recorded = RecordedProblem("sst2") if set(kinds) & set(RECORDED) else None
     before: list[OldTrial] = []
     found: Curves = {}
     for kind in kinds:

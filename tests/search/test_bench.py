@@ -12,15 +12,19 @@ import pytest
 
 from search.bench import Contender, SyntheticProblem, compare, record, replay
 from search.bench.fidelity import correlations
+from search.bench.folder import append_trial, read_folder, write_setting
 from search.bench.recorded import RecordedProblem
-from search.bench.table import SHIPPED, read_recording, shipped_recording, write_recording
+from search.bench.recording import RecordedTrial, joined
+from search.bench.table import STUDIES, read_recording, recording_path, shipped_recording, study_path, write_recording
+from search.study_file import StudyFile, load_study_file
+from space.errors import InputError
 
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="module")
-def recorded() -> RecordedProblem:
-    return RecordedProblem(("quality", "latency_ms", "deployed_bytes"))
+@pytest.fixture(scope="module", params=STUDIES)
+def recorded(request: pytest.FixtureRequest) -> RecordedProblem:
+    return RecordedProblem(request.param, ("quality", "latency_ms", "deployed_bytes"))
 
 
 def test_replay_depends_on_the_seed_alone() -> None:
@@ -113,7 +117,8 @@ def test_command_refuses_unknown_names(shoebox: Shoebox) -> None:
         (["--objectives", "quality,size"], "'size'"),
         (["--fit", "--json"], "Leave out --json."),
         (["--fit", "--seeds", "10", "--trials", "5", "--workers", "1"], "Leave out --seeds, --trials, --workers."),
-        (["--fit", "--problem", "synthetic", "--samplers", "tpe"], "Leave out --problem, --samplers."),
+        (["--fit", "--problem", "sst2", "--samplers", "tpe"], "Leave out --samplers."),
+        (["--fit", "--problem", "synthetic"], "Take another --problem."),
         (["--format", "table", "--json", "--problem", "synthetic"], "--json and --format table are two answers"),
     ):
         printed = shoebox("bench-samplers", *arguments)
@@ -122,10 +127,14 @@ def test_command_refuses_unknown_names(shoebox: Shoebox) -> None:
 
 
 def test_wrong_use_of_the_recorder_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    none, packed = str(tmp_path / "none"), str(tmp_path / "packed.json")
+    none, packed, done = (str(tmp_path / name) for name in ("none", "packed.json", "done"))
+    Path(done).mkdir()
+    write_setting(Path(done), shipped_recording("sst2").setting)
     for arguments, said in (
         ([none, "--data", "/no/such/folder"], "record: --data: there is no folder /no/such/folder."),
         ([none, "--pack", packed], "record: [Errno 2] No such file or directory"),
+        ([none, none], "record: Only --pack takes several folders."),
+        ([done, "--study", "banking77"], f"record: {done} holds a recording of another study."),
     ):
         with pytest.raises(SystemExit) as ended:
             record.main(arguments)
@@ -159,24 +168,62 @@ def test_recorded_noise_is_that_of_repeated_trainings(recorded: RecordedProblem)
     assert drawn[:, -1].std() == pytest.approx(np.std(differences) / np.sqrt(2), rel=0.3)
 
 
-def test_exported_files_agree_with_the_students_that_were_trained() -> None:
-    recording = shipped_recording()
-    both = [trial for trial in recording.trials if trial.torch_quality is not None]
+def test_exported_files_agree_with_the_students_that_were_trained(recorded: RecordedProblem) -> None:
+    recording = recorded.recording
+    both = [(trial.quality, trial.torch_quality) for trial in recording.trials if trial.torch_quality is not None]
     assert len(both) >= 20
     examples = recording.setting.validation_examples
-    assert all(abs(trial.quality - trial.torch_quality) * examples <= 10 for trial in both)
+    assert all(abs(exported - trained) * examples <= 10 for exported, trained in both)
 
 
-def test_recording_survives_its_file(tmp_path: Path) -> None:
-    recording = shipped_recording()
+def test_recordings_are_of_their_studies(recorded: RecordedProblem) -> None:
+    study = load_study_file(study_path(recorded.name))
+    setting = recorded.recording.setting
+    file = StudyFile.model_validate(setting.study)
+    assert (file.space, file.fidelity, file.task) == (study.space, study.fidelity, study.task)
+    assert study.search.early_stopping is not None
+    assert setting.rungs == (*study.search.early_stopping.shares(), 1.0)
+    assert len(recorded.recording.configurations()) >= 300
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_recording_survives_its_file(name: str, tmp_path: Path) -> None:
+    recording, shipped = shipped_recording(name), recording_path(name)
     write_recording(recording, tmp_path / "again.json")
     assert read_recording(tmp_path / "again.json") == recording
-    assert (tmp_path / "again.json").read_bytes() == SHIPPED.read_bytes()
-    assert SHIPPED.stat().st_size < 300_000
+    assert (tmp_path / "again.json").read_bytes() == shipped.read_bytes()
+    assert shipped.stat().st_size < 300_000
 
 
-def test_correlations_compare_cheap_trainings_with_whole_ones() -> None:
-    found = {each.fidelity: each for each in correlations(shipped_recording())}
-    assert found["0.33 of the steps"].trials == len(shipped_recording().configurations())
+def test_recordings_are_joined_with_their_repetitions() -> None:
+    recording = shipped_recording("sst2")
+    first, second = (recording.model_copy(update={"trials": recording.trials[:count]}) for count in (20, 30))
+    whole = joined([first, second])
+    assert [trial.number for trial in whole.trials] == list(range(50))
+
+    def told(one: RecordedTrial, again: RecordedTrial) -> tuple[object, ...]:
+        return one.params, one.rungs, again.rungs
+
+    assert [told(*pair) for pair in whole.pairs()] == [told(*pair) for pair in (*first.pairs(), *second.pairs())]
+    with pytest.raises(InputError, match="differ in their study"):
+        joined([first, recording.model_copy(update={"setting": shipped_recording("banking77").setting})])
+
+
+def test_a_trial_that_was_cut_off_is_recorded_again(tmp_path: Path) -> None:
+    recording = shipped_recording("sst2")
+    write_setting(tmp_path, recording.setting)
+    for trial in recording.trials[:3]:
+        append_trial(tmp_path, trial)
+    path = tmp_path / "trials.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert read_folder(tmp_path).trials == recording.trials[:2]
+    append_trial(tmp_path, recording.trials[2])
+    assert read_folder(tmp_path) == recording.model_copy(update={"trials": recording.trials[:3]})
+
+
+def test_correlations_compare_cheap_trainings_with_whole_ones(recorded: RecordedProblem) -> None:
+    recording = recorded.recording
+    found = {each.fidelity: each for each in correlations(recording)}
+    assert found["0.33 of the steps"].trials == len(recording.configurations())
     assert found["0.33 of the steps"].spearman > found["0.11 of the steps"].spearman > 0
-    assert found["1/3 of the data, another seed"].trials == len(shipped_recording().pairs())
+    assert found["1/3 of the data, another seed"].trials == len(recording.pairs())
