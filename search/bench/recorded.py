@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from objectives.latency import LatencyModel, load_profile
-from search.bench.recording import RecordedTrial, Recording
+from search.bench.recording import RecordedTrial
 from search.bench.table import shipped_recording
 from search.samplers.known_cost.layout import Layout
 from search.study_file import StudyFile
@@ -63,17 +63,11 @@ class RecordedProblem:
     Args:
         name: one of the recordings that come with Shoebox (`search.bench.table.STUDIES`).
         objectives: quality and any of deployed_bytes, latency_ms, long_latency_ms.
-        recording: instead of that one.
     """
 
-    def __init__(
-        self,
-        name: str,
-        objectives: tuple[str, ...] = ("quality", "latency_ms"),
-        recording: Recording | None = None,
-    ) -> None:
+    def __init__(self, name: str, objectives: tuple[str, ...] = ("quality", "latency_ms")) -> None:
         self.name = name
-        self.recording = recording or shipped_recording(name)
+        self.recording = shipped_recording(name)
         setting = self.recording.setting
         file = StudyFile.model_validate(setting.study)
         self.space = JointSpace(file.space)
