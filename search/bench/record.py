@@ -82,13 +82,11 @@ class Recorder:
     ) -> None:
         self.folder = folder
         self._study = load_study_file(study_path(study))
-        done = read_folder(folder) if (folder / SETTING).exists() else None
-        if done is not None and done.setting.study != self._study.model_dump(mode="json"):
-            raise InputError(f"{folder} holds a recording of another study.", "Take another folder.")
+        seed = self._study.search.seed if seed is None else seed
+        self.trials = self._done(seed)
         self.file = with_sample(load_study_file(study_path(study), {"data": data}), folder / "data", examples)
-        if seed is not None:
-            search = self.file.search.model_copy(update={"seed": seed})
-            self.file = self.file.model_copy(update={"search": search})
+        search = self.file.search.model_copy(update={"seed": seed})
+        self.file = self.file.model_copy(update={"search": search})
         stopping = self.file.search.early_stopping
         assert stopping is not None
         self._rungs, self._examples = (*stopping.shares(), 1.0), stopping.examples
@@ -104,15 +102,25 @@ class Recorder:
         limits = {"deployed_bytes": float(self.file.limits.deployed_bytes)}
         self._known = KnownCosts(self.space, self.costs, self.file.objectives, limits)
         self._validation: dict[tuple[int, int | None], Encoded] = {}
-        self.trials = list(done.trials) if done is not None else []
-        if any(trial.seed != seeds(self.file.search.seed, trial.number)[1] for trial in self.trials):
-            raise InputError(f"{folder} holds a recording with another seed.", "Take another folder, or that seed.")
         write_setting(folder, self.setting)
 
     @property
     def plan(self) -> TrialPlan:
         """Of the trials."""
         return self.file.plan()
+
+    def _done(self, seed: int) -> list[RecordedTrial]:
+        """What the folder holds already, which is asked before a teacher is tuned for another recording."""
+        if not (self.folder / SETTING).exists():
+            return []
+        done = read_folder(self.folder)
+        if done.setting.study != self._study.model_dump(mode="json"):
+            raise InputError(f"{self.folder} holds a recording of another study.", "Take another folder.")
+        if any(trial.seed != seeds(seed, trial.number)[1] for trial in done.trials):
+            raise InputError(
+                f"{self.folder} holds a recording with another seed.", "Take another folder, or that seed."
+            )
+        return list(done.trials)
 
     def _setting(self) -> Setting:
         vocabulary = self.prepared.vocabulary

@@ -130,11 +130,16 @@ def test_wrong_use_of_the_recorder_is_one_sentence(tmp_path: Path, capsys: pytes
     none, packed, done = (str(tmp_path / name) for name in ("none", "packed.json", "done"))
     Path(done).mkdir()
     write_setting(Path(done), shipped_recording("sst2").setting)
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    write_setting(begun, shipped_recording("banking77").setting)
+    append_trial(begun, shipped_recording("banking77").trials[0])
     for arguments, said in (
         ([none, "--data", "/no/such/folder"], "record: --data: there is no folder /no/such/folder."),
         ([none, "--pack", packed], "record: [Errno 2] No such file or directory"),
         ([none, none], "record: Only --pack takes several folders."),
         ([done, "--study", "banking77"], f"record: {done} holds a recording of another study."),
+        ([str(begun), "--study", "banking77", "--seed", "7"], f"record: {begun} holds a recording with another seed."),
     ):
         with pytest.raises(SystemExit) as ended:
             record.main(arguments)
