@@ -60,7 +60,7 @@ class Rungs:
         """The rungs that are to come, each with the step at which it is reached; those that a training of so few
         steps cannot tell apart are left out."""
         passed = self.passed[-1] if self.passed else None
-        done = 0 if passed is None else self.step(passed.rung, steps)
+        done = 0 if passed is None else max(1, round(passed.share * steps))
         found = []
         for rung in range(0 if passed is None else passed.rung + 1, len(self.shares)):
             step = self.step(rung, steps)

@@ -4,11 +4,17 @@ Li et al., "A System for Massively Parallel Hyperparameter Tuning" (MLSys 2020),
 training stops at a rung unless it is among the best of those that have reached it, and goes on later if it is among
 the best of the many that have come since. Schmucker et al., "Multi-objective Asynchronous Successive Halving" (2021),
 rank several objectives by non-domination, and the points of one front so that they cover it (epsilon-net).
+
+Where the sampler can say what going on is worth, beside what a new trial is, that decides in place of the ranks: those
+go on that are worth most, as soon as they are worth more than a new trial, and one as soon as that can be told. While
+there are new ones to come, the reduction factor only bounds how many: of all that were begun, 1 in so many may pass any
+rung.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
 
 import moocore
 import numpy as np
@@ -17,6 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from objectives.pareto import Direction
 
 GRACE = 0.1
+# Of trials and the rungs at which they wait: what going on is worth, in units of a new trial; None: cannot tell yet.
+Worth = Callable[[Mapping[int, int]], Mapping[int, float] | None]
 
 
 class EarlyStoppingSpec(BaseModel):
@@ -24,10 +32,12 @@ class EarlyStoppingSpec(BaseModel):
 
     Attributes:
         grace: share of the training steps that every student gets, the first rung; the next ones are each
-            `reduction_factor` times as far. `GRACE` by default.
+            `reduction_factor` times as far, as long as that much is left of the training. `GRACE` by default.
         reduction_factor: of the students that reach a rung, the best 1 in so many go on.
         rungs: shares of the training steps at which students are judged, instead of those that follow from `grace`.
         examples: at most so many of each validation split judge a student at a rung.
+        promote_by: what decides who goes on: the `gain` of hypervolume that is expected of it, where the sampler can
+            tell (known-cost), or its `rank` at the rung, as with all other samplers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,6 +46,7 @@ class EarlyStoppingSpec(BaseModel):
     reduction_factor: float = Field(default=3, gt=1, le=100)
     rungs: tuple[float, ...] | None = Field(default=None, min_length=1)
     examples: int = Field(default=1000, ge=1)
+    promote_by: Literal["gain", "rank"] = "gain"
 
     @field_validator("rungs")
     @classmethod
@@ -55,7 +66,7 @@ class EarlyStoppingSpec(BaseModel):
         if self.rungs is not None:
             return self.rungs
         found = [self.grace or GRACE]
-        while found[-1] * self.reduction_factor < 1:
+        while found[-1] * self.reduction_factor <= 1 / self.reduction_factor + 1e-9:
             found.append(found[-1] * self.reduction_factor)
         return tuple(found)
 
@@ -65,14 +76,17 @@ class Halving:
 
     Args:
         directions: of the objectives.
-        reduction_factor: of those at a rung, the best 1 in so many go on, and at least one.
+        reduction_factor: of those at a rung, the best 1 in so many go on.
+        worth: what going on is worth; by rank if there is none, and then at least one goes on from a rung at once.
     """
 
-    def __init__(self, directions: Sequence[Direction], reduction_factor: float) -> None:
+    def __init__(self, directions: Sequence[Direction], reduction_factor: float, worth: Worth | None = None) -> None:
         self._directions = list(directions)
         self._reduction_factor = reduction_factor
+        self._worth = worth
         self._rungs: dict[int, dict[int, list[float]]] = {}
         self._best: dict[int, list[int]] = {}
+        self._closed: set[int] = set()
 
     def enter(self, trial: int, rung: int, values: Sequence[float]) -> None:
         """Enter how a trial stood at a rung: a value for each objective."""
@@ -85,30 +99,76 @@ class Halving:
             if entries.pop(trial, None) is not None:
                 self._best.pop(rung, None)
 
+    def close(self, trial: int) -> None:
+        """Enter that a trial has ended at the last rung that it has passed."""
+        self._closed.add(trial)
+
     def best(self, rung: int) -> list[int]:
-        """The trials that may go on from a rung, best first."""
+        """The trials that may go on from a rung by rank, best first."""
         if rung not in self._best:
             entries = self._rungs.get(rung, {})
             count = max(1, int(len(entries) / self._reduction_factor)) if entries else 0
-            numbers = sorted(entries)
-            order = ranked(np.array([entries[number] for number in numbers]), self._directions, count)
-            self._best[rung] = [numbers[index] for index in order]
+            self._best[rung] = self._ranked(entries, count)
         return self._best[rung]
 
-    def goes_on(self, trial: int, rung: int) -> bool:
-        """Whether a trial may go on from a rung now; one that starts anew gets to where it was."""
-        return trial in self.best(rung) or any(trial in self._rungs[later] for later in self._rungs if later > rung)
+    def _ranked(self, entries: Mapping[int, list[float]], count: int) -> list[int]:
+        numbers = sorted(entries)
+        order = ranked(np.array([entries[number] for number in numbers]), self._directions, count)
+        return [numbers[index] for index in order]
 
-    def promoted(self, paused: Iterable[tuple[int, int]]) -> int | None:
-        """Of trials that stopped, each with its rung, the one to go on with: the best of the highest rung; or None."""
+    def goes_on(self, trial: int, rung: int, paused: Iterable[tuple[int, int]] = (), last: bool = False) -> bool:
+        """Whether a trial may go on from a rung now; one that starts anew gets to where it was.
+
+        Args:
+            trial, rung: which, from where.
+            paused, last: as of `promoted`.
+        """
+        if any(trial in self._rungs[later] for later in self._rungs if later > rung):
+            return True
+        if self._worth is None:
+            return trial in self.best(rung)
+        return self.promoted([*paused, (trial, rung)], last) == trial
+
+    def promoted(self, paused: Iterable[tuple[int, int]], last: bool = False) -> int | None:
+        """Of trials that stopped, each with its rung, the one to go on with, or None.
+
+        Args:
+            paused: the trials.
+            last: whether no new trial is to come; then at least one goes on from every rung.
+        """
+        paused = list(paused)
+        due = self.due(paused, last)
+        if not due:
+            return None
+        # Nobody knows what a whole training comes to until there is one.
+        alone = not set().union(*self._rungs.values()) - dict(paused).keys() - self._closed
+        worth = self._worth(due) if self._worth is not None else None
+        if worth is not None:
+            best = max(sorted(due), key=lambda trial: worth.get(trial, 0.0))
+            return best if last or alone or worth.get(best, 0.0) > 1 else None
+        if self._worth is not None and not last:  # more will be known soon
+            return None
+        rung = max(due.values())
+        entries = self._rungs[rung]
+        return next(trial for trial in self._ranked(entries, len(entries)) if due.get(trial) == rung)
+
+    def due(self, paused: Iterable[tuple[int, int]], last: bool = False) -> dict[int, int]:
+        """The trials of which `promoted` chooses, with their rungs: those of rungs that let another one go on."""
         waiting: dict[int, set[int]] = {}
         for trial, rung in paused:
             waiting.setdefault(rung, set()).add(trial)
-        for rung in sorted(waiting, reverse=True):
-            for trial in self.best(rung):
-                if trial in waiting[rung]:
-                    return trial
-        return None
+        found: dict[int, int] = {}
+        for rung, trials in waiting.items():
+            if self._worth is None:
+                able = trials.intersection(self.best(rung))
+            else:
+                able = {trial for trial in trials if np.isfinite(self._rungs[rung][trial]).all()}
+                reached = len(self._rungs[rung]) if last else max(map(len, self._rungs.values()))
+                count = max(int(last), int(reached / self._reduction_factor))
+                if len(self._rungs[rung].keys() - trials - self._closed) >= count:
+                    able = set()
+            found.update(dict.fromkeys(able, rung))
+        return found
 
 
 def ranked(points: np.ndarray, directions: Sequence[Direction], count: int) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,38 @@ from search.states import RUNGS, Objective
 
 logger = logging.getLogger("shoebox.search.ladder")
 
+WorthOfShares = Callable[[Mapping[int, float], float], Mapping[int, float] | None]
+
 
 class Ladder:
     """What the attributes of a study's trials say about rungs. A trial that may not go on from one waits there.
 
-    Trials are ranked by their quality at the rung and by the other objectives of the study, which are known then.
+    Trials are ranked by their quality at the rung and by the other objectives of the study, which are known then, or
+    go on by what that is worth (`EarlyStoppingSpec.promote_by`).
 
     Args:
         spec: of the study; without it no trial stops anywhere.
         objectives: of the study.
+        worth: what the sampler says going on is worth, given what is left of each trial and the share of a training
+            up to the first rung (`search.samplers.PerTrialSampler.worth`).
     """
 
-    def __init__(self, spec: EarlyStoppingSpec | None, objectives: Sequence[Objective]) -> None:
+    def __init__(
+        self, spec: EarlyStoppingSpec | None, objectives: Sequence[Objective], worth: WorthOfShares | None = None
+    ) -> None:
         self._spec = spec
         self._shares = spec.shares() if spec is not None else ()
         self._costs = [name for name in objectives if name != "quality"]
         lower: list[Direction] = ["minimize" for _ in self._costs]
-        self._halving = Halving(["maximize", *lower], spec.reduction_factor if spec is not None else 1.0)
+
+        def of_rungs(waiting: Mapping[int, int]) -> Mapping[int, float] | None:
+            assert worth is not None
+            return worth({number: 1 - self._done[number] for number in waiting}, self._shares[0])
+
+        factor = spec.reduction_factor if spec is not None else 1.0
+        by_gain = worth is not None and spec is not None and spec.promote_by == "gain"
+        self._halving = Halving(["maximize", *lower], factor, of_rungs if by_gain else None)
+        self._done: dict[int, float] = {}  # share of its training that a trial has behind it
         self.waiting: dict[int, int] = {}
 
     def enter(self, number: int, attributes: Mapping[str, Any]) -> None:
@@ -40,18 +55,28 @@ class Ladder:
         for rung in attributes.get(RUNGS) or ():
             costs = [rung["costs"].get(name, math.nan) for name in self._costs]
             self._halving.enter(number, rung["rung"], [rung["quality"], *costs])
+            self._done[number] = rung["share"]
 
     def leave(self, number: int) -> None:
         """Forget a trial, which another one repeats."""
         self._halving.leave(number)
 
-    def goes_on(self, number: int, attributes: Mapping[str, Any]) -> bool:
-        """Whether a trial may go on from the last rung that it has passed."""
-        return self._spec is None or self._halving.goes_on(number, last_rung(attributes))
+    def close(self, number: int) -> None:
+        """Enter that a trial has ended at a rung."""
+        self.waiting.pop(number, None)
+        self._halving.close(number)
 
-    def promoted(self) -> int | None:
+    def goes_on(self, number: int, attributes: Mapping[str, Any], last: bool) -> bool:
+        """Whether a trial may go on from the last rung that it has passed; `last` if no new one is to come."""
+        return self._spec is None or self._halving.goes_on(number, last_rung(attributes), self.waiting.items(), last)
+
+    def promoted(self, last: bool) -> int | None:
         """The waiting trial that may go on, if there is one."""
-        return self._halving.promoted(self.waiting.items()) if self.waiting else None
+        return self._halving.promoted(self.waiting.items(), last) if self.waiting else None
+
+    def has_promotions(self) -> bool:
+        """Whether there is one although no new trial is to come."""
+        return bool(self._halving.due(self.waiting.items(), last=True))
 
     def rungs(self, attributes: Mapping[str, Any], checkpoints: Path) -> Rungs | None:
         """What a worker has to know of the rungs of a trial, whose checkpoints go into that folder; None without early

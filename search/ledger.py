@@ -6,8 +6,8 @@ attribute says. A driver that was killed in between loses nothing: `Ledger.recov
 result, and queues again what has none.
 
 With early stopping a training goes from rung to rung (`runners.rungs`). A trial that may not go on is *paused*: for
-Optuna it runs, but no worker has it, and it goes on from its checkpoint if it comes to be among the best of its rung
-(anew, if that is gone). `Ledger.close` tells those that never were as pruned.
+Optuna it runs, but no worker has it, and it may go on later from its checkpoint (anew, if that is gone). `Ledger.close`
+tells those that never did as pruned.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from search.ladder import Ladder, last_rung
 from search.recovery import recover
 from search.rejections import Rejections
 from search.retention import Folders, Keep
-from search.samplers import RETRY_OF, place, seeds
+from search.samplers import RETRY_OF, place, seeds, worth_by
 from search.states import (
     ANSWERED_BY,
     BYTES,
@@ -100,7 +100,7 @@ class Ledger:
         self.time = Time(self.study, self.hours, self.training_hours)
         directions: list[Direction] = ["maximize" if name == "quality" else "minimize" for name in self.objectives]
         self.folders = Folders(self.bundles, self.keep_bundles, directions)
-        self._ladder = Ladder(self.early_stopping, self.objectives)
+        self._ladder = Ladder(self.early_stopping, self.objectives, worth_by(self.study))
         self._known = KnownConfigurations(self.repeats)
         for trial in self.study.get_trials(deepcopy=False):
             state = state_of(trial)
@@ -115,6 +115,8 @@ class Ledger:
             self._remember(trial)
         if state == "paused":
             self._ladder.waiting[trial.number] = trial.user_attrs[PAUSED]
+        if state == "stopped":
+            self._ladder.close(trial.number)
         if state == "finished":
             self._enter_finished(trial)
 
@@ -161,15 +163,12 @@ class Ledger:
     @property
     def has_work(self) -> bool:
         """Whether there is a training to begin or to go on with."""
-        return self.has_room or self._promoted() is not None
+        return self.has_room or (not self.time.over and self._ladder.has_promotions())
 
     @property
     def exhausted(self) -> bool:
         """Whether the search is over: no trial runs, and none is to come."""
         return self.counts.running == 0 and not self.has_work
-
-    def _promoted(self) -> int | None:
-        return None if self.time.over else self._ladder.promoted()
 
     def next(self, on_rejected: Callable[[], None] = lambda: None) -> Assignment:
         """A paused trial that may go on, else a new one: asks until a proposal keeps every limit that is known before
@@ -187,7 +186,7 @@ class Ledger:
             NothingToDo: there is none.
         """
         while True:
-            number = self._promoted()
+            number = None if self.time.over else self._ladder.promoted(last=not self.has_room)
             if number is not None:
                 return self._go_on(number)
             if not self.has_room:
@@ -253,7 +252,7 @@ class Ledger:
         self._ladder.enter(number, trial.user_attrs)
         self.folders.remove_passed(trial.user_attrs.get(RUNGS) or ())
         self.time.add(trial)
-        if not self.time.over and self._ladder.goes_on(number, trial.user_attrs):
+        if not self.time.over and self._ladder.goes_on(number, trial.user_attrs, not self.has_room):
             return True
         rung = last_rung(trial.user_attrs)
         self.study._storage.set_trial_user_attr(trial._trial_id, PAUSED, rung)
@@ -323,7 +322,7 @@ class Ledger:
         for number in sorted(self._ladder.waiting):
             trial = self._trial(number)
             told = telling.tell_stopped(self.study, trial, self.limits)
-            del self._ladder.waiting[number]
+            self._ladder.close(number)
             self.counts.add("paused", -1)
             self.counts.add("stopped")
             self._ended(told)

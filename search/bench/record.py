@@ -48,7 +48,7 @@ from search.bench.table import STUDIES, study_path, write_recording
 from search.samplers import PerTrialSampler, seeds
 from search.samplers.known_cost import KnownCosts
 from search.samplers.known_cost.layout import Layout
-from search.study_file import load_study_file
+from search.study_file import StudyFile, load_study_file
 from space.errors import InputError
 from space.families import Student, build_student, deployed_bytes, export_model
 from space.joint import JointSpace
@@ -114,7 +114,7 @@ class Recorder:
         if not (self.folder / SETTING).exists():
             return []
         done = read_folder(self.folder)
-        if done.setting.study != self._study.model_dump(mode="json"):
+        if StudyFile.model_validate(done.setting.study) != self._study:
             raise InputError(f"{self.folder} holds a recording of another study.", "Take another folder.")
         if any(trial.seed != seeds(seed, trial.number)[1] for trial in done.trials):
             raise InputError(

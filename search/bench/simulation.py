@@ -13,9 +13,9 @@ from optuna.trial import TrialState
 
 from objectives.pareto import Direction, hypervolume
 from search.bench.problem import Problem
-from search.halving import Halving
-from search.samplers import PerTrialSampler, SamplerName, seeds
-from search.samplers.known_cost import RUNGS, KnownCosts
+from search.halving import GRACE, Halving
+from search.samplers import PerTrialSampler, SamplerName, seeds, worth_by
+from search.samplers.known_cost import PAUSED, RUNGS, KnownCosts
 from space.errors import InputError
 
 MOST_REJECTIONS = 1000
@@ -70,16 +70,16 @@ class Simulation:
     """A study in memory.
 
     A worker that is free gets the next feasible proposal at once; results arrive in the order in which the trainings
-    end on the virtual clock. With `early_stopping` it is asynchronous successive halving with promotions
-    (`search.halving`): a training stops at a rung unless it is among the best there; a free worker first takes up a
-    stopped training that has come to be among them, where it was, and asks for a proposal only if there is none.
+    end on the virtual clock. With `early_stopping` it is asynchronous successive halving with promotions, as in a
+    search (`search.halving`): a training that reaches a rung goes on or stops; a free worker takes up a stopped one
+    where it was, if that is to go on by now, and asks for a proposal if there is none.
 
     Args:
         problem: to search.
         sampler: by name.
         seed: of the study; also of the noise.
         workers: trials at a time.
-        early_stopping: stop trials at the problem's rungs.
+        early_stopping: stop trials at the problem's rungs, from `GRACE` on.
     """
 
     def __init__(
@@ -91,14 +91,20 @@ class Simulation:
         self._directions: list[Direction] = ["maximize" if n == "quality" else "minimize" for n in problem.objectives]
         known = self._known if sampler == "known-cost" else None
         self._study = optuna.create_study(directions=self._directions, sampler=PerTrialSampler(sampler, seed, known))
-        self._rungs = problem.rungs if early_stopping else (1.0,)
-        self._halving = Halving(self._directions, REDUCTION_FACTOR)
+        self._rungs = tuple(share for share in problem.rungs if share >= GRACE) if early_stopping else (1.0,)
+        worth = worth_by(self._study)
+
+        def of_rungs(waiting: Mapping[int, int]) -> Mapping[int, float] | None:
+            assert worth is not None
+            return worth({number: 1 - self._rungs[rung] for number, rung in waiting.items()}, self._rungs[0])
+
+        self._halving = Halving(self._directions, REDUCTION_FACTOR, of_rungs if worth is not None else None)
         self._running: list[tuple[float, int, int, _Training]] = []  # end, number, rung that it will have reached
         self._waiting: dict[int, tuple[int, _Training]] = {}  # by number: the rung it stopped at
         self._points: list[list[float]] = []
         self._handed_out: set[tuple[tuple[str, Any], ...]] = set()
         self._now = self._spent = 0.0
-        self._started = 0
+        self._started = self._trials = 0
         self._arrived: set[int] = set()
 
     def run(self, trials: int) -> Replay:
@@ -107,8 +113,9 @@ class Simulation:
         Raises:
             InputError: too many proposals in a row broke a limit.
         """
+        self._trials = trials
         while True:
-            while len(self._running) < self.workers and self._hand_out(trials):
+            while len(self._running) < self.workers and self._hand_out():
                 pass
             if not self._running:
                 break
@@ -120,21 +127,22 @@ class Simulation:
             self.found.busy = self._spent / (self._now * self.workers)
         return self.found
 
-    def _hand_out(self, trials: int) -> bool:
+    def _hand_out(self) -> bool:
         """Give a free worker something to do; says whether there was anything."""
-        promoted = self._halving.promoted((number, rung) for number, (rung, _) in self._waiting.items())
+        promoted = self._halving.promoted(self._paused(), last=self._started >= self._trials)
         if promoted is not None:
             rung, training = self._waiting.pop(promoted)
+            training.trial.set_user_attr(PAUSED, None)
             self._train(rung + 1, training)
             return True
-        if self._started >= trials:
+        if self._started >= self._trials:
             return False
         trial = self._propose()
         params = trial.params
         self._started += 1
         self.found.duplicates += tuple(sorted(params.items())) in self._handed_out
         self._handed_out.add(tuple(sorted(params.items())))
-        qualities = self.problem.evaluate(params, seeds(self.seed, trial.number)[1])
+        qualities = self.problem.evaluate(params, seeds(self.seed, trial.number)[1])[-len(self._rungs) :]
         self._train(0, _Training(trial, qualities, self.problem.seconds(params)))
         return True
 
@@ -163,10 +171,14 @@ class Simulation:
         self._halving.enter(number, rung, self._values(costs, training.qualities[rung]))
         passed = [{"rung": place, "quality": quality} for place, quality in enumerate(training.qualities[: rung + 1])]
         training.trial.set_user_attr(RUNGS, passed)
-        if self._halving.goes_on(number, rung):
+        if self._halving.goes_on(number, rung, self._paused(), last=self._started >= self._trials):
             self._train(rung + 1, training)
         else:
+            training.trial.set_user_attr(PAUSED, rung)
             self._waiting[number] = (rung, training)
+
+    def _paused(self) -> list[tuple[int, int]]:
+        return [(number, rung) for number, (rung, _) in self._waiting.items()]
 
     def _values(self, costs: Mapping[str, float], quality: float) -> list[float]:
         return [quality if name == "quality" else float(costs[name]) for name in self.problem.objectives]

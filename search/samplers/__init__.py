@@ -8,7 +8,7 @@ worker; with several, the order in which results arrive matters).
 
 from search.samplers.named import SAMPLERS, SamplerName
 from search.samplers.of_study import costs_of, fitting_sampler, study_sampler
-from search.samplers.per_trial import PerTrialSampler
+from search.samplers.per_trial import PerTrialSampler, worth_by
 from search.samplers.places import PLACE, RETRY_OF, place, seeds
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "place",
     "seeds",
     "study_sampler",
+    "worth_by",
 ]

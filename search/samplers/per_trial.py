@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -12,7 +13,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from search.samplers.named import SAMPLERS, SamplerName
-from search.samplers.places import place, seeds
+from search.samplers.places import RETRY_OF, place, seeds
 
 if TYPE_CHECKING:
     from search.samplers.known_cost import KnownCosts
@@ -62,3 +63,20 @@ class PerTrialSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         self._inner.after_trial(study, trial, state, values)
+
+    def worth(self, study: optuna.Study, left: Mapping[int, float], first: float) -> dict[int, float] | None:
+        """What going on with trials that stopped at a rung is worth; see `KnownCostSampler.worth`."""
+        from search.samplers.known_cost import KnownCostSampler
+
+        # The place of the trial that would be the next one (`search.samplers.places`).
+        count = sum(RETRY_OF not in trial.user_attrs for trial in study.get_trials(deepcopy=False))
+        inner = self._make(seeds(self.seed, count)[0])
+        return inner.worth(study, left, first) if isinstance(inner, KnownCostSampler) else None
+
+
+def worth_by(study: optuna.Study) -> Callable[[Mapping[int, float], float], dict[int, float] | None] | None:
+    """`PerTrialSampler.worth` of a study, if its sampler can tell."""
+    sampler = study.sampler
+    if isinstance(sampler, PerTrialSampler) and sampler.name == "known-cost":
+        return partial(sampler.worth, study)
+    return None

@@ -96,6 +96,19 @@ def test_workers_are_never_idle_while_there_is_something_to_train() -> None:
     assert stopped.broken == 0
 
 
+def test_known_cost_does_more_with_early_stopping_than_without() -> None:
+    """At the cost of twelve whole trainings, whether one worker spends it or four."""
+    problem = SyntheticProblem()
+    whole = replay(problem, "known-cost", 0, 12)
+    for workers in (1, 4):
+        stopped = replay(problem, "known-cost", 0, 50, workers=workers, early_stopping=True)
+        ends = zip(stopped.hypervolume, stopped.cost, strict=True)
+        found = max(hypervolume for hypervolume, cost in ends if cost <= whole.cost[-1])
+        assert found > whole.hypervolume[-1] + 0.05
+        assert stopped.busy > 0.85
+        assert stopped.broken == stopped.duplicates == 0
+
+
 def test_command_prints_table_and_json(shoebox: Shoebox) -> None:
     arguments = ["--problem", "synthetic", "--seeds", "2", "--trials", "16"]
     printed = shoebox("bench-samplers", "--samplers", "random,random+halving", *arguments)

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import toy_pipeline
+from optuna.trial import TrialState
 
 from search.cli.studies_command import study_row
 from search.exchange import export_study, import_study
-from search.states import RUNGS
+from search.states import PAUSED, RUNGS
 from search.study import load_study
 
 EngineMaker = Callable[..., Any]
@@ -87,6 +89,88 @@ def test_a_promoted_trial_goes_on_from_its_checkpoint_after_a_kill(make_engine: 
     counts = third.ledger.counts
     assert (counts.trained, counts.running, counts.waiting, counts.paused) == (9, 0, 0, 0)
     assert not list(third.ledger.folders.all_checkpoints.iterdir())
+
+
+KNOWN = {"sampler": "known-cost", "early_stopping": {"rungs": [0.1, 0.3]}}
+
+
+def test_the_sampler_says_what_goes_on_and_a_resume_changes_nothing(make_engine: EngineMaker) -> None:
+    def make(trials: int) -> Any:
+        return make_engine(trials=trials, limits=ROOMY, more=KNOWN)
+
+    engine = make(24)
+    while engine.ledger.counts.started < 12:  # too few to model: all of them stop
+        engine.work(engine.ledger.next())
+    assert engine.ledger.counts.paused == 12
+    engine.run()
+    uninterrupted = [(trial.params, trial.values) for trial in engine.study.get_trials()]
+    counts = engine.ledger.counts
+    assert (counts.started, counts.running) == (24, 0)
+    assert 1 <= counts.finished <= 8  # one in three
+    assert not engine.ledger.has_work
+    engine.ledger.close()
+    # What ended at a rung takes nobody's place when the search goes on.
+    longer = make(48)
+    longer.run()
+    assert longer.ledger.counts.started == 48
+    assert longer.ledger.counts.finished > counts.finished
+
+    optuna.delete_study(study_name="toy", storage=engine.study._storage)
+    shutil.rmtree(engine.ledger.bundles.parent)
+    other = make(24)
+    for turn in range(200):
+        if not other.ledger.has_work:
+            break
+        if turn % 3 == 2:
+            other = make(24)
+        other.work(other.ledger.next())
+        for trial in other.study.get_trials(states=(TrialState.RUNNING,)):
+            other.ledger.settle(trial.number)
+    assert [(trial.params, trial.values) for trial in other.study.get_trials()] == uninterrupted
+
+
+def test_ranks_decide_if_the_study_says_so(make_engine: EngineMaker) -> None:
+    by_rank = {**KNOWN, "early_stopping": {"rungs": [0.1, 0.3], "promote_by": "rank"}}
+    engine = make_engine(trials=6, limits=ROOMY, more=by_rank)
+    assert engine.ledger._ladder._halving._worth is None
+    engine.work(engine.ledger.next())
+    assert engine.ledger.counts.paused == 0  # the first one goes on at once
+
+
+def test_few_trials_or_one_alone_are_trained_to_their_end(make_engine: EngineMaker) -> None:
+    for trials in (1, 4):
+        engine = make_engine(trials=trials, limits=ROOMY, more=KNOWN)
+        engine.run()
+        assert engine.ledger.counts.finished == 1
+        optuna.delete_study(study_name="toy", storage=engine.study._storage)
+        shutil.rmtree(engine.ledger.bundles.parent)
+
+
+def test_a_trial_at_a_rung_that_the_study_has_no_more_goes_on(make_engine: EngineMaker) -> None:
+    engine = make_engine(trials=1, limits=ROOMY, more={**KNOWN, "early_stopping": {"rungs": [0.1, 0.3, 0.9]}})
+    engine.ledger._ladder._halving._worth = lambda waiting: dict.fromkeys(waiting, 2.0)
+    assignment = engine.ledger.next()
+    passed = []
+    for found in toy_pipeline.run_in_rungs(
+        engine.plan,
+        engine.prepared,
+        assignment.number,
+        assignment.config,
+        assignment.recipe,
+        assignment.seed,
+        assignment.bundle,
+        assignment.rungs,
+    ):
+        passed.append(found.model_dump(mode="json"))
+        engine.study._storage.set_trial_user_attr(assignment.trial_id, RUNGS, passed)
+        if len(passed) == 3:
+            break
+    engine.study._storage.set_trial_user_attr(assignment.trial_id, PAUSED, 2)
+    again = make_engine(trials=1, limits=ROOMY, more=KNOWN)
+    promoted = again.ledger.next()
+    assert (promoted.number, promoted.rungs.ahead(100)) == (assignment.number, [])
+    again.work(promoted)
+    assert again.ledger.settle(promoted.number) == "finished"
 
 
 def test_of_a_trial_the_last_checkpoint_alone_is_kept(make_engine: EngineMaker) -> None:

@@ -268,7 +268,7 @@ def test_prior_orders_what_was_not_tried_and_is_dropped_where_it_is_contradicted
     none = np.empty((0, x.shape[1]))
     scored = (qualities - qualities[40:48].mean()) / qualities[40:48].std()
     for task, expected in ((scored, True), (-scored, False)):
-        process = sampler._process(tried, task[40:48], np.zeros(8), none, features)
+        process = sampler._process(tried, task[40:48], none, features)
         assert isinstance(process, ShiftedProcess) is expected
         if expected:
             assert process is not None

@@ -52,7 +52,7 @@ class Scales:
         return cls(np.exp(logarithms[:-3]), float(smooth), float(regression), float(noise) + SMALLEST_NOISE)
 
 
-def fit_scales(x: np.ndarray, y: np.ndarray, remoteness: np.ndarray, further_noise: np.ndarray | float = 0.0) -> Scales:
+def fit_scales(x: np.ndarray, y: np.ndarray, remoteness: np.ndarray) -> Scales:
     """The most probable scales.
 
     Args:
@@ -60,7 +60,6 @@ def fit_scales(x: np.ndarray, y: np.ndarray, remoteness: np.ndarray, further_noi
         y: observations [n], with mean 0 and variance 1.
         remoteness: [features], by how much the logarithm of a length scale is expected to differ from that of the
             others: larger for features that are expected to matter less.
-        further_noise: [n], known variance of each observation beside the noise that all have.
     """
     features = x.shape[1]
     mean = np.concatenate((remoteness + 0.5 * np.log(features), np.zeros(3)))
@@ -76,7 +75,7 @@ def fit_scales(x: np.ndarray, y: np.ndarray, remoteness: np.ndarray, further_noi
         matern = (1 + s + s * s / 3) * decay
         products = scaled @ scaled.T + squares @ squares.T
         covariance = scales.smooth * matern + scales.regression * products
-        covariance[np.diag_indices_from(covariance)] += scales.noise + further_noise
+        covariance[np.diag_indices_from(covariance)] += scales.noise
         factor = cholesky(covariance, lower=True, check_finite=False)
         weights = cho_solve((factor, True), y, check_finite=False)
         inverse = cho_solve((factor, True), np.eye(len(y)), check_finite=False)
@@ -107,39 +106,34 @@ class GaussianProcess:
         y: observations [n], standardised.
         scales: of the kernel.
         believed: features [m, features] of points that count as observed at their prediction.
-        further_noise: [n], known variance of each observation beside the noise that all have.
     """
 
-    def __init__(
-        self,
-        x: np.ndarray,
-        y: np.ndarray,
-        scales: Scales,
-        believed: np.ndarray | None = None,
-        further_noise: np.ndarray | None = None,
-    ) -> None:
+    def __init__(self, x: np.ndarray, y: np.ndarray, scales: Scales, believed: np.ndarray | None = None) -> None:
         self._scales = scales
-        noise = np.zeros(len(y)) if further_noise is None else further_noise
-        self._observe(x, y, noise)
+        self._observe(x, y)
         if believed is not None and len(believed):
-            noise = np.concatenate((noise, np.zeros(len(believed))))
-            self._observe(np.concatenate((x, believed)), np.concatenate((y, self.mean(believed))), noise)
+            self._observe(np.concatenate((x, believed)), np.concatenate((y, self.mean(believed))))
 
-    def _observe(self, x: np.ndarray, y: np.ndarray, further_noise: np.ndarray) -> None:
+    def _observe(self, x: np.ndarray, y: np.ndarray) -> None:
         self._x = x
         covariance = self._covariance(x)
-        covariance[np.diag_indices_from(covariance)] += self._scales.noise + further_noise
+        covariance[np.diag_indices_from(covariance)] += self._scales.noise
         self._factor = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
         self._weights = cho_solve((self._factor, True), y, check_finite=False)
-        self._observed_means = y - (self._scales.noise + further_noise) * self._weights
+        self._observed_means = y - self._scales.noise * self._weights
 
     @property
     def observed_means(self) -> np.ndarray:
         """`mean` at the observed points and then at the believed ones, [n + m], for nothing.
 
-        With the covariance K of the points and that of the noise N, weights w = (K + N)^-1 y: K w = y - N w.
+        With the covariance K of the points and the variance c of the noise, weights w = (K + c)^-1 y: K w = y - c w.
         """
         return self._observed_means
+
+    @property
+    def noise(self) -> float:
+        """Variance of the observations' noise."""
+        return self._scales.noise
 
     def left_out(self, y: np.ndarray) -> float:
         """Logarithm of the probability density of the observations [n], each predicted from all others, in sum.

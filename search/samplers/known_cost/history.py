@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.samplers.known_cost.known import KnownCosts
 
 RUNGS = "rungs"  # attribute of a trial with early stopping: for each rung that it has passed, `rung` and `quality`
+PAUSED = "paused"  # attribute of a trial that waits at a rung: which; None once it goes on
 ORPHANED = "orphaned"  # see `search.ledger`: another trial repeats it
 
 
@@ -25,6 +27,8 @@ class History:
             and again.
         believed: rows [m, columns] of trials whose quality is not known (yet): those that run, and those that were
             stopped before their full training.
+        numbers: [m] of the latter trials.
+        running: [m], which of them are held to be trained to the end; the others stopped at a rung.
         observed_rungs, believed_rungs: [n, rungs] and [m, rungs], qualities at the rungs of early stopping; NaN at
             those that a trial did not reach.
         rejected: rows [k, columns] of trials that broke a limit, by a cost that was measured.
@@ -34,6 +38,8 @@ class History:
     observed: np.ndarray
     qualities: np.ndarray
     believed: np.ndarray
+    numbers: np.ndarray
+    running: np.ndarray
     observed_rungs: np.ndarray
     believed_rungs: np.ndarray
     rejected: np.ndarray
@@ -54,20 +60,28 @@ class History:
         return frozenset(key(row) for row in np.concatenate((self.tried(), self.rejected)))
 
     @classmethod
-    def of(cls, study: optuna.Study, but: FrozenTrial, known: KnownCosts) -> History:
+    def of(
+        cls, study: optuna.Study, but: FrozenTrial | None, known: KnownCosts, waiting: Collection[int] = ()
+    ) -> History:
         """Read a study.
 
         Args:
             study: to read; its trials as they were when this thread last asked for one.
-            but: the trial that a proposal is wanted for.
+            but: the trial that a proposal is wanted for; without it, the trials are read as they are now.
             known: its costs.
+            waiting: numbers of trials that are not being trained, whatever else is said of them.
         """
-        observed, qualities, failed, believed, rejected = [], [], [], [], []
+        observed, qualities, failed, rejected = [], [], [], []
+        believed: list[np.ndarray] = []
+        numbers: list[int] = []
+        running: list[bool] = []
         observed_rungs: list[list[float]] = []
         believed_rungs: list[list[float]] = []
         ratios: list[list[float]] = [[] for _ in known.names]
-        for trial in study._get_trials(deepcopy=False, use_cache=True):  # of this proposal, as of its beginning
-            if trial.number == but.number or trial.state == TrialState.WAITING or ORPHANED in trial.user_attrs:
+        wanted = None if but is None else but.number
+        # Those of a proposal, as of its beginning.
+        for trial in study._get_trials(deepcopy=False, use_cache=but is not None):
+            if trial.number == wanted or trial.state == TrialState.WAITING or ORPHANED in trial.user_attrs:
                 continue
             row = known.row(trial.params)
             if row is None:  # of another space, or being asked for right now
@@ -84,6 +98,9 @@ class History:
             elif trial.state == TrialState.RUNNING or all(value <= 0 for value in trial.constraints.values()):
                 believed.append(row)
                 believed_rungs.append(reached)
+                numbers.append(trial.number)
+                left = trial.state != TrialState.RUNNING or trial.user_attrs.get(PAUSED) is not None
+                running.append(not reached or not (left or trial.number in waiting))
             else:
                 rejected.append(row)
         if qualities:
@@ -93,6 +110,8 @@ class History:
         else:
             believed += failed
             believed_rungs += [[] for _ in failed]
+            numbers += [-1] * len(failed)
+            running += [True] * len(failed)
         most = max(map(len, (*observed_rungs, *believed_rungs)), default=0)
         correction = [float(np.median(ratio)) if ratio else 1.0 for ratio in ratios]
         width = len(known.layout)
@@ -100,6 +119,8 @@ class History:
             np.array(observed).reshape(-1, width),
             np.array(qualities, dtype=float),
             np.array(believed).reshape(-1, width),
+            np.array(numbers, dtype=int),
+            np.array(running, dtype=bool),
             _padded(observed_rungs, most),
             _padded(believed_rungs, most),
             np.array(rejected).reshape(-1, width),

@@ -22,7 +22,7 @@ Costs = Callable[[Mapping[str, Any]], Mapping[str, float]]
 POOL = 1024  # feasible configurations, spread over the space, that every proposal is chosen from (among others)
 MOST_DRAWS = 8192
 FEWEST = 64  # below so many feasible ones in MOST_DRAWS, the search for feasible ones goes on from the nearest
-REMEMBERED = 2  # fits: one with a prior, one without
+REMEMBERED = 6  # fits: with a prior and without, of each rung
 RECIPE = "recipe."  # parameters of that name change no cost
 
 
@@ -163,13 +163,13 @@ class KnownCosts:
             self._features[seed] = Features(self.layout, *self.pool(seed))
         return self._features[seed]
 
-    def fitted(self, x: np.ndarray, y: np.ndarray, remoteness: np.ndarray, further_noise: np.ndarray) -> Scales:
+    def fitted(self, x: np.ndarray, y: np.ndarray, remoteness: np.ndarray) -> Scales:
         """`fit_scales`, remembering the last answers."""
-        key = (x.tobytes(), y.tobytes(), further_noise.tobytes())
+        key = (x.tobytes(), y.tobytes())
         if key not in self._fitted:
             if len(self._fitted) >= REMEMBERED:
                 self._fitted.pop(next(iter(self._fitted)))
-            self._fitted[key] = fit_scales(x, y, remoteness, further_noise)
+            self._fitted[key] = fit_scales(x, y, remoteness)
         return self._fitted[key]
 
     def worst_costs(self, seed: int) -> list[float]:

@@ -71,7 +71,7 @@ class Prior:
                 x = features(matrix, costs(matrix))
                 scores = norm.ppf((rankdata(qualities) - 0.5) / len(qualities))
                 scores = scores / scores.std()
-                scales = fit_scales(x, scores, features.remoteness, np.zeros(len(x)))
+                scales = fit_scales(x, scores, features.remoteness)
                 self._models.append((source.similarity, GaussianProcess(x, scores, scales)))
         return PriorMean(self._models)
 
@@ -137,6 +137,11 @@ class ShiftedProcess:
         """As of `GaussianProcess`."""
         return self._process.observed_means + self._shift(self._points)
 
+    @property
+    def noise(self) -> float:
+        """As of `GaussianProcess`."""
+        return self._process.noise
+
     def mean(self, x: np.ndarray) -> np.ndarray:
         """As of `GaussianProcess`."""
         return self._process.mean(x) + self._shift(x)
@@ -147,19 +152,18 @@ class ShiftedProcess:
         return mean + self._shift(x), deviation
 
 
-def agrees(x: np.ndarray, y: np.ndarray, noise: np.ndarray, scales: Scales, shift: Shift, shifted: Scales) -> bool:
+def agrees(x: np.ndarray, y: np.ndarray, scales: Scales, shift: Shift, shifted: Scales) -> bool:
     """Whether trials, each predicted from the others, are more probable with the older studies than without.
 
     Args:
         x, y: features [n, features] and standardised qualities [n] of the trials.
-        noise: [n], known variance of each quality beside the noise that all have.
         scales: of a model without, fitted to them.
         shift: by the older studies.
         shifted: scales of a model of what the shift leaves over.
     """
     rest = y - shift(x)
-    with_older = GaussianProcess(x, rest, shifted, None, noise).left_out(rest)
-    return with_older >= GaussianProcess(x, y, scales, None, noise).left_out(y)
+    with_older = GaussianProcess(x, rest, shifted).left_out(rest)
+    return with_older >= GaussianProcess(x, y, scales).left_out(y)
 
 
 def _order(mean: np.ndarray, y: np.ndarray) -> float:

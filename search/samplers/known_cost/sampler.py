@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
 from objectives.pareto import Direction, non_dominated
+from search.samplers.known_cost.cokriging import CoKriging, Process
 from search.samplers.known_cost.features import Features
 from search.samplers.known_cost.gain import ExpectedGain
 from search.samplers.known_cost.gaussian_process import GaussianProcess, Scales
 from search.samplers.known_cost.history import History, key
 from search.samplers.known_cost.known import KnownCosts
 from search.samplers.known_cost.prior import JUDGED, ShiftedProcess, agrees
-from search.samplers.known_cost.rungs import foresee
+from search.samplers.known_cost.worth import gain_by_share
 from space.dimensions import contains
 
 STARTUP = 12  # trials before the model is asked: measured, fewer leave it sure of too little, more are spent
@@ -34,13 +36,28 @@ MORE_PER_TRIAL, MOST_TIMES = 0.1, 3.0
 MOST_FITTED = 128  # observations that the kernel's scales are fitted to
 
 
+@dataclass(frozen=True)
+class _Belief:
+    """What a study's trials let expect of others.
+
+    Attributes:
+        model: of quality, on a scale of its own.
+        gain_of: the gain against the front of what was or is trained to the end, on the same scale.
+        parents: rows [n, columns] of that front.
+    """
+
+    model: CoKriging | Process
+    gain_of: ExpectedGain
+    parents: np.ndarray
+
+
 class KnownCostSampler(BaseSampler):
     """Proposes the feasible configuration with the largest expected hypervolume gain.
 
     A Gaussian process predicts quality. The front is that of its predictions at the configurations tried, not of
     the measured qualities, so that one lucky training does not hold it. Running trials count as observed at their
-    prediction; of those that stopped at a rung, its quality says something (`foresee`). Everything follows from the
-    study in storage and the seeds.
+    prediction; quality at the rungs of early stopping is learnt from as well (`CoKriging`), and `worth` says whether a
+    trial that stopped at one should go on. Everything follows from the study in storage and the seeds.
 
     Args:
         known: the space and its costs.
@@ -71,10 +88,13 @@ class KnownCostSampler(BaseSampler):
             return {}
         history = History.of(study, trial, self._known)
         pool = self._pool(given)
-        known_enough = STARTUP if self._known.prior is None else WITH_PRIOR
-        starting = history.started < known_enough or len(history.qualities) < 2
-        row = self._next_of(pool, history) if starting else self._best(history, pool, given)
+        row = self._next_of(pool, history) if self._is_starting(history) else self._best(history, pool, given)
         return self._known.layout.params(row)
+
+    def _is_starting(self, history: History) -> bool:
+        known_enough = STARTUP if self._known.prior is None else WITH_PRIOR
+        judged = len(history.qualities) + int(np.isfinite(history.believed_rungs).any(axis=1).sum())
+        return history.started < known_enough or judged < 2
 
     def _pool(self, given: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         rows, costs = self._known.pool(self._study_seed)
@@ -100,47 +120,78 @@ class KnownCostSampler(BaseSampler):
         return next((row for row in (*rows[turn:], *rows[:turn]) if key(row) not in history.keys), rows[turn])
 
     def _best(self, history: History, pool: tuple[np.ndarray, np.ndarray], given: Mapping[str, Any]) -> np.ndarray:
+        belief = self._believe(history)
+        return self._next_of(pool, history) if belief is None else self._search(belief, history, pool, given)
+
+    def _believe(self, history: History) -> _Belief | None:
+        """What is expected of configurations; None where too little is known."""
         known = self._known
         features = known.features(self._study_seed)
-        middle, spread = history.qualities.mean(), max(float(history.qualities.std()), 1e-6)
-        # A stopped trial counts as an observation of the quality that its rung lets expect, as noisy as that is.
-        expected, variances = foresee(history.observed_rungs, history.qualities, history.believed_rungs)
-        stopped = np.isfinite(expected)
-        observed = np.concatenate((history.observed, history.believed[stopped]))
-        x = features(observed, known.costs(observed))
-        y = (np.concatenate((history.qualities, expected[stopped])) - middle) / spread
-        noise = np.concatenate((np.zeros(len(history.qualities)), variances[stopped] / spread**2))
-        running = history.believed[~stopped]
-        believed = features(running, known.costs(running))
-        process = self._process(x, y, noise, believed, features)
-        if process is None:
-            return self._next_of(pool, history)
-
-        # It is no part of the front, though: it may never be trained to its end.
+        running = history.believed[history.running]
         tried = np.concatenate((history.observed, running))
         tried_costs = known.costs(tried)
+        worst = known.worst_quality
+        model: CoKriging | Process | None
+        if history.believed_rungs.shape[1]:
+            model = self._of_rungs(history, features)
+            if not model:
+                return None
+            means, _ = model.predict(features(tried, tried_costs))
+            everything = history.tried()
+            lowest = model.predict(features(everything, known.costs(everything)))[0].min() if worst is None else worst
+        else:
+            middle, spread = history.qualities.mean(), max(float(history.qualities.std()), 1e-6)
+            x = features(history.observed, known.costs(history.observed))
+            y = (history.qualities - middle) / spread
+            model = self._process(x, y, features(running, known.costs(running)), features)
+            if model is None:
+                return None
+            means = model.observed_means
+            lowest = means.min() if worst is None else (worst - middle) / spread
+        # What stopped at a rung is no part of the front: it may never be trained to its end.
         kept = known.excess(tried_costs, history.correction) <= 0
-        means = process.observed_means
-        tried_means = np.concatenate((means[: len(history.observed)], means[len(observed) :]))
-        worst = tried_means.min() if known.worst_quality is None else (known.worst_quality - middle) / spread
-        objectives = known.objective_costs
-        worst_costs = known.worst_costs(self._study_seed)
-        gain_of = ExpectedGain(tried_costs[kept][:, objectives], tried_means[kept], worst_costs, worst)
+        costs = tried_costs[kept][:, known.objective_costs]
+        gain_of = ExpectedGain(costs, means[kept], known.worst_costs(self._study_seed), lowest)
+        parents = tried[kept][self._front(costs, means[kept])]
+        return _Belief(model, gain_of, parents)
 
-        times = min(max(MORE_PER_TRIAL * (len(tried) - STARTUP), 1.0), MOST_TIMES)
+    def _of_rungs(self, history: History, features: Features) -> CoKriging:
+        known = self._known
+        rows = np.concatenate((history.observed, history.believed))
+        qualities = np.full((len(rows), history.believed_rungs.shape[1] + 1), np.nan)
+        qualities[: len(history.observed), :-1] = history.observed_rungs
+        qualities[: len(history.observed), -1] = history.qualities
+        qualities[len(history.observed) :, :-1] = history.believed_rungs
+        running = np.concatenate((np.zeros(len(history.observed), dtype=bool), history.running))
+
+        def first(x: np.ndarray, y: np.ndarray, believed: np.ndarray) -> Process | None:
+            return self._process(x, y, believed, features)
+
+        def further(x: np.ndarray, y: np.ndarray, believed: np.ndarray) -> Process:
+            return GaussianProcess(x, y, self._scales(x, y, features.remoteness), believed)
+
+        return CoKriging(features(rows, known.costs(rows)), qualities, running, first, further)
+
+    def _search(
+        self, belief: _Belief, history: History, pool: tuple[np.ndarray, np.ndarray], given: Mapping[str, Any]
+    ) -> np.ndarray:
+        """The configuration of the largest expected gain."""
+        known = self._known
+        features = known.features(self._study_seed)
+        objectives = known.objective_costs
+        times = min(max(MORE_PER_TRIAL * (history.started - STARTUP), 1.0), MOST_TIMES)
 
         def weigh(rows: np.ndarray, costs: np.ndarray) -> np.ndarray:
-            predicted, deviations = process.predict(features(rows, costs))
-            gains = gain_of(costs[:, objectives], predicted, times * deviations)
+            predicted, deviations = belief.model.predict(features(rows, costs))
+            gains = belief.gain_of(costs[:, objectives], predicted, times * deviations)
             gains[known.excess(costs, history.correction) > 0] = -1.0
             gains[[key(row) in history.keys for row in rows]] = -2.0
             return gains
 
-        parents = tried[kept][self._front(tried_costs[kept][:, objectives], tried_means[kept])]
         rows, costs = pool
         sampled = self._generator.permutation(len(rows))[:SAMPLED]
         rows, costs = rows[sampled], costs[sampled]
-        rows, costs = self._join(rows, costs, self._variants(parents if len(parents) else rows), given)
+        rows, costs = self._join(rows, costs, self._variants(belief.parents if len(belief.parents) else rows), given)
         gains = weigh(rows, costs)
         for step in STEPS:
             best = np.argsort(-gains, kind="stable")[:BEST]
@@ -154,9 +205,40 @@ class KnownCostSampler(BaseSampler):
             gains = np.concatenate((gains, weigh(rows[old:], costs[old:])))
         return rows[int(np.argmax(gains))]
 
-    def _process(
-        self, x: np.ndarray, y: np.ndarray, noise: np.ndarray, believed: np.ndarray, features: Features
-    ) -> GaussianProcess | ShiftedProcess | None:
+    def worth(self, study: optuna.Study, left: Mapping[int, float], first: float) -> dict[int, float] | None:
+        """What it is worth to go on with each of some trials that stopped at a rung, in place of a new one.
+
+        That is the expected hypervolume gain by the share of a training that is left of it, over that of the new
+        trial which would be proposed (`gain_by_share`).
+
+        Args:
+            study: of the trials.
+            left: what is left of the training of each, by number, between 0 and 1.
+            first: share of a training up to the first rung.
+
+        Returns:
+            Worth by number, in units of a new trial's; None where too little is known to tell.
+        """
+        history = History.of(study, None, self._known, left)
+        belief = None if self._is_starting(history) else self._believe(history)
+        if belief is None or not isinstance(belief.model, CoKriging):
+            return None
+        model, known, features = belief.model, self._known, self._known.features(self._study_seed)
+
+        def expect(rows: np.ndarray, passed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            costs = known.costs(rows)
+            return costs[:, known.objective_costs], *model.predict(features(rows, costs), passed)
+
+        row = self._search(belief, history, self._pool({}), {})[None]
+        move = float(model.moves(features(row, known.costs(row)))[0])
+        costs, means, deviations = expect(row, None)
+        new = gain_by_share(belief.gain_of, costs[0], float(means[0]), float(deviations[0]), move, first)
+        wanted = np.isin(history.numbers, list(left))
+        numbers = history.numbers[wanted].tolist()
+        gains = belief.gain_of(*expect(history.believed[wanted], history.believed_rungs[wanted]))
+        return {number: gain / left[number] / max(new, 1e-12) for number, gain in zip(numbers, gains, strict=True)}
+
+    def _process(self, x: np.ndarray, y: np.ndarray, believed: np.ndarray, features: Features) -> Process | None:
         """The model of quality, on top of what older studies expect unless the trials contradict it.
 
         None where they do, and there are too few trials to do without.
@@ -166,23 +248,23 @@ class KnownCostSampler(BaseSampler):
         shift = prior.model(known.layout, features, known.costs).fitted(x, y) if prior else None
         if shift is not None:
             rest = y - shift(x)
-            shifted = self._scales(x, rest, features.remoteness, noise)
+            shifted = self._scales(x, rest, features.remoteness)
             if len(y) >= JUDGED:
-                scales = self._scales(x, y, features.remoteness, noise)
-            if scales is None or agrees(x, y, noise, scales, shift, shifted):
-                process = GaussianProcess(x, rest, shifted, believed, noise)
+                scales = self._scales(x, y, features.remoteness)
+            if scales is None or agrees(x, y, scales, shift, shifted):
+                process = GaussianProcess(x, rest, shifted, believed)
                 return ShiftedProcess(process, shift, np.concatenate((x, believed)))
         if len(y) + len(believed) < STARTUP:
             return None
-        return GaussianProcess(x, y, scales or self._scales(x, y, features.remoteness, noise), believed, noise)
+        return GaussianProcess(x, y, scales or self._scales(x, y, features.remoteness), believed)
 
-    def _scales(self, x: np.ndarray, y: np.ndarray, remoteness: np.ndarray, noise: np.ndarray) -> Scales:
+    def _scales(self, x: np.ndarray, y: np.ndarray, remoteness: np.ndarray) -> Scales:
         """The kernel's scales, fitted anew at every trial at first, then ever more rarely."""
         count = len(y)
         step = 1 if count < 64 else 4 if count < 256 else 16
         count -= count % step
         chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_FITTED)).round().astype(int))
-        return self._known.fitted(x[chosen], y[chosen], remoteness, noise[chosen])
+        return self._known.fitted(x[chosen], y[chosen], remoteness)
 
     def _variants(self, parents: np.ndarray) -> np.ndarray:
         layout, generator = self._known.layout, self._generator
