@@ -33,7 +33,7 @@ class EarlyStoppingSpec(BaseModel):
     Attributes:
         grace: share of the training steps that every student gets, the first rung; the next ones are each
             `reduction_factor` times as far, as long as that much is left of the training. `GRACE` by default.
-        reduction_factor: of the students that reach a rung, the best 1 in so many go on.
+        reduction_factor: of the students that reach a rung, about 1 in so many go on, the best ones.
         rungs: shares of the training steps at which students are judged, instead of those that follow from `grace`.
         examples: at most so many of each validation split judge a student at a rung.
         promote_by: what decides who goes on: the `gain` of hypervolume that is expected of it, where the sampler can
@@ -140,7 +140,7 @@ class Halving:
         due = self.due(paused, last)
         if not due:
             return None
-        # Nobody knows what a whole training comes to until there is one.
+        # Nobody knows what a whole training comes to until there is one: so the first one is begun.
         alone = not set().union(*self._rungs.values()) - dict(paused).keys() - self._closed
         worth = self._worth(due) if self._worth is not None else None
         if worth is not None:
@@ -161,14 +161,30 @@ class Halving:
         for rung, trials in waiting.items():
             if self._worth is None:
                 able = trials.intersection(self.best(rung))
-            else:
+            elif self._room(rung, waiting, last) > 0:
                 able = {trial for trial in trials if np.isfinite(self._rungs[rung][trial]).all()}
-                reached = len(self._rungs[rung]) if last else max(map(len, self._rungs.values()))
-                count = max(int(last), int(reached / self._reduction_factor))
-                if len(self._rungs[rung].keys() - trials - self._closed) >= count:
-                    able = set()
+            else:
+                able = set()
             found.update(dict.fromkeys(able, rung))
         return found
+
+    def _room(self, rung: int, waiting: Mapping[int, set[int]], last: bool) -> int:
+        """How many more may go on from a rung. When no new trial is to come, none from where it would only get to a
+        rung that lets no more go on."""
+        if not last:
+            return int(max(map(len, self._rungs.values())) / self._reduction_factor) - self._passed(rung, waiting)
+        room = 0
+        for place in sorted(place for place in self._rungs if place >= rung):
+            reached = len(self._rungs[place]) + room
+            room = max(1, int(reached / self._reduction_factor)) - self._passed(place, waiting)
+            if room <= 0:
+                return 0
+        return room
+
+    def _passed(self, rung: int, waiting: Mapping[int, set[int]]) -> int:
+        """How many have gone on from a rung: all that neither wait nor have ended there."""
+        later = set[int]().union(*(entries for place, entries in self._rungs.items() if place > rung))
+        return len(self._rungs[rung].keys() - waiting.get(rung, set()) - (self._closed - later))
 
 
 def ranked(points: np.ndarray, directions: Sequence[Direction], count: int) -> list[int]:

@@ -133,6 +133,23 @@ def test_trials_that_ended_at_a_rung_take_nobody_s_place() -> None:
     for trial in range(6):
         halving.close(trial)
     assert halving.promoted([(trial, 0) for trial in range(6, 9)]) == 6
+    # One that ended at a later rung has passed this one, though.
+    for trial in range(3):
+        halving.enter(trial, 1, [0.6])
+    assert halving.promoted([(trial, 0) for trial in range(6, 9)]) is None
+
+
+def test_when_no_new_trial_is_to_come_none_is_sent_to_a_rung_that_lets_none_go_on() -> None:
+    halving = judged_by(dict.fromkeys(range(12), 2.0))
+    for trial in range(12):
+        halving.enter(trial, 0, [0.5])
+    for trial in range(2):
+        halving.enter(trial, 1, [0.6])
+    paused = [(trial, 0) for trial in range(2, 12)]
+    # Of four that get to the next rung one may go on: two have already.
+    assert halving.promoted(paused) == 2
+    assert halving.due(paused, last=True) == {}
+    assert set(halving.due([(1, 1), (0, 1), *paused], last=True)) == set(range(12))
 
 
 def test_ranks_decide_where_worth_cannot_be_told_and_nothing_more_is_to_come() -> None:

@@ -112,12 +112,15 @@ def search_through(command: list[str], name: str, trials: int, points: int, long
     return study
 
 
-def test_killed_among_rungs(shoebox_command: list[str], toy_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = toy_file.read_text().replace("sampler: tpe", "sampler: random, early_stopping: {rungs: [0.2, 0.5]}")
+@pytest.mark.parametrize(("sampler", "trials"), [("random", 8), ("known-cost", 15)])
+def test_killed_among_rungs(
+    shoebox_command: list[str], toy_file: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, trials: int
+) -> None:
+    text = toy_file.read_text().replace("sampler: tpe", f"sampler: {sampler}, early_stopping: {{rungs: [0.2, 0.5]}}")
     toy_file.write_text(text)
     monkeypatch.setenv("SHOEBOX_TOY_SECONDS", "0.4")
-    command = [*shoebox_command, "search", str(toy_file), "--trials", "8"]
-    study = search_through(command, "toy", 8, points=1, longest=1.0, seed=1)
+    command = [*shoebox_command, "search", str(toy_file), "--trials", str(trials)]
+    study = search_through(command, "toy", trials, points=1, longest=1.0, seed=1)
     assert study.trials("stopped")
 
 

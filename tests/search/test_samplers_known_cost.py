@@ -356,6 +356,38 @@ def test_what_a_trial_has_of_its_own_counts_as_far_as_it_lasts() -> None:
         assert errors[1] < 0.5 * errors[0] if stays else errors[1] < errors[0] + 0.003
 
 
+def test_equal_qualities_leave_numbers() -> None:
+    generator = np.random.default_rng(0)
+    x, none = generator.standard_normal((20, 3)), np.zeros(20, dtype=bool)
+    rung = 0.5 + 0.05 * x[:, 0]
+    for qualities in (
+        np.column_stack((rung, np.where(np.arange(20) < 4, 0.9, np.nan))),
+        np.column_stack((np.full(20, 0.5), rung)),
+        np.column_stack((rung, np.full(20, 0.5), np.where(np.arange(20) < 4, rung, np.nan))),
+    ):
+        model = CoKriging(x, qualities, none, _fit, _fit)
+        means, deviations = model.predict(x, qualities[:, :-1])
+        assert np.isfinite(means).all()
+        assert np.isfinite(deviations).all()
+        assert np.isfinite(model.moves(x)).all()
+
+
+def test_trials_without_a_number_and_failed_ones_count_as_the_worst_at_their_rung(
+    problem: SyntheticProblem, known: KnownCosts
+) -> None:
+    study = make_study(known)
+    for quality in (0.7, 0.6, float("nan"), None):
+        trial = propose(problem, study)
+        if quality is not None:
+            trial.set_user_attr(RUNGS, [{"rung": 0, "quality": quality}])
+        study.tell(trial, state=TrialState.FAIL if quality is None else TrialState.PRUNED)
+    history = History.of(study, None, known)
+    assert sorted(history.believed_rungs[:, 0]) == [0.6, 0.6, 0.6, 0.7]
+    assert not history.running.any()
+    tell(problem, study, propose(problem, study), 0.9)
+    assert History.of(study, None, known).qualities.tolist() == [0.9]
+
+
 def test_quality_at_the_last_rung_stands_for_that_of_whole_trainings_until_there_is_one() -> None:
     generator = np.random.default_rng(0)
     x = generator.standard_normal((12, 3))

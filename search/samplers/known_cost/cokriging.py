@@ -62,7 +62,8 @@ class _Line:
     @classmethod
     def through(cls, x: np.ndarray, y: np.ndarray, prior: float) -> _Line:
         """The line of points with x [n, 2] and y [n], with a prior of the residual variance."""
-        scale = min(1.0, float(y.std() / max(x[:, 0].std(), 1e-6))) if len(y) >= FEW else 1.0
+        # Equal qualities leave a little of it: they say no more than that little depends on the rung.
+        scale = min(1.0, max(float(y.std() / max(x[:, 0].std(), 1e-6)), 1e-3)) if len(y) >= FEW else 1.0
         slopes, precisions = scale * SLOPES[0], np.diag((scale * SLOPES[1]) ** -2)
         apart, centred = x - x.mean(axis=0), y - y.mean()
         variance = prior
@@ -79,7 +80,7 @@ class _Line:
         return self.offset + x @ self.slopes
 
     def variances(self, x: np.ndarray) -> np.ndarray:
-        """[m], of the line at x [m, 2]."""
+        """[m], of the line at x [m, 2], whose offset counts as known."""
         apart = x - self.middle
         return np.einsum("mi,ij,mj->m", apart, self.uncertainty, apart)
 

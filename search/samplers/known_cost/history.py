@@ -24,13 +24,14 @@ class History:
     Attributes:
         observed: rows [n, columns] of finished trials, and of failed ones.
         qualities: [n]; a failed trial has the worst of the finished ones, so that its like is not tried again
-            and again.
+            and again. With early stopping, where none but the best finish, it is one of `believed` instead, with the
+            worst quality at the first rung.
         believed: rows [m, columns] of trials whose quality is not known (yet): those that run, and those that were
             stopped before their full training.
         numbers: [m] of the latter trials.
         running: [m], which of them are held to be trained to the end; the others stopped at a rung.
         observed_rungs, believed_rungs: [n, rungs] and [m, rungs], qualities at the rungs of early stopping; NaN at
-            those that a trial did not reach.
+            those that a trial did not reach. One that is no number counts as the worst at its rung.
         rejected: rows [k, columns] of trials that broke a limit, by a cost that was measured.
         correction: [costs], by which a cost must be multiplied so that the median of the measured ones is met.
     """
@@ -103,16 +104,20 @@ class History:
                 running.append(not reached or not (left or trial.number in waiting))
             else:
                 rejected.append(row)
-        if qualities:
+        most = max(map(len, (*observed_rungs, *believed_rungs)), default=0)
+        if qualities and not most:
             observed += failed
             observed_rungs += [[] for _ in failed]
             qualities += [min(qualities)] * len(failed)
         else:
             believed += failed
-            believed_rungs += [[] for _ in failed]
+            believed_rungs += [[-np.inf] if most else [] for _ in failed]
             numbers += [-1] * len(failed)
-            running += [True] * len(failed)
-        most = max(map(len, (*observed_rungs, *believed_rungs)), default=0)
+            running += [not most] * len(failed)
+        rungs = np.concatenate((_padded(observed_rungs, most), _padded(believed_rungs, most)))
+        for quality in rungs.T:
+            quality[np.isneginf(quality)] = quality[np.isfinite(quality)].min(initial=np.inf)
+        rungs[np.isinf(rungs)] = np.nan
         correction = [float(np.median(ratio)) if ratio else 1.0 for ratio in ratios]
         width = len(known.layout)
         return cls(
@@ -121,8 +126,8 @@ class History:
             np.array(believed).reshape(-1, width),
             np.array(numbers, dtype=int),
             np.array(running, dtype=bool),
-            _padded(observed_rungs, most),
-            _padded(believed_rungs, most),
+            rungs[: len(observed)],
+            rungs[len(observed) :],
             np.array(rejected).reshape(-1, width),
             np.array(correction),
         )
@@ -134,8 +139,9 @@ def key(row: np.ndarray) -> bytes:
 
 
 def _rung_qualities(trial: FrozenTrial) -> list[float]:
-    """Quality at each rung up to the last one passed; NaN at one that was left out."""
+    """Quality at each rung up to the last one passed, -inf if it is no number; NaN at one that was left out."""
     passed = {int(found["rung"]): float(found["quality"]) for found in trial.user_attrs.get(RUNGS) or ()}
+    passed = {rung: quality if np.isfinite(quality) else -np.inf for rung, quality in passed.items()}
     return [passed.get(rung, np.nan) for rung in range(max(passed, default=-1) + 1)]
 
 
