@@ -60,7 +60,7 @@ class Rungs:
         """The rungs that are to come, each with the step at which it is reached; those that a training of so few
         steps cannot tell apart are left out."""
         passed = self.passed[-1] if self.passed else None
-        done = 0 if passed is None else max(1, round(passed.share * steps))
+        done = 0 if passed is None else _step(passed.share, steps)
         found = []
         for rung in range(0 if passed is None else passed.rung + 1, len(self.shares)):
             step = self.step(rung, steps)
@@ -71,7 +71,11 @@ class Rungs:
 
     def step(self, rung: int, steps: int) -> int:
         """The step, of so many, at which a rung is reached."""
-        return max(1, round(self.shares[rung] * steps))
+        return _step(self.shares[rung], steps)
+
+
+def _step(share: float, steps: int) -> int:
+    return max(1, round(share * steps))
 
 
 def restored(training: Distillation, rungs: Rungs) -> Rungs:

@@ -15,7 +15,8 @@ from objectives.pareto import Direction, hypervolume
 from search.bench.problem import Problem
 from search.halving import GRACE, Halving
 from search.samplers import PerTrialSampler, SamplerName, seeds, worth_by
-from search.samplers.known_cost import PAUSED, RUNGS, KnownCosts
+from search.samplers.known_cost import KnownCosts
+from search.states import PAUSED, RUNGS
 from space.errors import InputError
 
 MOST_REJECTIONS = 1000

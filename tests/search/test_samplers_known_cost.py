@@ -14,13 +14,14 @@ from scipy.special import ndtri
 from objectives.pareto import hypervolume
 from search.bench import SyntheticProblem
 from search.samplers import PerTrialSampler
-from search.samplers.known_cost import RUNGS, KnownCosts
+from search.samplers.known_cost import KnownCosts
 from search.samplers.known_cost.cokriging import CoKriging
 from search.samplers.known_cost.gain import ExpectedGain
 from search.samplers.known_cost.gaussian_process import GaussianProcess, Scales, fit_scales
 from search.samplers.known_cost.history import History
 from search.samplers.known_cost.layout import Layout
 from search.samplers.known_cost.worth import gain_by_share
+from search.states import RUNGS
 from space import InputError, JointSpace, SpaceSpec
 
 

@@ -11,10 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.samplers.known_cost.known import KnownCosts
-
-RUNGS = "rungs"  # attribute of a trial with early stopping: for each rung that it has passed, `rung` and `quality`
-PAUSED = "paused"  # attribute of a trial that waits at a rung: which; None once it goes on
-ORPHANED = "orphaned"  # see `search.ledger`: another trial repeats it
+from search.states import ORPHANED, PAUSED, RUNGS
 
 
 @dataclass(frozen=True)
