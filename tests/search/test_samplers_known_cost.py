@@ -20,7 +20,6 @@ from search.samplers.known_cost.gain import ExpectedGain
 from search.samplers.known_cost.gaussian_process import GaussianProcess, Scales, fit_scales
 from search.samplers.known_cost.history import History
 from search.samplers.known_cost.layout import Layout
-from search.samplers.known_cost.worth import gain_by_share
 from search.states import RUNGS
 from space import InputError, JointSpace, SpaceSpec
 
@@ -417,22 +416,6 @@ def test_what_runs_counts_as_observed_at_its_prediction() -> None:
     assert (deviations[12:] < without[1][12:]).all()
     assert deviations[13] < 0.8 * without[1][13]
     assert means == pytest.approx(without[0], abs=0.005)
-
-
-def test_a_new_trial_is_worth_more_the_more_a_rung_says() -> None:
-    gain_of = ExpectedGain(np.array([[2.0]]), np.array([0.8]), [10.0], 0.5)
-    cost, mean, deviation, first = np.array([1.5]), 0.78, 0.05, 0.1
-    whole = gain_of(cost[None], np.array([mean]), np.array([deviation]))[0]
-    assert gain_by_share(gain_of, cost, mean, deviation, 0.0, first) == pytest.approx(whole)
-    worth = [gain_by_share(gain_of, cost, mean, deviation, move, first) for move in (0.01, 0.03, 0.049)]
-    assert whole < worth[0] < worth[1] < worth[2]
-    # Against all bars, by drawing.
-    generator = np.random.default_rng(0)
-    drawn = mean + 0.03 * generator.standard_normal(20_000)
-    after = np.full(len(drawn), np.sqrt(deviation**2 - 0.03**2))
-    gains = gain_of(np.repeat(cost[None], len(drawn), axis=0), drawn, after)[np.argsort(-drawn)]
-    count = np.arange(1, len(drawn) + 1) / len(drawn)
-    assert worth[1] == pytest.approx((np.cumsum(gains) / len(drawn) / (first + (1 - first) * count)).max(), rel=0.05)
 
 
 def test_stopped_trials_teach_and_are_no_part_of_the_front(problem: SyntheticProblem, known: KnownCosts) -> None:

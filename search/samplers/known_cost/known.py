@@ -44,6 +44,10 @@ class KnownCosts:
             the worst trial is it.
         prior: what older studies know of the qualities; nothing by default.
 
+    Attributes:
+        foreseen: what `KnownCostSampler` expected and proposed last, by the seed of the proposal and the digest of the
+            history that it follows from.
+
     Raises:
         ValueError: no objective is called quality.
     """
@@ -72,6 +76,7 @@ class KnownCosts:
         self._pools: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._features: dict[int, Features] = {}
         self._fitted: dict[tuple[bytes, ...], Scales] = {}
+        self.foreseen: dict[tuple[int, bytes], Any] = {}
         self.recipe = np.array([name.startswith(RECIPE) for name in self.layout.names], dtype=bool)
         self.distributions = self.layout.distributions()
 

@@ -68,6 +68,7 @@ class KnownCostSampler(BaseSampler):
     def __init__(self, known: KnownCosts, study_seed: int, seed: int) -> None:
         self._known = known
         self._study_seed = study_seed
+        self._seed = seed
         self._generator = np.random.default_rng(seed)
         self._independent = RandomSampler(seed=seed)
 
@@ -120,8 +121,21 @@ class KnownCostSampler(BaseSampler):
         return next((row for row in (*rows[turn:], *rows[:turn]) if key(row) not in history.keys), rows[turn])
 
     def _best(self, history: History, pool: tuple[np.ndarray, np.ndarray], given: Mapping[str, Any]) -> np.ndarray:
+        if not given:
+            foreseen = self._foresee(history)
+            return self._next_of(pool, history) if foreseen is None else foreseen[1]
         belief = self._believe(history)
         return self._next_of(pool, history) if belief is None else self._search(belief, history, pool, given)
+
+    def _foresee(self, history: History) -> tuple[_Belief, np.ndarray] | None:
+        """What is expected, and what is proposed next: `worth` asks for both right before the proposal is wanted."""
+        key = (self._seed, history.digest())
+        foreseen = self._known.foreseen
+        if key not in foreseen:
+            belief = self._believe(history)
+            foreseen.clear()
+            foreseen[key] = belief and (belief, self._search(belief, history, self._pool({}), {}))
+        return foreseen[key]
 
     def _believe(self, history: History) -> _Belief | None:
         """What is expected of configurations; None where too little is known."""
@@ -220,16 +234,19 @@ class KnownCostSampler(BaseSampler):
             Worth by number, in units of a new trial's; None where too little is known to tell.
         """
         history = History.of(study, None, self._known, left)
-        belief = None if self._is_starting(history) else self._believe(history)
-        if belief is None or not isinstance(belief.model, CoKriging):
+        foreseen = None if self._is_starting(history) else self._foresee(history)
+        if foreseen is None:
             return None
+        belief, row = foreseen
         model, known, features = belief.model, self._known, self._known.features(self._study_seed)
+        if not isinstance(model, CoKriging):
+            return None
 
         def expect(rows: np.ndarray, passed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             costs = known.costs(rows)
             return costs[:, known.objective_costs], *model.predict(features(rows, costs), passed)
 
-        row = self._search(belief, history, self._pool({}), {})[None]
+        row = row[None]
         move = float(model.moves(features(row, known.costs(row)))[0])
         costs, means, deviations = expect(row, None)
         new = gain_by_share(belief.gain_of, costs[0], float(means[0]), float(deviations[0]), move, first)
