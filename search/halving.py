@@ -94,7 +94,7 @@ class Halving:
         self._best.pop(rung, None)
 
     def leave(self, trial: int) -> None:
-        """Forget a trial, which another one repeats."""
+        """Forget a trial, as if it had never been begun."""
         for rung, entries in self._rungs.items():
             if entries.pop(trial, None) is not None:
                 self._best.pop(rung, None)

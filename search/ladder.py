@@ -12,7 +12,7 @@ from objectives.pareto import Direction
 from runners.rungs import RungResult, Rungs
 from search.halving import EarlyStoppingSpec, Halving
 from search.retention import located
-from search.states import RUNGS, Objective
+from search.states import RUNGS, Objective, State
 
 logger = logging.getLogger("shoebox.search.ladder")
 
@@ -61,10 +61,14 @@ class Ladder:
         """Forget a trial, which another one repeats."""
         self._halving.leave(number)
 
-    def close(self, number: int) -> None:
-        """Enter that a trial has ended at a rung."""
-        self.waiting.pop(number, None)
-        self._halving.close(number)
+    def end(self, number: int, state: State) -> None:
+        """Enter how a trial has ended. One without a student (it failed, or broke a limit) keeps no other one from
+        going on."""
+        if state == "stopped":
+            self.waiting.pop(number, None)
+            self._halving.close(number)
+        elif state in ("failed", "infeasible"):
+            self._halving.leave(number)
 
     def goes_on(self, number: int, attributes: Mapping[str, Any], last: bool) -> bool:
         """Whether a trial may go on from the last rung that it has passed; `last` if no new one is to come."""

@@ -115,8 +115,7 @@ class Ledger:
             self._remember(trial)
         if state == "paused":
             self._ladder.waiting[trial.number] = trial.user_attrs[PAUSED]
-        if state == "stopped":
-            self._ladder.close(trial.number)
+        self._ladder.end(trial.number, state)
         if state == "finished":
             self._enter_finished(trial)
 
@@ -310,6 +309,7 @@ class Ledger:
     def _ended(self, trial: FrozenTrial) -> None:
         """Enter what a trial has cost, and free what nobody needs any more."""
         self._last_told = trial
+        self._ladder.end(trial.number, state_of(trial))
         if BYTES in trial.user_attrs:
             self.time.add(trial)
             self.time.keep()
@@ -322,7 +322,6 @@ class Ledger:
         for number in sorted(self._ladder.waiting):
             trial = self._trial(number)
             told = telling.tell_stopped(self.study, trial, self.limits)
-            self._ladder.close(number)
             self.counts.add("paused", -1)
             self.counts.add("stopped")
             self._ended(told)

@@ -137,6 +137,27 @@ def test_ranks_decide_if_the_study_says_so(make_engine: EngineMaker) -> None:
     assert engine.ledger.counts.paused == 0  # the first one goes on at once
 
 
+@pytest.mark.parametrize("sampler", ["known-cost", "random"])
+def test_others_go_on_in_place_of_those_that_fail(
+    make_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    def make() -> Any:
+        return make_engine(trials=12, limits=ROOMY, more={**KNOWN, "sampler": sampler})
+
+    engine = make()
+    while not engine.ledger.exhausted:
+        assignment = engine.ledger.next()
+        monkeypatch.setenv("SHOEBOX_TOY_FAIL", str(assignment.number) if engine.ledger.counts.failed < 6 else "")
+        engine.work(assignment)
+        engine.ledger.settle(assignment.number)
+        if engine.ledger.counts.failed == 3:  # a resume knows as much
+            engine = make()
+    counts = engine.ledger.counts
+    assert (counts.started, counts.failed) == (12, 6)
+    assert counts.finished >= 1
+    assert counts.finished + counts.paused == 6
+
+
 def test_few_trials_or_one_alone_are_trained_to_their_end(make_engine: EngineMaker) -> None:
     for trials in (1, 4):
         engine = make_engine(trials=trials, limits=ROOMY, more=KNOWN)
