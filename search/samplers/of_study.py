@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from search.samplers.named import SamplerName
 from search.samplers.per_trial import PerTrialSampler
 from space.config import StudentConfig
@@ -73,8 +75,12 @@ def study_sampler(
             every proposal asks for some hundred configurations. Without it only bytes are known: limits on other
             costs and objectives of other costs have no influence on what is proposed.
         older: similarity of the task, flat parameters and qualities of each study that this one starts from; only
-            known-cost learns from them.
+            known-cost learns from them. With them the draws are others than without: a study of the same seed began
+            with those.
     """
+    if older:
+        count = sum(len(params) for _, params, _ in older)
+        seed = int(np.random.SeedSequence([seed, count]).generate_state(1)[0]) >> 1
     if name != "known-cost":
         return PerTrialSampler(name, seed)
     from search.samplers.known_cost import KnownCosts, OlderQualities, Prior

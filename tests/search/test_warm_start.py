@@ -13,6 +13,7 @@ import pytest
 import toy_pipeline
 
 from search.bench import SyntheticProblem
+from search.samplers import SAMPLERS, SamplerName, study_sampler
 from search.samplers.known_cost import KnownCosts, OlderQualities, Prior
 from search.samplers.known_cost.gaussian_process import GaussianProcess, Scales
 from search.states import FROM, state_of
@@ -273,6 +274,29 @@ def test_prior_orders_what_was_not_tried_and_is_dropped_where_it_is_contradicted
         if expected:
             assert process is not None
             assert np.corrcoef(process.mean(rest), task[48:90])[0, 1] > 0.6
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_does_not_begin_with_what_an_older_study_of_the_same_seed_began_with(name: SamplerName) -> None:
+    shape, vocabulary = PROBLEM._shape, PROBLEM._vocabulary
+
+    def proposals(older: list[Any]) -> list[dict[str, Any]]:
+        sampler = study_sampler(name, 0, PROBLEM.space, shape, vocabulary, ["quality"], PROBLEM.limits, None, older)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        found = []
+        for _ in range(4):
+            trial = study.ask()
+            PROBLEM.space.suggest(trial)
+            found.append(trial.params)
+        return found
+
+    before = proposals([])
+    assert proposals([]) == before
+    older = [(0.5, before, [0.1, 0.2, 0.3, 0.4])]
+    warm = proposals(older)
+    assert proposals(older) == warm
+    assert all(params not in before for params in warm)
+    assert all(params not in before + warm for params in proposals([*older, (0.5, warm, [0.1, 0.2, 0.3, 0.4])]))
 
 
 def test_left_out_density_is_that_of_models_without_the_observation() -> None:
