@@ -89,14 +89,20 @@ class Halving:
         self._closed: set[int] = set()
 
     def enter(self, trial: int, rung: int, values: Sequence[float]) -> None:
-        """Enter how a trial stood at a rung: a value for each objective."""
+        """Enter how a trial stood at a rung: a value for each objective. One that is no number goes nowhere from there,
+        and counts at no rung before."""
         self._rungs.setdefault(rung, {})[trial] = [float(value) for value in values]
         self._best.pop(rung, None)
+        if not np.isfinite(self._rungs[rung][trial]).all():
+            self._forget(trial, [earlier for earlier in self._rungs if earlier < rung])
 
     def leave(self, trial: int) -> None:
         """Forget a trial, as if it had never been begun."""
-        for rung, entries in self._rungs.items():
-            if entries.pop(trial, None) is not None:
+        self._forget(trial, self._rungs)
+
+    def _forget(self, trial: int, rungs: Iterable[int]) -> None:
+        for rung in rungs:
+            if self._rungs[rung].pop(trial, None) is not None:
                 self._best.pop(rung, None)
 
     def close(self, trial: int) -> None:

@@ -25,7 +25,7 @@ class SearchSpec(BaseModel):
         repeats: trainings of one configuration by one recipe, each with a seed of its own; further proposals of it are
             answered from the record.
         keep_bundles: `all`, or `front`: bundles of trials that leave the front are removed as the study goes.
-        seed: of the search: proposals and trainings follow from it.
+        seed: of the search: proposals and trainings follow from it; of a warm start, proposals from older trials, too.
         workers: trials at a time, at most; the machine's cores are divided among them. By default one per
             core, but no more than 4; on a cluster as many as fit.
         cpus_per_trial: CPUs that a trial needs; a fraction lets several share one. On a cluster its training has so

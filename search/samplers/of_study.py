@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from search.samplers.named import SamplerName
 from search.samplers.per_trial import PerTrialSampler
+from search.samplers.places import seeds
 from space.config import StudentConfig
 from space.families import deployed_bytes
 from space.joint import JointSpace
@@ -75,12 +76,13 @@ def study_sampler(
             every proposal asks for some hundred configurations. Without it only bytes are known: limits on other
             costs and objectives of other costs have no influence on what is proposed.
         older: similarity of the task, flat parameters and qualities of each study that this one starts from; only
-            known-cost learns from them. With them the draws are others than without: a study of the same seed began
-            with those.
+            known-cost learns from them. Draws follow from them, too: else a study would begin with what an older one of
+            the same seed began with.
     """
     if older:
-        count = sum(len(params) for _, params, _ in older)
-        seed = int(np.random.SeedSequence([seed, count]).generate_state(1)[0]) >> 1
+        told = [[[dict(each) for each in params], list(qualities)] for _, params, qualities in older]
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).digest()
+        seed = seeds(seed, int.from_bytes(digest[:8], "big"))[0]
     if name != "known-cost":
         return PerTrialSampler(name, seed)
     from search.samplers.known_cost import KnownCosts, OlderQualities, Prior

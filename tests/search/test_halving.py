@@ -73,6 +73,18 @@ def test_what_is_no_number_never_goes_on() -> None:
     assert halving.best(0) == [3, 2]
 
 
+@pytest.mark.parametrize("by_gain", [True, False])
+def test_what_is_no_number_at_a_later_rung_takes_nobody_s_place(by_gain: bool) -> None:
+    halving = judged_by(dict.fromkeys(range(4), 2.0)) if by_gain else Halving(["maximize"], 3)
+    for trial in range(4):
+        halving.enter(trial, 0, [1.0 - 0.1 * trial])
+    assert halving.promoted([(trial, 0) for trial in range(4)], last=True) == 0
+    waiting = [(trial, 0) for trial in (1, 2, 3)]
+    assert halving.promoted(waiting, last=True) is None
+    halving.enter(0, 1, [math.nan])
+    assert halving.promoted([(0, 1), *waiting], last=True) == 1
+
+
 def test_equal_trials_are_all_ranked() -> None:
     assert sorted(ranked(np.ones((4, 2)), ["maximize", "minimize"], 3)) == [0, 1, 2]
 

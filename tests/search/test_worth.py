@@ -9,6 +9,7 @@ import pytest
 
 from search.bench import SyntheticProblem
 from search.bench.simulation import Simulation
+from search.samplers.known_cost import KnownCosts, KnownCostSampler
 from search.samplers.known_cost.gain import ExpectedGain
 from search.samplers.known_cost.worth import gain_by_share
 
@@ -29,19 +30,18 @@ def test_a_new_trial_is_worth_more_the_more_a_rung_says() -> None:
     assert worth[1] == pytest.approx((np.cumsum(gains) / len(drawn) / (first + (1 - first) * count)).max(), rel=0.05)
 
 
-class Forgetful(dict[Any, Any]):
-    """What nothing is found in."""
-
-    def __contains__(self, key: object) -> bool:
-        return False
-
-
-def test_what_worth_foresaw_is_what_is_proposed() -> None:
-    found = []
-    for foreseen in ({}, Forgetful()):
+def test_what_worth_foresaw_is_what_is_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trials() -> list[Any]:
         simulation = Simulation(SyntheticProblem(), "known-cost", 1, workers=2, early_stopping=True)
-        simulation._known.foreseen = foreseen
         simulation.run(24)
-        found.append([(trial.params, trial.values) for trial in simulation._study.trials])
-        assert len(foreseen) == 1
-    assert found[0] == found[1]
+        return [(trial.params, trial.values) for trial in simulation._study.trials]
+
+    found = trials()
+    searches = []
+    search = KnownCostSampler._search
+    monkeypatch.setattr(KnownCostSampler, "_search", lambda *given: searches.append(1) or search(*given))
+    assert trials() == found
+    remembering = len(searches)
+    monkeypatch.setattr(KnownCosts, "foreseen", property(lambda self: {}, lambda self, found: None), raising=False)
+    assert trials() == found
+    assert len(searches) - remembering > 1.5 * remembering

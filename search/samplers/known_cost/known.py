@@ -45,8 +45,8 @@ class KnownCosts:
         prior: what older studies know of the qualities; nothing by default.
 
     Attributes:
-        foreseen: what `KnownCostSampler` expected and proposed last, by the seed of the proposal and the digest of the
-            history that it follows from.
+        foreseen: what `KnownCostSampler` expected and proposed last, by the seeds and the digest of the history that it
+            follows from.
 
     Raises:
         ValueError: no objective is called quality.
@@ -76,7 +76,7 @@ class KnownCosts:
         self._pools: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._features: dict[int, Features] = {}
         self._fitted: dict[tuple[bytes, ...], Scales] = {}
-        self.foreseen: dict[tuple[int, bytes], Any] = {}
+        self.foreseen: dict[tuple[int, int, bytes], Any] = {}
         self.recipe = np.array([name.startswith(RECIPE) for name in self.layout.names], dtype=bool)
         self.distributions = self.layout.distributions()
 

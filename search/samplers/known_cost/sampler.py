@@ -52,7 +52,7 @@ class _Belief:
 
 
 class KnownCostSampler(BaseSampler):
-    """Proposes the feasible configuration with the largest expected hypervolume gain.
+    """Proposes the feasible configuration with the largest expected hypervolume gain, for one trial.
 
     A Gaussian process predicts quality. The front is that of its predictions at the configurations tried, not of
     the measured qualities, so that one lucky training does not hold it. Running trials count as observed at their
@@ -129,13 +129,13 @@ class KnownCostSampler(BaseSampler):
 
     def _foresee(self, history: History) -> tuple[_Belief, np.ndarray] | None:
         """What is expected, and what is proposed next: `worth` asks for both right before the proposal is wanted."""
-        key = (self._seed, history.digest())
-        foreseen = self._known.foreseen
-        if key not in foreseen:
+        key = (self._study_seed, self._seed, history.digest())
+        if key not in self._known.foreseen:
             belief = self._believe(history)
-            foreseen.clear()
-            foreseen[key] = belief and (belief, self._search(belief, history, self._pool({}), {}))
-        return foreseen[key]
+            found = None if belief is None else (belief, self._search(belief, history, self._pool({}), {}))
+            self._known.foreseen = {key: found}
+            return found
+        return self._known.foreseen[key]
 
     def _believe(self, history: History) -> _Belief | None:
         """What is expected of configurations; None where too little is known."""
