@@ -75,6 +75,8 @@ class TransformerConfig(StudentConfig):
     def executed_layers(self) -> list[tuple[int, Layer]]:
         """What is computed, in order: the number of a layer, and the layer as it works that time."""
         own = list(enumerate(self.layers))
+        if self.layer_repeats == 1:  # nearly always, and a search asks for thousands
+            return own
         later = [(index, layer.model_copy(update={"token_keep": 1.0})) for index, layer in own]
         return own + later * (self.layer_repeats - 1)
 
