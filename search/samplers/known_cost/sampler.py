@@ -171,7 +171,7 @@ class KnownCostSampler(BaseSampler):
 
     def _of_rungs(self, history: History, features: Features) -> CoKriging:
         known = self._known
-        rows = np.concatenate((history.observed, history.believed))
+        rows = history.tried()
         qualities = np.full((len(rows), history.believed_rungs.shape[1] + 1), np.nan)
         qualities[: len(history.observed), :-1] = history.observed_rungs
         qualities[: len(history.observed), -1] = history.qualities
