@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import IntEnum
 from functools import cache
 from operator import itemgetter
@@ -49,11 +49,19 @@ class Params(NamedTuple):
     distributions: dict[str, BaseDistribution]
 
 
+class _Known(NamedTuple):
+    """A trial, and the rows that it was built of: its table's, and those of the others but of its parameters."""
+
+    row: sqlalchemy.Row[Any]
+    rows: list[_Row]
+    trial: FrozenTrial
+
+
 class TrialReader:
-    """Reads trials; remembers the parameters of those that have all theirs and have not finished."""
+    """Reads trials; remembers those that have not finished, of which most are as they were the last time."""
 
     def __init__(self) -> None:
-        self._known: dict[int, Params] = {}
+        self._known: dict[int, _Known] = {}
 
     def of_study(
         self, connection: sqlalchemy.Connection, study_id: int, included: Collection[int], after: int
@@ -71,7 +79,7 @@ def read_trial(connection: sqlalchemy.Connection, trial_id: int) -> FrozenTrial 
     if not answer:
         return None
     rows = [_Row._make(row[_TRIAL:]) for row in answer if row[_TRIAL] is not None]
-    return _built([answer[0]], _sorted(rows), {})[0]
+    return _built(answer[0], _sorted(rows), None)
 
 
 def first_distribution(connection: sqlalchemy.Connection, trial_id: int, name: str) -> BaseDistribution | None:
@@ -83,7 +91,7 @@ def first_distribution(connection: sqlalchemy.Connection, trial_id: int, name: s
     return None if text is None else described(text)
 
 
-def _read(connection: sqlalchemy.Connection, wanted: Any, known: dict[int, Params]) -> list[FrozenTrial]:
+def _read(connection: sqlalchemy.Connection, wanted: Any, known: dict[int, _Known]) -> list[FrozenTrial]:
     # The trials come first: what is written between the two statements belongs to a trial that is known, and one that
     # has finished has all it will ever have. The other tables are asked at once: over a network each statement waits.
     statement = sqlalchemy.select(*_OF_TRIAL).where(wanted)
@@ -91,57 +99,76 @@ def _read(connection: sqlalchemy.Connection, wanted: Any, known: dict[int, Param
     if not trials:
         return []
     ids = [row.trial_id for row in trials]
-    remembered = {number: known[number] for number in ids if number in known}
+    params = {
+        number: Params(known[number].trial.params, known[number].trial.distributions)
+        for number in ids
+        if number in known and BYTES in known[number].trial.user_attrs  # written with the last of them
+    }
     asked = {
         _Table.USER: ids,
         _Table.SYSTEM: ids,
-        _Table.PARAMS: [number for number in ids if number not in remembered],
+        _Table.PARAMS: [number for number in ids if number not in params],
         _Table.VALUES: [row.trial_id for row in trials if row.state.is_finished()],
         _Table.INTERMEDIATE: ids,
     }
-    built = _built(trials, _rows(connection, asked, wanted), remembered)
-    for trial in built:
-        if trial.state.is_finished():
-            known.pop(trial._trial_id, None)
-        elif BYTES in trial.user_attrs:  # written with the last of them
-            known[trial._trial_id] = Params(trial.params, trial.distributions)
-    return built
-
-
-def _built(
-    trials: Sequence[sqlalchemy.Row[Any]], found: Mapping[int, list[_Row]], remembered: Mapping[int, Params]
-) -> list[FrozenTrial]:
-    """Trials of rows of their table and rows of the others; of those remembered without rows of parameters."""
-    params = _params(found[_Table.PARAMS])
-    user, system, values, intermediate = (
-        _by_trial(found[table], read)
-        for table, read in (
-            (_Table.USER, _attribute),
-            (_Table.SYSTEM, _attribute),
-            (_Table.VALUES, _value),
-            (_Table.INTERMEDIATE, _intermediate),
-        )
-    )
+    found: defaultdict[int, list[_Row]] = defaultdict(list)
+    for each in _rows(connection, asked, wanted):
+        found[each.trial_id].append(each)
     built = []
     for row in trials:
-        mine = remembered.get(row.trial_id) or params.get(row.trial_id) or Params({}, {})
-        built.append(
-            FrozenTrial(
-                number=row.number,
-                state=row.state,
-                value=None,
-                values=[values[row.trial_id][index] for index in sorted(values[row.trial_id])] or None,
-                datetime_start=_local(row.datetime_start),
-                datetime_complete=_local(row.datetime_complete),
-                params=mine.values,
-                distributions=mine.distributions,
-                user_attrs=user[row.trial_id],
-                system_attrs=system[row.trial_id],
-                intermediate_values=intermediate[row.trial_id],
-                trial_id=row.trial_id,
-            )
-        )
+        rows, before = found[row.trial_id], known.get(row.trial_id)
+        if before is not None and row.trial_id in params and before.row == row and before.rows == rows:
+            built.append(before.trial)
+            continue
+        trial = _built(row, rows, params.get(row.trial_id))
+        built.append(trial)
+        if trial.state.is_finished():
+            known.pop(trial._trial_id, None)
+        else:
+            known[trial._trial_id] = _Known(row, [each for each in rows if each.table != _Table.PARAMS], trial)
     return built
+
+
+def _built(row: sqlalchemy.Row[Any], rows: Iterable[_Row], params: Params | None) -> FrozenTrial:
+    """A trial of its table's row and of its rows in the others, in the order in which they were written; without those
+    of its parameters where these are given."""
+    params = params or Params({}, {})
+    user: dict[str, Any] = {}
+    system: dict[str, Any] = {}
+    values: dict[int, float] = {}
+    intermediate: dict[int, float] = {}
+    for each in rows:
+        text = each.text or ""
+        if each.table == _Table.USER:
+            user[each.key] = attribute_value(text)
+        elif each.table == _Table.SYSTEM:
+            system[each.key] = attribute_value(text)
+        elif each.table == _Table.PARAMS:
+            distribution = described(text)
+            assert each.number is not None  # each is written with one
+            params.values[each.key] = distribution.to_external_repr(each.number)
+            params.distributions[each.key] = distribution
+        elif each.table == _Table.VALUES:
+            value = models.TrialValueModel
+            values[int(each.key)] = value.stored_repr_to_value(each.number, value.TrialValueType[text])
+        else:
+            model = models.TrialIntermediateValueModel
+            kind = model.TrialIntermediateValueType[text]
+            intermediate[int(each.key)] = model.stored_repr_to_intermediate_value(each.number, kind)
+    return FrozenTrial(
+        number=row.number,
+        state=row.state,
+        value=None,
+        values=[values[index] for index in sorted(values)] or None,
+        datetime_start=_local(row.datetime_start),
+        datetime_complete=_local(row.datetime_complete),
+        params=params.values,
+        distributions=params.distributions,
+        user_attrs=user,
+        system_attrs=system,
+        intermediate_values=intermediate,
+        trial_id=row.trial_id,
+    )
 
 
 class _Row(NamedTuple):
@@ -198,61 +225,21 @@ _OF_ONE = (
 )
 
 
-def _rows(
-    connection: sqlalchemy.Connection, asked: Mapping[_Table, Sequence[int]], wanted: Any
-) -> defaultdict[int, list[_Row]]:
+def _rows(connection: sqlalchemy.Connection, asked: Mapping[_Table, Sequence[int]], wanted: Any) -> list[_Row]:
     """Rows of trials, table by table, in the order in which they were written."""
     if all(len(ids) <= most_trials() for ids in asked.values()):
         given = {which.name: ids for which, ids in asked.items()}
-        rows: Iterable[_Row] = map(_Row._make, connection.execute(_OF_FEW, given).tuples())
-    else:  # all trials at the beginning of a resume: more than a statement may name
-        selects = (select.select_from(table.join(TRIALS)).where(wanted) for table, select in _SELECTS.values())
-        chosen = {which: set(ids) for which, ids in asked.items()}
-        every = map(_Row._make, connection.execute(sqlalchemy.union_all(*selects)).tuples())
-        rows = filter(lambda row: row.trial_id in chosen[_Table(row.table)], every)
-    return _sorted(rows)
+        return _sorted(map(_Row._make, connection.execute(_OF_FEW, given).tuples()))
+    # All trials at the beginning of a resume: more than a statement may name.
+    selects = (select.select_from(table.join(TRIALS)).where(wanted) for table, select in _SELECTS.values())
+    chosen = {which: set(ids) for which, ids in asked.items()}
+    every = map(_Row._make, connection.execute(sqlalchemy.union_all(*selects)).tuples())
+    return _sorted(row for row in every if row.trial_id in chosen[_Table(row.table)])
 
 
-def _sorted(rows: Iterable[_Row]) -> defaultdict[int, list[_Row]]:
-    """Rows by table, in the order in which they were written."""
-    found: defaultdict[int, list[_Row]] = defaultdict(list)
-    for row in sorted(rows, key=itemgetter(0, 1)):
-        found[row.table].append(row)
-    return found
-
-
-def _params(rows: Iterable[_Row]) -> dict[int, Params]:
-    found: dict[int, Params] = {}
-    for row in rows:
-        mine = found.setdefault(row.trial_id, Params({}, {}))
-        distribution = described(row.text or "")
-        assert row.number is not None  # each is written with one
-        mine.values[row.key] = distribution.to_external_repr(row.number)
-        mine.distributions[row.key] = distribution
-    return found
-
-
-def _by_trial(rows: Iterable[_Row], read: Callable[[_Row], tuple[Any, Any]]) -> defaultdict[int, dict[Any, Any]]:
-    found: defaultdict[int, dict[Any, Any]] = defaultdict(dict)
-    for row in rows:
-        key, value = read(row)
-        found[row.trial_id][key] = value
-    return found
-
-
-def _attribute(row: _Row) -> tuple[str, Any]:
-    return row.key, attribute_value(row.text or "")
-
-
-def _value(row: _Row) -> tuple[int, float]:
-    model = models.TrialValueModel
-    return int(row.key), model.stored_repr_to_value(row.number, model.TrialValueType[row.text or ""])
-
-
-def _intermediate(row: _Row) -> tuple[int, float]:
-    model = models.TrialIntermediateValueModel
-    kind = model.TrialIntermediateValueType[row.text or ""]
-    return int(row.key), model.stored_repr_to_intermediate_value(row.number, kind)
+def _sorted(rows: Iterable[_Row]) -> list[_Row]:
+    """Table by table, in the order in which they were written."""
+    return sorted(rows, key=itemgetter(0, 1))
 
 
 def _local(moment: datetime.datetime | None) -> datetime.datetime | None:

@@ -172,6 +172,19 @@ def test_trials_are_read_in_two_statements(storage_url: str) -> None:
     assert len(statements) == 2
 
 
+def test_a_running_trial_is_built_anew_where_it_has_changed_alone(storage_url: str) -> None:
+    study = optuna.create_study(storage=open_storage(storage_url))
+    trials = [study.ask({"rate": optuna.distributions.FloatDistribution(0, 1)}) for _ in range(2)]
+    for trial in trials:
+        trial.set_user_attr(BYTES, 12)
+    before, after = (study.get_trials(deepcopy=False) for _ in range(2))
+    assert all(one is other for one, other in zip(before, after, strict=True))
+    open_storage(storage_url).set_trial_user_attr(trials[0]._trial_id, "paused", 1)
+    changed, same = study.get_trials(deepcopy=False)
+    assert same is after[1]
+    assert (before[0].user_attrs, changed.user_attrs) == ({BYTES: 12}, {BYTES: 12, "paused": 1})
+
+
 @pytest.mark.parametrize("most", [MOST_IDS, 10])
 def test_trials_are_read_as_optuna_reads_them(storage_url: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """After each of many random writes, by one who reads all the time and by one who begins to."""
