@@ -69,9 +69,10 @@ class PerTrialSampler(BaseSampler):
         from search.samplers.known_cost import KnownCostSampler
 
         # The place of the trial that would be the next one (`search.samplers.places`).
-        count = sum(RETRY_OF not in trial.user_attrs for trial in study.get_trials(deepcopy=False))
+        trials = study.get_trials(deepcopy=False)
+        count = sum(RETRY_OF not in trial.user_attrs for trial in trials)
         inner = self._make(seeds(self.seed, count)[0])
-        return inner.worth(study, left, first) if isinstance(inner, KnownCostSampler) else None
+        return inner.worth(trials, left, first) if isinstance(inner, KnownCostSampler) else None
 
 
 def worth_by(study: optuna.Study) -> Callable[[Mapping[int, float], float], dict[int, float] | None] | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,13 @@ from scipy.special import ndtri
 
 from objectives.pareto import hypervolume
 from search.bench import SyntheticProblem
+from search.bench.simulation import Simulation
 from search.samplers import PerTrialSampler
 from search.samplers.known_cost import KnownCosts
+from search.samplers.known_cost import known as known_module
 from search.samplers.known_cost.cokriging import CoKriging
 from search.samplers.known_cost.gain import ExpectedGain
-from search.samplers.known_cost.gaussian_process import GaussianProcess, Scales, fit_scales
+from search.samplers.known_cost.gaussian_process import GaussianProcess, Scales, first_factor, fit_scales
 from search.samplers.known_cost.history import History
 from search.samplers.known_cost.layout import Layout
 from search.states import RUNGS
@@ -107,6 +111,73 @@ def test_process_believes_a_running_trial_without_changing_its_mind() -> None:
     assert believing.predict(running)[1][0] < alone.predict(running)[1][0]
 
 
+def test_process_goes_on_from_the_factor_of_its_first_observations() -> None:
+    generator = np.random.default_rng(2)
+    x, y, running = (generator.standard_normal(shape) for shape in ((30, 4), 30, (5, 4)))
+    scales = Scales(np.array([1.0, 2.0, 3.0, 4.0]), 0.5, 0.3, 0.1)
+    others = generator.standard_normal((40, 4))
+    whole = GaussianProcess(x, y, scales, running)
+    distances = np.sqrt(5 * (((x[:, None] - x) / scales.lengths) ** 2).sum(axis=2))
+    columns = np.concatenate((x, 0.5 * (x * x - 1)), axis=1) / np.tile(scales.lengths, 2)
+    covariance = 0.5 * (1 + distances + distances**2 / 3) * np.exp(-distances) + 0.3 * columns @ columns.T
+    factor = first_factor(x, scales)
+    assert factor @ factor.T == pytest.approx(covariance + 0.1 * np.eye(30))
+    for count in (1, 16, 30):
+        process = GaussianProcess(x, y, scales, running, first_factor(x[:count], scales))
+        for found, wanted in zip(process.predict(others), whole.predict(others), strict=True):
+            assert found == pytest.approx(wanted, abs=1e-9)
+        assert process.observed_means == pytest.approx(whole.observed_means, abs=1e-9)
+        assert process.left_out(np.zeros(35)) == pytest.approx(whole.left_out(np.zeros(35)))
+
+
+@pytest.mark.filterwarnings("ignore:The value nan")
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_what_is_remembered_changes_no_proposal(early_stopping: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: Counter[str] = Counter()
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: made.update([name]) or function(*given)
+
+    def trials() -> tuple[list[Any], Counter[str]]:
+        made.clear()
+        problem = SyntheticProblem()
+        evaluate = problem.evaluate
+
+        def failing(params: Mapping[str, Any], seed: int) -> tuple[float, ...]:
+            qualities = evaluate(params, seed)
+            return qualities if seed % 8 else (*qualities[:-1], math.nan)
+
+        monkeypatch.setattr(problem, "evaluate", failing)
+        simulation = Simulation(problem, "known-cost", 0, workers=2, early_stopping=early_stopping)
+        simulation.run(80)
+        return [(trial.params, trial.state) for trial in simulation._study.trials], made.copy()
+
+    for name, function in (("fit_scales", fit_scales), ("first_factor", first_factor)):
+        monkeypatch.setattr(known_module, name, counted(name, function))
+    found, remembering = trials()
+    assert {state for _, state in found} >= {TrialState.COMPLETE, TrialState.FAIL}
+    monkeypatch.setattr(known_module, "_remembered", lambda known, key, make: make())
+    for name in ("read", "foreseen"):
+        monkeypatch.setattr(KnownCosts, name, property(lambda self: {}, lambda self, given: None), raising=False)
+    again, forgetting = trials()
+    assert again == found
+    assert all(remembering[name] < 0.9 * forgetting[name] for name in ("fit_scales", "first_factor"))
+
+
+def test_rows_are_read_whatever_object_a_storage_hands_out(problem: SyntheticProblem, known: KnownCosts) -> None:
+    """The one in memory fills in the parameters of the trial that it has handed out."""
+    study = make_study(known)
+    asked = [study.ask() for _ in range(3)]
+    for trial in asked:
+        assert len(History.of(study.get_trials(deepcopy=False), known).believed) == trial.number
+        problem.space.suggest(trial)
+    for trial in reversed(asked):
+        tell(problem, study, trial, 0.7 + 0.01 * trial.number)
+    history = History.of(study.get_trials(deepcopy=False), known)
+    assert history.observed_numbers.tolist() == [2, 1, 0]  # as they ended
+    assert history.qualities == pytest.approx([0.72, 0.71, 0.7])
+
+
 def test_rows_are_configurations_of_the_space() -> None:
     spec = SpaceSpec(
         embedding_width={"low": 16, "high": 256, "step": 16},
@@ -171,7 +242,7 @@ def test_measured_costs_correct_predicted_ones(problem: SyntheticProblem, known:
         else:
             study.tell(trial, [problem.evaluate(trial.params, number)[-1], measured])
     trial = study.ask()
-    history = History.of(study, study.trials[-1], limited)
+    history = History.of(study.trials[:-1], limited)
     assert history.correction[limited.names.index("latency_ms")] == pytest.approx(1.25)
     while len([t for t in study.trials if t.state == TrialState.COMPLETE]) < 14:
         problem.space.suggest(trial)
@@ -202,7 +273,7 @@ def test_failed_trials_count_as_bad_and_orphaned_ones_for_nothing(problem: Synth
     orphaned.set_user_attr("orphaned", True)
     study.tell(orphaned, state=TrialState.FAIL)
     propose(problem, study)  # running
-    history = History.of(study, create_trial(state=TrialState.WAITING), known)
+    history = History.of(study.trials, known)
     assert history.qualities.tolist() == [*qualities, 0.7]
     assert len(history.believed) == 1
     assert history.started == 5
@@ -381,11 +452,11 @@ def test_trials_without_a_number_and_failed_ones_count_as_the_worst_at_their_run
         if quality is not None:
             trial.set_user_attr(RUNGS, [{"rung": 0, "quality": quality}])
         study.tell(trial, state=TrialState.FAIL if quality is None else TrialState.PRUNED)
-    history = History.of(study, None, known)
+    history = History.of(study.trials, known)
     assert sorted(history.believed_rungs[:, 0]) == [0.6, 0.6, 0.6, 0.7]
     assert not history.running.any()
     tell(problem, study, propose(problem, study), 0.9)
-    assert History.of(study, None, known).qualities.tolist() == [0.9]
+    assert History.of(study.trials, known).qualities.tolist() == [0.9]
 
 
 def test_quality_at_the_last_rung_stands_for_that_of_whole_trainings_until_there_is_one() -> None:
@@ -430,7 +501,7 @@ def test_stopped_trials_teach_and_are_no_part_of_the_front(problem: SyntheticPro
             tell(problem, study, trial, qualities[-1])
         else:
             study.tell(trial, state=TrialState.PRUNED)
-    history = History.of(study, create_trial(state=TrialState.WAITING), known)
+    history = History.of(study.trials, known)
     assert history.observed_rungs.shape == (5, 2)
     assert history.believed_rungs.shape == (9, 2)
     assert np.isfinite(history.believed_rungs[:, 0]).all()

@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from search.samplers.known_cost.gaussian_process import GaussianProcess
+from search.samplers.known_cost.gaussian_process import GaussianProcess, settled
 from search.samplers.known_cost.prior import ShiftedProcess
 
 Process: TypeAlias = GaussianProcess | ShiftedProcess
@@ -56,7 +56,8 @@ class _Line:
 
     @classmethod
     def level(cls, y: np.ndarray) -> _Line:
-        """What does not depend on anything."""
+        """What does not depend on anything, of the first observations: further ones leave it for a while."""
+        y = y[: settled(len(y))]
         return cls(np.zeros(2), float(y.mean()), np.zeros(2), np.zeros((2, 2)), max(float(y.std()), 1e-6))
 
     @classmethod

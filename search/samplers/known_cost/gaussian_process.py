@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg.blas import dsyrk
+from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
 
 # Priors of the logarithms: mean, standard deviation. Observations are standardised.
@@ -28,6 +30,7 @@ REGRESSION_VARIANCE = (np.log(0.5), 1.0)
 NOISE_VARIANCE = (np.log(0.05), 1.0)
 SMALLEST_NOISE = 1e-3
 ITERATIONS = 30
+AT_ONCE = 32_768  # entries of a covariance that are computed at once
 
 
 @dataclass(frozen=True)
@@ -66,31 +69,37 @@ def fit_scales(x: np.ndarray, y: np.ndarray, remoteness: np.ndarray) -> Scales:
     spread = np.full(features + 3, LENGTH_SPREAD)
     for place, (middle, width) in enumerate((SMOOTH_VARIANCE, REGRESSION_VARIANCE, NOISE_VARIANCE), start=features):
         mean[place], spread[place] = middle, width
+    diagonal = np.diag_indices(len(y))
+    squares_of_x = _squares(x)
 
     def loss(logarithms: np.ndarray) -> tuple[float, np.ndarray]:
         scales = Scales.of(logarithms)
-        scaled, squares = x / scales.lengths, _squares(x) / scales.lengths
-        s = np.sqrt(5 * _squared_distances(scaled, scaled))
+        scaled, squares = x / scales.lengths, squares_of_x / scales.lengths
+        products = scaled @ scaled.T
+        s = _distances(products, *2 * [products[diagonal]])
+        products += squares @ squares.T
         decay = np.exp(-s)
-        matern = (1 + s + s * s / 3) * decay
-        products = scaled @ scaled.T + squares @ squares.T
+        rising = 1 + s
+        matern = (rising + s * s / 3) * decay
         covariance = scales.smooth * matern + scales.regression * products
-        covariance[np.diag_indices_from(covariance)] += scales.noise
-        factor = cholesky(covariance, lower=True, check_finite=False)
+        covariance[diagonal] += scales.noise
+        factor = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
         weights = cho_solve((factor, True), y, check_finite=False)
-        inverse = cho_solve((factor, True), np.eye(len(y)), check_finite=False)
         deviation = (logarithms - mean) / spread
-        value = 0.5 * y @ weights + np.log(np.diag(factor)).sum() + 0.5 * deviation @ deviation
+        value = 0.5 * y @ weights + np.log(factor[diagonal]).sum() + 0.5 * deviation @ deviation
         # The derivative by the covariance; below, d matern / d log l_d = (5/3) (1 + s) exp(-s) (x_d - y_d)^2 / l_d^2.
-        outer = 0.5 * (inverse - np.outer(weights, weights))
-        slope = outer * (scales.smooth * 5 / 3) * (1 + s) * decay
-        by_length = slope.sum(axis=1) @ scaled**2 - _forms(slope, scaled)
-        by_length -= scales.regression * (_forms(outer, scaled) + _forms(outer, squares))
+        outer = 0.5 * (_inverse(factor) - np.outer(weights, weights))
+        slope = outer * rising
+        slope *= decay
+        slope *= scales.smooth * 5 / 3
+        by_length = slope.sum(axis=1) @ scaled**2
+        slope += scales.regression * outer
+        by_length -= _forms(slope, scaled) + scales.regression * _forms(outer, squares)
         gradient = deviation / spread
         gradient[:features] += 2 * by_length
-        gradient[features] += scales.smooth * (outer * matern).sum()
-        gradient[features + 1] += scales.regression * (outer * products).sum()
-        gradient[features + 2] += (scales.noise - SMALLEST_NOISE) * np.trace(outer)
+        gradient[features] += scales.smooth * np.vdot(outer, matern)
+        gradient[features + 1] += scales.regression * np.vdot(outer, products)
+        gradient[features + 2] += (scales.noise - SMALLEST_NOISE) * outer[diagonal].sum()
         return float(value), gradient
 
     bounds = [(middle - 5 * width, middle + 5 * width) for middle, width in zip(mean, spread, strict=True)]
@@ -106,19 +115,45 @@ class GaussianProcess:
         y: observations [n], standardised.
         scales: of the kernel.
         believed: features [m, features] of points that count as observed at their prediction.
+        factor: `first_factor` of the first of x, where that is known.
     """
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, scales: Scales, believed: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        scales: Scales,
+        believed: np.ndarray | None = None,
+        factor: np.ndarray | None = None,
+    ) -> None:
         self._scales = scales
-        self._observe(x, y)
+        self._factor = first_factor(x, scales) if factor is None else factor
+        self._x = x[: len(self._factor)]
+        self._append(x[len(self._factor) :])
+        self._weigh(y)
         if believed is not None and len(believed):
-            self._observe(np.concatenate((x, believed)), np.concatenate((y, self.mean(believed))))
+            y = np.concatenate((y, self.mean(believed)))
+            self._append(believed)
+            self._weigh(y)
 
-    def _observe(self, x: np.ndarray, y: np.ndarray) -> None:
-        self._x = x
-        covariance = self._covariance(x)
-        covariance[np.diag_indices_from(covariance)] += self._scales.noise
-        self._factor = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
+    def _append(self, x: np.ndarray) -> None:
+        """Go on with the Cholesky factor, by the rows of further points."""
+        if not len(x):
+            return
+        known, count = len(self._x), len(self._x) + len(x)
+        solved = solve_triangular(self._factor, self._covariance(x), lower=True, overwrite_b=True, check_finite=False)
+        rest = _covariance(x, x, self._scales)
+        rest[np.diag_indices_from(rest)] += self._scales.noise
+        rest = dsyrk(
+            -1.0, solved, beta=1.0, c=rest, trans=True, lower=True, overwrite_c=True
+        )  # its upper half is stale
+        factor = np.zeros((count, count), order="F")
+        factor[:known, :known] = self._factor
+        factor[known:, :known] = solved.T
+        factor[known:, known:] = cholesky(rest, lower=True, overwrite_a=True, check_finite=False)
+        self._x, self._factor = np.concatenate((self._x, x)), factor
+
+    def _weigh(self, y: np.ndarray) -> None:
         self._weights = cho_solve((self._factor, True), y, check_finite=False)
         self._observed_means = y - self._scales.noise * self._weights
 
@@ -140,17 +175,12 @@ class GaussianProcess:
 
         Rasmussen & Williams 2006, section 5.4.2.
         """
-        inverse = np.diag(cho_solve((self._factor, True), np.eye(len(y)), check_finite=False))
+        inverse = np.diag(_inverse(self._factor))
         return float(0.5 * (np.log(inverse) - self._weights**2 / inverse - np.log(2 * np.pi)).sum())
 
     def _covariance(self, x: np.ndarray) -> np.ndarray:
         """Covariance [n, m] of the observed points and those at features [m, features]."""
-        scales = self._scales
-        mine, other = self._x / scales.lengths, x / scales.lengths
-        s = np.sqrt(5 * _squared_distances(mine, other))
-        covariance = scales.smooth * (1 + s + s * s / 3) * np.exp(-s)
-        products = mine @ other.T + (_squares(self._x) / scales.lengths) @ (_squares(x) / scales.lengths).T
-        return covariance + scales.regression * products
+        return _covariance(self._x, x, self._scales)
 
     def mean(self, x: np.ndarray) -> np.ndarray:
         """Expected values [m] at features [m, features], without noise."""
@@ -159,11 +189,73 @@ class GaussianProcess:
     def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Expected values and standard deviations, each [m], of the values without noise."""
         covariance = self._covariance(x)
-        solved = solve_triangular(self._factor, covariance, lower=True, check_finite=False)
+        means = self._weights @ covariance  # before the solution takes its place
+        solved = solve_triangular(self._factor, covariance, lower=True, overwrite_b=True, check_finite=False)
         scales = self._scales
         prior = scales.smooth + scales.regression * ((x * x + _squares(x) ** 2) / scales.lengths**2).sum(axis=1)
         variance = prior - np.einsum("nm,nm->m", solved, solved)
-        return self._weights @ covariance, np.sqrt(np.maximum(variance, 1e-10))
+        return means, np.sqrt(np.maximum(variance, 1e-10))
+
+
+def settled(count: int) -> int:
+    """How many of so many observations, the first ones, a model's scales are fitted to: all at first, then rarely more.
+
+    They standardise the observations, too, and begin the factor, so that all of it stays as it is for a while.
+    """
+    return count - count % (1 if count < 64 else 4 if count < 256 else 16)
+
+
+def first_factor(x: np.ndarray, scales: Scales) -> np.ndarray:
+    """Cholesky factor [n, n] of the covariance of observations at features [n, features]; lower."""
+    covariance = _covariance(x, x, scales)
+    covariance[np.diag_indices_from(covariance)] += scales.noise
+    factor: np.ndarray = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
+    return factor
+
+
+def _covariance(x: np.ndarray, others: np.ndarray, scales: Scales) -> np.ndarray:
+    """Covariance [n, m] of points at features [n, features] and [m, features], column by column in memory."""
+    mine, other = x / scales.lengths, others / scales.lengths
+    squares, of_other = _squares(x) / scales.lengths, _squares(others) / scales.lengths
+    mine_squared, other_squared = (mine * mine).sum(axis=1), (other * other).sum(axis=1)
+    found = np.empty((len(others), len(x)))
+    # So few rows at once that what is computed of them stays in the processor's cache.
+    step = max(1, AT_ONCE // max(1, len(x)))
+    for start in range(0, len(others), step):
+        part = slice(start, start + step)
+        products = other[part] @ mine.T
+        s = _distances(products, other_squared[part], mine_squared)
+        products += of_other[part] @ squares.T
+        products *= scales.regression
+        rising = s / 3
+        rising += 1
+        rising *= s
+        rising += 1
+        np.negative(s, out=s)
+        np.exp(s, out=s)
+        s *= rising
+        s *= scales.smooth
+        np.add(products, s, out=found[part])
+    return found.T
+
+
+def _distances(products: np.ndarray, squared: np.ndarray, other_squared: np.ndarray) -> np.ndarray:
+    """Distances [n, m], times the square root of 5, of points with these scalar products [n, m] and squared lengths
+    [n] and [m]."""
+    s = products * -2
+    s += squared[:, None]
+    s += other_squared
+    np.maximum(s, 0, out=s)
+    s *= 5
+    return np.sqrt(s, out=s)
+
+
+def _inverse(factor: np.ndarray) -> np.ndarray:
+    """Inverse [n, n] of the matrix of a lower Cholesky factor."""
+    lower, _ = dpotri(factor, lower=True)  # above the diagonal the factor's zeros stay
+    inverse = lower + lower.T
+    np.fill_diagonal(inverse, np.diag(lower))
+    return inverse
 
 
 def _squares(x: np.ndarray) -> np.ndarray:
@@ -173,8 +265,3 @@ def _squares(x: np.ndarray) -> np.ndarray:
 def _forms(matrix: np.ndarray, x: np.ndarray) -> np.ndarray:
     """x_d^T matrix x_d for every column x_d of x [n, features]."""
     return ((matrix @ x) * x).sum(axis=0)
-
-
-def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    squares = (x * x).sum(axis=1)[:, None] + (y * y).sum(axis=1) - 2 * x @ y.T
-    return np.maximum(squares, 0.0)

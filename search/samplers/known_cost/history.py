@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.samplers.known_cost.known import KnownCosts
@@ -20,13 +20,14 @@ class History:
     """The trials of a study but one.
 
     Attributes:
-        observed: rows [n, columns] of finished trials, and of failed ones.
+        observed: rows [n, columns] of finished trials and of failed ones, in the order in which they ended (by the
+            times that the storage has): the first stay the first, also with many workers.
         qualities: [n]; a failed trial has the worst of the finished ones, so that its like is not tried again
             and again. With early stopping, where none but the best finish, it is one of `believed` instead, with the
             worst quality at the first rung.
         believed: rows [m, columns] of trials whose quality is not known (yet): those that run, and those that were
             stopped before their full training.
-        numbers: [m] of the latter trials.
+        observed_numbers, numbers: [n] and [m], of the trials.
         running: [m], which of them are held to be trained to the end; the others stopped at a rung.
         observed_rungs, believed_rungs: [n, rungs] and [m, rungs], qualities at the rungs of early stopping; NaN at
             those that a trial did not reach. One that is no number counts as the worst at its rung.
@@ -37,6 +38,7 @@ class History:
     observed: np.ndarray
     qualities: np.ndarray
     believed: np.ndarray
+    observed_numbers: np.ndarray
     numbers: np.ndarray
     running: np.ndarray
     observed_rungs: np.ndarray
@@ -55,8 +57,8 @@ class History:
 
     @cached_property
     def keys(self) -> frozenset[bytes]:
-        """`key` of every trial."""
-        return frozenset(key(row) for row in np.concatenate((self.tried(), self.rejected)))
+        """Of every trial; see the function."""
+        return frozenset(keys(np.concatenate((self.tried(), self.rejected))))
 
     def digest(self) -> bytes:
         """The same for histories that say the same."""
@@ -68,80 +70,112 @@ class History:
 
     @classmethod
     def of(
-        cls, study: optuna.Study, but: FrozenTrial | None, known: KnownCosts, waiting: Collection[int] = ()
+        cls, trials: Iterable[FrozenTrial], known: KnownCosts, but: int | None = None, waiting: Collection[int] = ()
     ) -> History:
-        """Read a study.
+        """Read the trials of a study.
 
         Args:
-            study: to read; its trials as they were when this thread last asked for one.
-            but: the trial that a proposal is wanted for; without it, the trials are read as they are now.
-            known: its costs.
+            trials: to read.
+            known: the study's costs.
+            but: number of the trial that a proposal is wanted for.
             waiting: numbers of trials that are not being trained, whatever else is said of them.
         """
-        observed, qualities, failed, rejected = [], [], [], []
+        finished: list[_Read] = []
+        failed: list[_Read] = []
+        rejected: list[np.ndarray] = []
         believed: list[np.ndarray] = []
         numbers: list[int] = []
         running: list[bool] = []
-        observed_rungs: list[list[float]] = []
         believed_rungs: list[list[float]] = []
-        ratios: list[list[float]] = [[] for _ in known.names]
-        wanted = None if but is None else but.number
-        # Those of a proposal, as of its beginning.
-        for trial in study._get_trials(deepcopy=False, use_cache=but is not None):
-            if trial.number == wanted or trial.state == TrialState.WAITING or ORPHANED in trial.user_attrs:
+        measured: list[_Read] = []
+        for trial in trials:
+            if trial.number == but or trial.state == TrialState.WAITING or ORPHANED in trial.user_attrs:
                 continue
-            row = known.row(trial.params)
-            if row is None:  # of another space, or being asked for right now
+            read = _read(trial, known)
+            if read.row is None:
                 continue
-            if trial.state.is_finished() and trial.constraints:
-                _compare(trial, known, known.costs(row[None])[0], ratios)
-            reached = _rung_qualities(trial)
+            if read.constraints and trial.state.is_finished():
+                measured.append(read)
             if trial.state == TrialState.COMPLETE:
-                observed.append(row)
-                observed_rungs.append(reached)
-                qualities.append(trial.values[known.quality_index])
+                finished.append(read)
             elif trial.state == TrialState.FAIL:
-                failed.append(row)
-            elif trial.state == TrialState.RUNNING or all(value <= 0 for value in trial.constraints.values()):
-                believed.append(row)
-                believed_rungs.append(reached)
+                failed.append(read)
+            elif trial.state == TrialState.RUNNING or all(value <= 0 for value in read.constraints.values()):
+                believed.append(read.row)
+                believed_rungs.append(read.rungs)
                 numbers.append(trial.number)
                 left = trial.state != TrialState.RUNNING or trial.user_attrs.get(PAUSED) is not None
-                running.append(not reached or not (left or trial.number in waiting))
+                running.append(not read.rungs or not (left or trial.number in waiting))
             else:
-                rejected.append(row)
-        most = max(map(len, (*observed_rungs, *believed_rungs)), default=0)
-        if qualities and not most:
-            observed += failed
-            observed_rungs += [[] for _ in failed]
-            qualities += [min(qualities)] * len(failed)
+                rejected.append(read.row)
+        most = max(map(len, (*(read.rungs for read in finished), *believed_rungs)), default=0)
+        worst = min((read.trial.values[known.quality_index] for read in finished), default=np.nan)
+        if finished and not most:
+            finished += [read._replace(rungs=[]) for read in failed]
         else:
-            believed += failed
+            believed += [read.row for read in failed if read.row is not None]
             believed_rungs += [[-np.inf] if most else [] for _ in failed]
-            numbers += [-1] * len(failed)
+            numbers += [read.trial.number for read in failed]
             running += [not most] * len(failed)
+        finished.sort(key=lambda read: (read.trial.datetime_complete, read.trial.number))
+        qualities = [worst if (v := read.trial.values) is None else v[known.quality_index] for read in finished]
+        observed_rungs = [read.rungs for read in finished]
         rungs = np.concatenate((_padded(observed_rungs, most), _padded(believed_rungs, most)))
         for quality in rungs.T:
             quality[np.isneginf(quality)] = quality[np.isfinite(quality)].min(initial=np.inf)
         rungs[np.isinf(rungs)] = np.nan
-        correction = [float(np.median(ratio)) if ratio else 1.0 for ratio in ratios]
         width = len(known.layout)
         return cls(
-            np.array(observed).reshape(-1, width),
+            np.array([read.row for read in finished]).reshape(-1, width),
             np.array(qualities, dtype=float),
             np.array(believed).reshape(-1, width),
+            np.array([read.trial.number for read in finished], dtype=int),
             np.array(numbers, dtype=int),
             np.array(running, dtype=bool),
-            rungs[: len(observed)],
-            rungs[len(observed) :],
+            rungs[: len(finished)],
+            rungs[len(finished) :],
             np.array(rejected).reshape(-1, width),
-            np.array(correction),
+            _correction(measured, known),
         )
 
 
-def key(row: np.ndarray) -> bytes:
-    """The same for rows of one configuration, whose positions in ranges may differ in the last digits."""
-    return np.round(row, 9).tobytes()
+def keys(rows: np.ndarray) -> list[bytes]:
+    """Of rows [n, columns]: the same for those of one configuration, whose positions may differ in the last digits."""
+    return [row.tobytes() for row in np.round(rows, 9)]
+
+
+class _Read(NamedTuple):
+    """A trial as the model sees it.
+
+    Attributes:
+        trial: as the storage gave it.
+        ended: whether it had ended by then.
+        row: None where it has no place in the model: it is of another space, or being asked for right now.
+        constraints: what is told of its limits.
+        rungs: its qualities at them (`_rung_qualities`).
+    """
+
+    trial: FrozenTrial
+    ended: bool
+    row: np.ndarray | None
+    constraints: Mapping[str, float]
+    rungs: list[float]
+
+
+def _read(trial: FrozenTrial, known: KnownCosts) -> _Read:
+    """As it was read before if it had ended by then, and else with the row that it had: every proposal reads all."""
+    before: _Read | None = known.read.get(trial.number)
+    if before is not None and before.ended and before.trial is trial:
+        return before
+    # Some storages hand out one object for good, whose parameters are filled in one by one: a row that was missing
+    # is looked for again.
+    if before is not None and before.row is not None and before.trial.params == trial.params:
+        row: np.ndarray | None = before.row
+    else:
+        row = known.layout.row(trial.params)
+    found = _Read(trial, trial.state.is_finished(), row, trial.constraints, _rung_qualities(trial))
+    known.read[trial.number] = found
+    return found
 
 
 def _rung_qualities(trial: FrozenTrial) -> list[float]:
@@ -156,10 +190,13 @@ def _padded(rows: list[list[float]], width: int) -> np.ndarray:
     return np.array([[*row, *[np.nan] * (width - len(row))] for row in rows], dtype=float).reshape(len(rows), width)
 
 
-def _compare(trial: FrozenTrial, known: KnownCosts, costs: np.ndarray, ratios: list[list[float]]) -> None:
-    """Enter what a trial's costs were measured to be, as told by its constraints, over what they are held to be."""
+def _correction(measured: Sequence[_Read], known: KnownCosts) -> np.ndarray:
+    """What costs were measured to be, as told by the constraints of trials, over what they are held to be: medians."""
+    costs = known.costs(np.array([read.row for read in measured]).reshape(-1, len(known.layout)))
+    correction = np.ones(len(known.names))
     for index, name in enumerate(known.names):
-        excess = trial.constraints.get(name, 0.0)
-        # 0 stands for "not measured" (see `objectives.limits.constraint_values`).
-        if excess != 0.0 and np.isfinite(known.limits[index]):
-            ratios[index].append((1 + excess) * known.limits[index] / costs[index])
+        excess = np.array([read.constraints.get(name, 0.0) for read in measured])
+        told = excess != 0.0  # 0 stands for "not measured" (see `objectives.limits.constraint_values`)
+        if told.any() and np.isfinite(known.limits[index]):
+            correction[index] = np.median((1 + excess[told]) * known.limits[index] / costs[told, index])
+    return correction

@@ -6,23 +6,25 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.stats import qmc
 
 from search.samplers.known_cost.features import Features
-from search.samplers.known_cost.gaussian_process import Scales, fit_scales
+from search.samplers.known_cost.gaussian_process import Scales, first_factor, fit_scales
 from search.samplers.known_cost.layout import Layout
 from search.samplers.known_cost.prior import Prior
 from space.joint import JointSpace
 
 Costs = Callable[[Mapping[str, Any]], Mapping[str, float]]
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 POOL = 1024  # feasible configurations, spread over the space, that every proposal is chosen from (among others)
 MOST_DRAWS = 8192
 FEWEST = 64  # below so many feasible ones in MOST_DRAWS, the search for feasible ones goes on from the nearest
-REMEMBERED = 6  # fits: with a prior and without, of each rung
+REMEMBERED = 6  # fits and factors: with a prior and without, of each rung
 RECIPE = "recipe."  # parameters of that name change no cost
 
 
@@ -47,6 +49,7 @@ class KnownCosts:
     Attributes:
         foreseen: what `KnownCostSampler` expected and proposed last, by the seeds and the digest of the history that it
             follows from.
+        read: what `History` read of the trial of each number last; of which study's, it looks for itself.
 
     Raises:
         ValueError: no objective is called quality.
@@ -71,12 +74,13 @@ class KnownCosts:
         self._objectives = objectives
         self._limits = dict(limits or {})
         self._reference = dict(reference or {})
-        self._known: dict[bytes, np.ndarray] = {}
-        self._rows: dict[tuple[tuple[str, Any], ...], np.ndarray | None] = {}
+        self._known: dict[bytes, tuple[float, ...]] = {}
         self._pools: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._features: dict[int, Features] = {}
         self._fitted: dict[tuple[bytes, ...], Scales] = {}
+        self._factors: dict[tuple[bytes, ...], np.ndarray] = {}
         self.foreseen: dict[tuple[int, int, bytes], Any] = {}
+        self.read: dict[int, Any] = {}
         self.recipe = np.array([name.startswith(RECIPE) for name in self.layout.names], dtype=bool)
         self.distributions = self.layout.distributions()
 
@@ -96,24 +100,17 @@ class KnownCosts:
         """Which of the costs are objectives."""
         return [index for index, name in enumerate(self.names) if name in self._objectives]
 
-    def row(self, params: Mapping[str, Any]) -> np.ndarray | None:
-        """`Layout.row`, remembered: every proposal reads all trials of the study."""
-        key = tuple(params.items())
-        if key not in self._rows:
-            self._rows[key] = self.layout.row(params)
-        return self._rows[key]
-
     def costs(self, rows: np.ndarray) -> np.ndarray:
         """Costs [n, costs] of rows [n, columns]."""
-        found = np.empty((len(rows), len(self.names)))
-        for number, row in enumerate(rows):
-            key = row[~self.recipe].tobytes()
+        found = []
+        for number, part in enumerate(np.ascontiguousarray(rows[:, ~self.recipe])):
+            key = part.tobytes()
             known = self._known.get(key)
             if known is None:
-                answer = self._costs(self.layout.params(row))
-                known = self._known[key] = np.array([float(answer[name]) for name in self.names])
-            found[number] = known
-        return found
+                answer = self._costs(self.layout.params(rows[number]))
+                known = self._known[key] = tuple(float(answer[name]) for name in self.names)
+            found.append(known)
+        return np.array(found).reshape(len(rows), len(self.names))
 
     def excess(self, costs: np.ndarray, correction: np.ndarray | float = 1.0) -> np.ndarray:
         """How far [n] costs [n, costs] are above their limits, relative to these; 0 or less: all are kept."""
@@ -171,11 +168,12 @@ class KnownCosts:
     def fitted(self, x: np.ndarray, y: np.ndarray, remoteness: np.ndarray) -> Scales:
         """`fit_scales`, remembering the last answers."""
         key = (x.tobytes(), y.tobytes())
-        if key not in self._fitted:
-            if len(self._fitted) >= REMEMBERED:
-                self._fitted.pop(next(iter(self._fitted)))
-            self._fitted[key] = fit_scales(x, y, remoteness)
-        return self._fitted[key]
+        return _remembered(self._fitted, key, lambda: fit_scales(x, y, remoteness))
+
+    def factor(self, x: np.ndarray, scales: Scales) -> np.ndarray:
+        """`first_factor`, remembering the last answers."""
+        key = (x.tobytes(), scales.lengths.tobytes(), repr((scales.smooth, scales.regression, scales.noise)).encode())
+        return _remembered(self._factors, key, lambda: first_factor(x, scales))
 
     def worst_costs(self, seed: int) -> list[float]:
         """Reference point of the costs that are objectives."""
@@ -190,3 +188,12 @@ class KnownCosts:
     def worst_quality(self) -> float | None:
         """Reference point of the quality, None if it is that of the worst trial."""
         return self._reference.get("quality")
+
+
+def _remembered(known: dict[Key, Value], key: Key, make: Callable[[], Value]) -> Value:
+    """What was made for a key, or what is made now; the one that was not asked for longest is forgotten."""
+    value = known.pop(key) if key in known else make()
+    while len(known) >= REMEMBERED:
+        known.pop(next(iter(known)))
+    known[key] = value
+    return value

@@ -133,7 +133,9 @@ class Layout:
     def params(self, row: np.ndarray) -> dict[str, Any]:
         """Flat parameters of a row."""
         return {
-            self.names[column]: self._value(column, row[column]) for column in np.flatnonzero(~np.isnan(row)).tolist()
+            self.names[column]: self._value(column, position)
+            for column, position in enumerate(row.tolist())
+            if not math.isnan(position)
         }
 
     def row(self, params: Mapping[str, Any]) -> np.ndarray | None:

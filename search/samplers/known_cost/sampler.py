@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ from objectives.pareto import Direction, non_dominated
 from search.samplers.known_cost.cokriging import CoKriging, Process
 from search.samplers.known_cost.features import Features
 from search.samplers.known_cost.gain import ExpectedGain
-from search.samplers.known_cost.gaussian_process import GaussianProcess, Scales
-from search.samplers.known_cost.history import History, key
+from search.samplers.known_cost.gaussian_process import GaussianProcess, Scales, settled
+from search.samplers.known_cost.history import History, keys
 from search.samplers.known_cost.known import KnownCosts
 from search.samplers.known_cost.prior import JUDGED, ShiftedProcess, agrees
 from search.samplers.known_cost.worth import gain_by_share
@@ -26,8 +26,8 @@ from space.dimensions import contains
 STARTUP = 12  # trials before the model is asked: measured, fewer leave it sure of too little, more are spent
 WITH_PRIOR = 5  # the same where older studies have told something
 PRIOR_LASTS = 16  # observations from which on older studies help no more, and can mislead: measured
-SAMPLED, MUTANTS, CROSSES, FRESH = 384, 128, 64, 64  # candidates: of the pool, variants of the front, drawn anew
-BEST, REFINED = 8, 96  # refinement: so many variants of so many best candidates,
+SAMPLED, MUTANTS, CROSSES = 256, 64, 32  # candidates: of the pool, whose costs are known already, and of the front
+BEST, REFINED = 8, 64  # refinement: so many variants of so many best candidates,
 STEPS = (0.1, 0.04)  # once with each of these steps
 # The model's deviations count once at first, then a tenth more for each trial, up to three times. It is surer than it
 # should be (off by 1.2 to 1.5 of its deviations), which pays at first, and later keeps the search around the first good
@@ -87,7 +87,9 @@ class KnownCostSampler(BaseSampler):
         given = trial.system_attrs.get("fixed_params", {})
         if given and self._known.layout.row(given) is not None:
             return {}
-        history = History.of(study, trial, self._known)
+        # As they were when the trial was asked for: Optuna keeps them for the whole proposal.
+        trials = study._get_trials(deepcopy=False, use_cache=True)
+        history = History.of(trials, self._known, trial.number)
         pool = self._pool(given)
         row = self._next_of(pool, history) if self._is_starting(history) else self._best(history, pool, given)
         return self._known.layout.params(row)
@@ -118,7 +120,8 @@ class KnownCostSampler(BaseSampler):
         """The configuration of the pool that its turn has come to, or the next one that was not tried."""
         rows, _ = pool
         turn = (history.started + len(history.rejected)) % len(rows)
-        return next((row for row in (*rows[turn:], *rows[:turn]) if key(row) not in history.keys), rows[turn])
+        order = np.roll(rows, -turn, axis=0)
+        return next((row for row, key in zip(order, keys(order), strict=True) if key not in history.keys), rows[turn])
 
     def _best(self, history: History, pool: tuple[np.ndarray, np.ndarray], given: Mapping[str, Any]) -> np.ndarray:
         if not given:
@@ -154,7 +157,8 @@ class KnownCostSampler(BaseSampler):
             everything = history.tried()
             lowest = model.predict(features(everything, known.costs(everything)))[0].min() if worst is None else worst
         else:
-            middle, spread = history.qualities.mean(), max(float(history.qualities.std()), 1e-6)
+            first = history.qualities[: settled(len(history.qualities))]
+            middle, spread = first.mean(), max(float(first.std()), 1e-6)
             x = features(history.observed, known.costs(history.observed))
             y = (history.qualities - middle) / spread
             model = self._process(x, y, features(running, known.costs(running)), features)
@@ -172,6 +176,8 @@ class KnownCostSampler(BaseSampler):
     def _of_rungs(self, history: History, features: Features) -> CoKriging:
         known = self._known
         rows = history.tried()
+        # By number: the first stay the first, whatever becomes of them.
+        order = np.argsort(np.concatenate((history.observed_numbers, history.numbers)), kind="stable")
         qualities = np.full((len(rows), history.believed_rungs.shape[1] + 1), np.nan)
         qualities[: len(history.observed), :-1] = history.observed_rungs
         qualities[: len(history.observed), -1] = history.qualities
@@ -182,9 +188,10 @@ class KnownCostSampler(BaseSampler):
             return self._process(x, y, believed, features)
 
         def further(x: np.ndarray, y: np.ndarray, believed: np.ndarray) -> Process:
-            return GaussianProcess(x, y, self._scales(x, y, features.remoteness), believed)
+            return self._process_of(x, y, self._scales(x, y, features.remoteness), believed)
 
-        return CoKriging(features(rows, known.costs(rows)), qualities, running, first, further)
+        x = features(rows, known.costs(rows))
+        return CoKriging(x[order], qualities[order], running[order], first, further)
 
     def _search(
         self, belief: _Belief, history: History, pool: tuple[np.ndarray, np.ndarray], given: Mapping[str, Any]
@@ -199,7 +206,7 @@ class KnownCostSampler(BaseSampler):
             predicted, deviations = belief.model.predict(features(rows, costs))
             gains = belief.gain_of(costs[:, objectives], predicted, times * deviations)
             gains[known.excess(costs, history.correction) > 0] = -1.0
-            gains[[key(row) in history.keys for row in rows]] = -2.0
+            gains[[key in history.keys for key in keys(rows)]] = -2.0
             return gains
 
         rows, costs = pool
@@ -219,21 +226,21 @@ class KnownCostSampler(BaseSampler):
             gains = np.concatenate((gains, weigh(rows[old:], costs[old:])))
         return rows[int(np.argmax(gains))]
 
-    def worth(self, study: optuna.Study, left: Mapping[int, float], first: float) -> dict[int, float] | None:
+    def worth(self, trials: Sequence[FrozenTrial], left: Mapping[int, float], first: float) -> dict[int, float] | None:
         """What it is worth to go on with each of some trials that stopped at a rung, in place of a new one.
 
         That is the expected hypervolume gain by the share of a training that is left of it, over that of the new
         trial which would be proposed (`gain_by_share`).
 
         Args:
-            study: of the trials.
+            trials: of the study.
             left: what is left of the training of each, by number, between 0 and 1.
             first: share of a training up to the first rung.
 
         Returns:
             Worth by number, in units of a new trial's; None where too little is known to tell.
         """
-        history = History.of(study, None, self._known, left)
+        history = History.of(trials, self._known, waiting=left)
         foreseen = None if self._is_starting(history) else self._foresee(history)
         if foreseen is None:
             return None
@@ -269,17 +276,18 @@ class KnownCostSampler(BaseSampler):
             if len(y) >= JUDGED:
                 scales = self._scales(x, y, features.remoteness)
             if scales is None or agrees(x, y, scales, shift, shifted):
-                process = GaussianProcess(x, rest, shifted, believed)
+                process = self._process_of(x, rest, shifted, believed)
                 return ShiftedProcess(process, shift, np.concatenate((x, believed)))
         if len(y) + len(believed) < STARTUP:
             return None
-        return GaussianProcess(x, y, scales or self._scales(x, y, features.remoteness), believed)
+        return self._process_of(x, y, scales or self._scales(x, y, features.remoteness), believed)
+
+    def _process_of(self, x: np.ndarray, y: np.ndarray, scales: Scales, believed: np.ndarray) -> GaussianProcess:
+        return GaussianProcess(x, y, scales, believed, self._known.factor(x[: settled(len(x))], scales))
 
     def _scales(self, x: np.ndarray, y: np.ndarray, remoteness: np.ndarray) -> Scales:
-        """The kernel's scales, fitted anew at every trial at first, then ever more rarely."""
-        count = len(y)
-        step = 1 if count < 64 else 4 if count < 256 else 16
-        count -= count % step
+        """The kernel's scales, fitted to the first observations."""
+        count = settled(len(y))
         chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_FITTED)).round().astype(int))
         return self._known.fitted(x[chosen], y[chosen], remoteness)
 
@@ -288,7 +296,7 @@ class KnownCostSampler(BaseSampler):
         everything = np.ones(len(layout), dtype=bool)
         mutants = layout.vary(parents[generator.integers(len(parents), size=MUTANTS)], generator, 0.2, everything)
         first, second = (parents[generator.integers(len(parents), size=CROSSES)] for _ in range(2))
-        return np.concatenate((mutants, layout.cross(first, second, generator), layout.draw(generator, FRESH)))
+        return np.concatenate((mutants, layout.cross(first, second, generator)))
 
     def _join(
         self, rows: np.ndarray, costs: np.ndarray, more: np.ndarray, given: Mapping[str, Any]
