@@ -164,6 +164,27 @@ def test_what_is_remembered_changes_no_proposal(early_stopping: bool, monkeypatc
     assert all(remembering[name] < 0.9 * forgetting[name] for name in ("fit_scales", "first_factor"))
 
 
+def test_factors_are_remembered_as_far_as_there_is_room(known: KnownCosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    scales = Scales(np.full(3, 2.0), 0.5, 0.3, 0.1)
+    points = [generator.standard_normal((10, 3)) for _ in range(8)]
+    first = known.factor(points[0], scales)
+    assert known.factor(points[0], scales) is first
+    for x in points[1:6]:
+        known.factor(x, scales)
+    assert known.factor(points[0], scales) is first  # six are remembered; now the second was not asked for longest
+    known.factor(points[6], scales)
+    assert known.factor(points[0], scales) is first
+    assert len(known._factors) == 6
+    monkeypatch.setattr(known_module, "FACTOR_BYTES", 1700)  # of 800 each
+    last = known.factor(points[7], scales)
+    assert [*known._factors.values()][-1] is last
+    assert len(known._factors) == 2
+    monkeypatch.setattr(known_module, "FACTOR_BYTES", 100)
+    assert known.factor(points[7], scales) is last
+    assert len(known._factors) == 1
+
+
 def test_rows_are_read_whatever_object_a_storage_hands_out(problem: SyntheticProblem, known: KnownCosts) -> None:
     """The one in memory fills in the parameters of the trial that it has handed out."""
     study = make_study(known)

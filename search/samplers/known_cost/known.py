@@ -25,6 +25,7 @@ POOL = 1024  # feasible configurations, spread over the space, that every propos
 MOST_DRAWS = 8192
 FEWEST = 64  # below so many feasible ones in MOST_DRAWS, the search for feasible ones goes on from the nearest
 REMEMBERED = 6  # fits and factors: with a prior and without, of each rung
+FACTOR_BYTES = 2**28  # of all factors, unless the last one alone has more: with 5,000 trials each has 200 MB
 RECIPE = "recipe."  # parameters of that name change no cost
 
 
@@ -173,7 +174,10 @@ class KnownCosts:
     def factor(self, x: np.ndarray, scales: Scales) -> np.ndarray:
         """`first_factor`, remembering the last answers."""
         key = (x.tobytes(), scales.lengths.tobytes(), repr((scales.smooth, scales.regression, scales.noise)).encode())
-        return _remembered(self._factors, key, lambda: first_factor(x, scales))
+        factor = _remembered(self._factors, key, lambda: first_factor(x, scales))
+        while len(self._factors) > 1 and sum(each.nbytes for each in self._factors.values()) > FACTOR_BYTES:
+            self._factors.pop(next(iter(self._factors)))
+        return factor
 
     def worst_costs(self, seed: int) -> list[float]:
         """Reference point of the costs that are objectives."""
