@@ -142,11 +142,9 @@ class GaussianProcess:
             return
         known, count = len(self._x), len(self._x) + len(x)
         solved = solve_triangular(self._factor, self._covariance(x), lower=True, overwrite_b=True, check_finite=False)
-        rest = _covariance(x, x, self._scales)
-        rest[np.diag_indices_from(rest)] += self._scales.noise
-        rest = dsyrk(
-            -1.0, solved, beta=1.0, c=rest, trans=True, lower=True, overwrite_c=True
-        )  # its upper half is stale
+        rest = _of_observations(x, self._scales)
+        # What the first points explain is taken off its lower half alone, which is all that the factor is made of.
+        rest = dsyrk(-1.0, solved, beta=1.0, c=rest, trans=True, lower=True, overwrite_c=True)
         factor = np.zeros((count, count), order="F")
         factor[:known, :known] = self._factor
         factor[known:, :known] = solved.T
@@ -207,10 +205,16 @@ def settled(count: int) -> int:
 
 def first_factor(x: np.ndarray, scales: Scales) -> np.ndarray:
     """Cholesky factor [n, n] of the covariance of observations at features [n, features]; lower."""
-    covariance = _covariance(x, x, scales)
-    covariance[np.diag_indices_from(covariance)] += scales.noise
+    covariance = _of_observations(x, scales)
     factor: np.ndarray = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
     return factor
+
+
+def _of_observations(x: np.ndarray, scales: Scales) -> np.ndarray:
+    """Covariance [n, n] of observations at features [n, features], with their noise."""
+    covariance = _covariance(x, x, scales)
+    covariance[np.diag_indices_from(covariance)] += scales.noise
+    return covariance
 
 
 def _covariance(x: np.ndarray, others: np.ndarray, scales: Scales) -> np.ndarray:
