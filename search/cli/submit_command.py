@@ -53,12 +53,13 @@ def submit(
         "bundles": bundles,
     }
     job = jobs.submit(study, address, overrides=overrides, resume=resume, storage=storage, shared=shared)
-    typer.echo(f"Job {job} runs at {address}.")
+    typer.echo(f"Job {job.name} runs at {address}.")
     if wait:
-        if not jobs.follow(address, job, lambda lines: typer.echo(lines, nl=False)):
-            typer.echo(f"shoebox: job {job} failed", err=True)
+        if not jobs.follow(address, job.name, lambda lines: typer.echo(lines, nl=False)):
+            typer.echo(f"shoebox: job {job.name} failed", err=True)
             raise typer.Exit(1)
         return
     for what, verb in (("Follow", "logs --follow"), ("Stop", "stop")):
-        command = ["ray", "job", *verb.split(), "--address", address, job]
-        typer.echo(f"{what} it with: {shlex.join(command)}")
+        command = ["ray", "job", *verb.split(), "--address", address, job.name]
+        told = "RAY_AUTH_MODE=token " if job.asks_for_token else ""  # by itself Ray sends none
+        typer.echo(f"{what} it with: {told}{shlex.join(command)}")

@@ -10,7 +10,7 @@ import shlex
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -23,6 +23,19 @@ from space.paths import expanded
 
 ENTRY = ("shoebox",)  # the command on the cluster
 STUDY = "study.yaml"
+TOKEN = "~/.ray/auth_token"  # where Ray keeps the token that its clusters ask for
+
+
+class Job(NamedTuple):
+    """A job that was started.
+
+    Attributes:
+        name: Ray's id of it.
+        asks_for_token: whether the cluster did, so that Ray's own commands have to be told to send one.
+    """
+
+    name: str
+    asks_for_token: bool
 
 
 def job_folder(folder: Path, study: str, overrides: Mapping[str, Any], resume: bool = False) -> str:
@@ -153,8 +166,8 @@ def submit(
     resume: bool = False,
     storage: str | None = None,
     shared: str | None = None,
-) -> str:
-    """Start a search on a cluster.
+) -> Job:
+    """Start a search on a cluster. One that asks for a token gets the one that Ray keeps (`ray get-auth-token`).
 
     Args:
         study: a shipped study's name or the path of a study file.
@@ -164,22 +177,20 @@ def submit(
         storage: URL of the storage, as the hosts reach it.
         shared: folder that all hosts share, as they see it.
 
-    Returns:
-        The job's id.
-
     Raises:
-        InputError: a wrong study file or option; no cluster answers; `ray[default]` is not installed.
+        InputError: a wrong study file or option; no cluster answers, or it wants another token; `ray[default]` is not
+            installed.
     """
     environment = job_environment(storage, shared)
     with tempfile.TemporaryDirectory(prefix="shoebox-job-") as folder:
         name = job_folder(Path(folder), study, overrides or {}, resume)
-        client = _client(address)
+        client, asks_for_token = _client(address)
         runtime: dict[str, Any] = {"env_vars": environment} if environment else {}
         if name == STUDY:
             runtime["working_dir"] = folder
         try:
             command = shlex.join(search_command(name, resume, overrides))
-            return client.submit_job(entrypoint=command, runtime_env=runtime)
+            return Job(client.submit_job(entrypoint=command, runtime_env=runtime), asks_for_token)
         except RuntimeError as error:
             raise _refused(address, error) from None
 
@@ -190,7 +201,7 @@ def follow(address: str, job: str, write: Callable[[str], None]) -> bool:
     Raises:
         InputError: no cluster answers, or it has no such job.
     """
-    client = _client(address)
+    client, _ = _client(address)
 
     async def tail() -> None:
         async for lines in client.tail_job_logs(job):
@@ -203,19 +214,42 @@ def follow(address: str, job: str, write: Callable[[str], None]) -> bool:
         raise _refused(address, error) from None
 
 
-def _client(address: str) -> Any:
+def _client(address: str) -> tuple[Any, bool]:
+    """A client of the cluster, and whether that asked for a token."""
     if not address.startswith(("http://", "https://")):
         raise InputError(
             f"--address: {address!r} is no URL of a Ray dashboard.", "Write the head's, as in http://10.0.0.1:8265."
         )
     if any(importlib.util.find_spec(name) is None for name in ("aiohttp", "requests", "aiohttp_cors")):
         raise InputError("Ray Jobs need more of Ray than a search does.", "Install it: pip install 'shoebox[cluster]'.")
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
     try:
-        return JobSubmissionClient(address)
+        try:
+            return JobSubmissionClient(address), False
+        except RayError:  # only one that asks for a token gets it, whatever RAY_AUTH_MODE says here
+            token = _token()
+            if token is not None:
+                return JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"}), True
+        said = "asks for a token, and there is none here"
+    except RayError:
+        said = "takes another token than the one here"
     except (ConnectionError, RuntimeError, OSError) as error:
         raise _refused(address, error) from None
+    raise InputError(
+        f"The Ray cluster at {address} {said}.",
+        f"Give the cluster's in RAY_AUTH_TOKEN, or in the file that RAY_AUTH_TOKEN_PATH names ({TOKEN} by default).",
+    )
+
+
+def _token() -> str | None:
+    """The token of Ray's clusters where Ray itself looks for it, if there is one."""
+    given = os.environ.get("RAY_AUTH_TOKEN", "").strip()
+    try:
+        return given or expanded(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN).read_text().strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def _refused(address: str, error: Exception) -> InputError:

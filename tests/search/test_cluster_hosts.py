@@ -91,14 +91,21 @@ def test_a_job_searches(hosts: RayHosts, url: str, toy_file: Path, tmp_path: Pat
     bundles = f"file://{tmp_path}/bundles"
     options = ["--storage", url, "--shared", str(tmp_path / "shared"), "--bundles", bundles, "--trials", "4"]
     command = [*shoebox_command, "submit", str(toy_file), "--address", f"http://{hosts.head.address}:8265"]
-    done = subprocess.run(
-        [*command, *options, "--wait"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=400,
-        env={**os.environ, **hosts.settings},
-    )
+
+    def submit(token: str) -> subprocess.CompletedProcess[str]:
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+        environment = {**ours, "RAY_AUTH_TOKEN_PATH": token}
+        return subprocess.run(
+            [*command, *options, "--wait"], capture_output=True, text=True, check=False, timeout=400, env=environment
+        )
+
+    (tmp_path / "other").write_text("0" * 64)
+    for token, said in (("missing", "asks for a token, and there is none"), ("other", "takes another token than")):
+        refused = submit(str(tmp_path / token))
+        assert refused.returncode == 2, refused.stdout + refused.stderr
+        assert said in refused.stderr
+        assert "Traceback" not in refused.stderr
+    done = submit(hosts.settings["RAY_AUTH_TOKEN_PATH"])
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Ray cluster: 3 hosts, 2 trials at a time." in done.stdout
     assert "s3cret" not in done.stdout + done.stderr
