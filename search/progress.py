@@ -172,7 +172,8 @@ class Monitor:
 
     def _add(self, attributes: dict, constraints: dict[str, float], values: Sequence[float] | None) -> None:
         if values is not None and RECORD in attributes and all(value <= 0 for value in constraints.values()):
-            self._points.append(objective_values(read_record(attributes), self.objectives))
+            name = self.ledger.study.study_name
+            self._points.append(objective_values(read_record(name, attributes), self.objectives))
 
     def __call__(self, number: int | None, state: State | None) -> None:
         """A trial was handed out (no number), or trial `number` ended as `state`."""

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 
 from objectives.limits import Cost
+from space.errors import InputError
 
 if TYPE_CHECKING:
     from runners.record import TrialRecord
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 RECORD = "record"  # the TrialRecord of a trained trial (JSON)
 ERROR = "error"  # why a trial failed, one line of text
 TRACEBACK = "traceback"  # where it failed, the last lines
+FAILED_AFTER = "failed_after_seconds"  # how long a trial that failed was trained
 STOPPED = "stopped"  # why no result can be written (disk full): the search ends, the trial is repeated
 INFEASIBLE = "infeasible"  # constraint values of a trial that breaks a limit
 BYTES = "deployed_bytes"  # known before training; a trial that has it was handed to a worker
@@ -80,15 +83,28 @@ def state_of(trial: FrozenTrial) -> State:
     return "waiting"
 
 
-def read_record(attributes: Mapping[str, Any], on_arm: Mapping[str, Any] | None = None) -> TrialRecord:
-    """The record among a trial's attributes, with what was measured `on_arm` since.
+def read_record(study: str, attributes: Mapping[str, Any], on_arm: Mapping[str, Any] | None = None) -> TrialRecord:
+    """The record among the attributes of a trial of a study, with what was measured `on_arm` since.
 
     Raises:
-        pydantic.ValidationError: another version of Shoebox wrote it.
+        InputError: another version of Shoebox wrote it.
     """
     from runners.record import TrialRecord  # takes torch along: not for `--help`
 
-    return TrialRecord.model_validate({**attributes[RECORD], "on_arm": on_arm})
+    try:
+        return TrialRecord.model_validate({**attributes[RECORD], "on_arm": on_arm})
+    except ValidationError as error:
+        raise unreadable(study, error) from None
+
+
+def unreadable(name: str, error: ValidationError) -> InputError:
+    """What to say of a study that this version of Shoebox cannot read."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the study file"
+    return InputError(
+        f"Study {name!r} was made by another version of Shoebox ({where}: {first['msg']}).",
+        "Use that version, or start another study by --name NAME.",
+    )
 
 
 def objective_values(record: TrialRecord, objectives: Sequence[Objective]) -> list[float]:

@@ -14,7 +14,18 @@ from pydantic import ValidationError
 
 from objectives.pareto import Direction, hypervolume, non_dominated
 from search.fields import Content, measured
-from search.states import ERROR, PROPOSED, RECORD, RUNGS, Objective, State, objective_values, read_record, state_of
+from search.states import (
+    ERROR,
+    PROPOSED,
+    RECORD,
+    RUNGS,
+    Objective,
+    State,
+    objective_values,
+    read_record,
+    state_of,
+    unreadable,
+)
 from search.storage import default_url, find_study, masked, open_storage, storage_exists, study_names
 from search.stored_trials import read_parameters, read_trials
 from search.validation import closest
@@ -81,16 +92,6 @@ def read_file(name: str, data: Any) -> StudyFile:
         return StudyFile.model_validate(data)
     except ValidationError as error:
         raise unreadable(name, error) from None
-
-
-def unreadable(name: str, error: ValidationError) -> InputError:
-    """What to say of a study that this version of Shoebox cannot read."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the study file"
-    return InputError(
-        f"Study {name!r} was made by another version of Shoebox ({where}: {first['msg']}).",
-        "Use that version, or start another study by --name NAME.",
-    )
 
 
 @dataclass(frozen=True)
@@ -189,10 +190,7 @@ class Study:
         """
         if number not in self._records:
             attributes = self._by_number[number].user_attrs
-            try:
-                self._records[number] = read_record(attributes, self._on_arm.get(str(number)))
-            except ValidationError as error:
-                raise unreadable(self.name, error) from None
+            self._records[number] = read_record(self.name, attributes, self._on_arm.get(str(number)))
         return self._records[number]
 
     @cached_property

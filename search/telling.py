@@ -77,7 +77,7 @@ def tell_result(
     """End a trial as its attributes say, or as failed with `lost` for a reason if they say nothing; returns it."""
     attributes = trial.user_attrs
     if RECORD in attributes:
-        record = read_record(attributes)
+        record = read_record(study.study_name, attributes)
         values = objective_values(record, objectives)
         if all(math.isfinite(value) for value in values):
             set_constraints(study, trial._trial_id, constraint_values(limits, record.costs()), trial.system_attrs)

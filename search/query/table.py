@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from search import fields
 from search.fields import Content
-from search.study import Study, unreadable
+from search.states import unreadable
+from search.study import Study
 from space.errors import InputError
 
 MOST_SUGGESTED = 3
