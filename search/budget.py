@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.states import RECORD, RUNGS
+from search.states import FAILED_AFTER, RECORD, RUNGS
 
 SEARCHED = "searched_seconds"  # attribute of a study: wall time of all its searches so far
+KEPT_EVERY = 10.0  # seconds; a search that is killed forgets no more of its time
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Time:
     _trained: dict[int, float] = field(init=False, default_factory=dict)
     _before: float = field(init=False, default=0.0)
     _started: float = field(init=False, default_factory=time.monotonic)
+    _kept: float = field(init=False, default=-math.inf)
 
     def __post_init__(self) -> None:
         self._before = float(self.study.user_attrs.get(SEARCHED, 0.0))
@@ -58,18 +61,28 @@ class Time:
         """Forget a trial, which another one repeats."""
         self._trained.pop(number, None)
 
-    def keep(self) -> None:
-        """Write the time of the search to the storage, if anything depends on it."""
-        if self.hours is not None:
+    def keep(self, every: float = 0.0) -> None:
+        """Write the time of the search to the storage, where a later one with a limit of `hours` finds it.
+
+        Args:
+            every: not again so many seconds after the last time.
+        """
+        now = time.monotonic()
+        if now - self._kept >= every:
             self.study.set_user_attr(SEARCHED, self.seconds)
+            self._kept = now
 
 
 def trained_seconds(trial: FrozenTrial) -> float:
-    """How long a trial was trained: as its record or last rung says, or all its time if it failed without either."""
-    if RECORD in trial.user_attrs:
-        return float(trial.user_attrs[RECORD]["seconds"].get("train", 0.0))
-    if trial.user_attrs.get(RUNGS):
-        return float(trial.user_attrs[RUNGS][-1]["seconds"].get("train", 0.0))
+    """How long a trial was trained: as its record, its worker or its last rung says, or all its time if it failed
+    without any of them."""
+    attributes = trial.user_attrs
+    if RECORD in attributes:
+        return float(attributes[RECORD]["seconds"].get("train", 0.0))
+    if FAILED_AFTER in attributes:
+        return float(attributes[FAILED_AFTER])
+    if attributes.get(RUNGS):
+        return float(attributes[RUNGS][-1]["seconds"].get("train", 0.0))
     if trial.state == TrialState.FAIL and trial.duration is not None:
-        return trial.duration.total_seconds()
+        return max(0.0, trial.duration.total_seconds())  # of local times, which the end of summer time sets back
     return 0.0

@@ -26,8 +26,9 @@ from search.tables import PARAMS, STUDIES, SYSTEM, TRIALS, USER, VALUES
 _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 OLDEST_SQLITE = (3, 35)  # from here on it answers what it has inserted
 
-_STATE = sqlalchemy.select(TRIALS.c.state).where(TRIALS.c.trial_id == sqlalchemy.bindparam("wanted"))
-_LOCKED_STATE = _STATE.with_for_update()  # SQLite has no such clause: see `_transaction`
+# Locked, so that nobody ends a trial between the look at its state and the write. SQLite has no such clause: see
+# `_transaction`.
+_STATE = sqlalchemy.select(TRIALS.c.state).where(TRIALS.c.trial_id == sqlalchemy.bindparam("wanted")).with_for_update()
 _STUDY = sqlalchemy.select(STUDIES.c.study_id).where(STUDIES.c.study_id == sqlalchemy.bindparam("wanted"))
 _LOCKED_STUDY = _STUDY.with_for_update()
 _BEFORE = TRIALS.alias()
@@ -49,7 +50,7 @@ class DirectStorage(StudyStorage):
 
     def _write(self, trial_id: int, writes: Writes) -> None:
         with suppress(IntegrityError), self._transaction() as connection:
-            self._check_updatable(connection, trial_id, _STATE)
+            self._check_updatable(connection, trial_id)
             if writes.params:
                 rows = [{"trial_id": trial_id, **row} for row in writes.params]
                 connection.execute(sqlalchemy.insert(PARAMS), rows)
@@ -63,7 +64,7 @@ class DirectStorage(StudyStorage):
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         now = _utc(datetime.datetime.now())
         with self._transaction() as connection:
-            before = self._check_updatable(connection, trial_id, _LOCKED_STATE)
+            before = self._check_updatable(connection, trial_id)
             if state == TrialState.RUNNING and before != TrialState.WAITING:
                 return False  # another one has taken it
             if values is not None:
@@ -107,14 +108,14 @@ class DirectStorage(StudyStorage):
             trial_id=made.trial_id,
         )
 
-    def _check_updatable(self, connection: sqlalchemy.Connection, trial_id: int, statement: Any) -> TrialState:
+    def _check_updatable(self, connection: sqlalchemy.Connection, trial_id: int) -> TrialState:
         """The state of a trial that has not finished.
 
         Raises:
             KeyError: there is no such trial.
             optuna.exceptions.UpdateFinishedTrialError: it has finished.
         """
-        state: TrialState | None = connection.execute(statement, {"wanted": trial_id}).scalar()
+        state: TrialState | None = connection.execute(_STATE, {"wanted": trial_id}).scalar()
         if state is None:
             raise KeyError(models.NOT_FOUND_MSG)
         self.check_trial_is_updatable(trial_id, state)

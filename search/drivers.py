@@ -212,10 +212,14 @@ class Drivers:
                 if count:
                     other.missed = 0 if other.changed else other.missed + 1
                     other.changed = False
-        if self.struck and not self._shares:
+        if not self.struck:
+            return
+        if not self._shares:
             raise InputError(
                 f"Another process has taken study {self._study_name!r} over: this one gave no sign of life for long."
             )
+        self._beat()  # before it hands anything out: the others would take that over, too
+        self.struck = False
 
     def others(self) -> tuple[set[str], set[str]]:
         """Names of the other drivers that live, and of those that died and whose trials nobody has taken over."""

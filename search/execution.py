@@ -54,17 +54,17 @@ def run_trials(
             searcher = StudySearcher(ledger, url, min(session.workers, file.search.trials), on_change)
             settings = WorkerSettings(pipeline, plan, url, session.threads, tuple(sys.path), file.bundles)
             _tune(TrialWorker, settings, searcher, session.folder, file.search.resources)
-            if searcher.failure is None and ledger.exhausted:
+            if searcher.failure is not None:
+                raise searcher.failure
+            if ledger.exhausted:
                 ledger.close(monitor)
     except BaseException:
         # Ray and its workers are gone by now: settle what they finished, queue the rest for a resume.
         ledger.recover()
+        ledger.time.keep()
         raise
     finally:
         display.stop()
-    if searcher.failure is not None:
-        ledger.recover()
-        raise searcher.failure
     if not ledger.exhausted:
         raise RuntimeError("Ray Tune stopped before the budget of the study was spent")
 

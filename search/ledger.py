@@ -33,7 +33,7 @@ from search.ladder import Ladder, last_rung
 from search.recovery import recover
 from search.rejections import Rejections
 from search.retention import Folders, Keep
-from search.samplers import RETRY_OF, place, seeds, worth_by
+from search.samplers import place, seeds, worth_by
 from search.states import (
     ANSWERED_BY,
     BYTES,
@@ -127,14 +127,15 @@ class Ledger:
         """Find out what other drivers of the study do; their trials that have ended since the last look."""
         return []
 
-    def _trial(self, number: int) -> FrozenTrial:
+    def stored(self, number: int) -> FrozenTrial:
+        """A trial as the storage has it now."""
         storage = self.study._storage
         return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number))
 
     def ended(self, number: int) -> FrozenTrial:
         """A trial that has ended; the storage is asked for all but the one that was told last."""
         last = self._last_told
-        return last if last is not None and last.number == number else self._trial(number)
+        return last if last is not None and last.number == number else self.stored(number)
 
     def _remember(self, trial: FrozenTrial) -> None:
         if BYTES not in trial.user_attrs or trial.number in self._known:  # the first: never handed out
@@ -170,8 +171,8 @@ class Ledger:
         return self.counts.running == 0 and not self.has_work
 
     def next(self, on_rejected: Callable[[], None] = lambda: None) -> Assignment:
-        """A paused trial that may go on, else a new one: asks until a proposal keeps every limit that is known before
-        training, and was not trained before.
+        """A trial of the queue, else a paused one that may go on, else a new one: asks until a proposal keeps every
+        limit that is known before training, and was not trained before.
 
         Rejected proposals are told to Optuna as pruned, with their constraint values, so that samplers
         learn from them; they cost no worker's time and do not count in the budget. Nor do those whose configuration
@@ -185,12 +186,14 @@ class Ledger:
             NothingToDo: there is none.
         """
         while True:
-            number = None if self.time.over else self._ladder.promoted(last=not self.has_room)
-            if number is not None:
-                return self._go_on(number)
+            waiting = self.counts.waiting > 0
+            # What waits may be a trial that had been promoted when its worker went away: nobody moves up in its place.
+            if not self.time.over and not (waiting and self.has_room):
+                number = self._ladder.promoted(last=not self.has_room)
+                if number is not None:
+                    return self._go_on(number)
             if not self.has_room:
                 raise NothingToDo
-            waiting = self.counts.waiting > 0
             trial = self.study.ask()
             if waiting:
                 self.counts.add("waiting", -1)
@@ -201,8 +204,7 @@ class Ledger:
             attributes = trial.user_attrs
             with one_proposal(self.study):
                 proposal = self.propose(trial)
-                again = RETRY_OF in attributes
-                twin = None if again else self._known.twin(proposal.config, proposal.recipe)
+                twin = self._known.twin(proposal.config, proposal.recipe)
                 feasible = telling.enter_proposal(self.study, trial, proposal, self.limits, twin, self.driver)
             if not feasible:
                 self.settle(trial.number)
@@ -234,7 +236,7 @@ class Ledger:
         )
 
     def _go_on(self, number: int) -> Assignment:
-        trial = self._trial(number)
+        trial = self.stored(number)
         self.study._storage.set_trial_user_attr(trial._trial_id, PAUSED, None)
         del self._ladder.waiting[number]
         self._rejections.start(number)
@@ -247,7 +249,7 @@ class Ledger:
 
         The worker has written the result of the rung to the storage.
         """
-        trial = self._trial(number)
+        trial = self.stored(number)
         self._ladder.enter(number, trial.user_attrs)
         self.folders.remove_passed(trial.user_attrs.get(RUNGS) or ())
         self.time.add(trial)
@@ -259,11 +261,10 @@ class Ledger:
         self._rejections.settle(number, handed_out=True, broke=False)
         self.counts.add("running", -1)
         self.counts.add("paused")
-        self.time.keep()
         return False
 
     def _answer(self, trial: optuna.Trial, twin: int) -> None:
-        telling.tell_answer(self.study, trial, self._trial(twin))
+        telling.tell_answer(self.study, trial, self.stored(twin))
         self.counts.add("running", -1)
         self.counts.add("answered")
         self._answered_in_a_row += 1
@@ -287,7 +288,7 @@ class Ledger:
             InputError: too many infeasible proposals in a row.
             OutputError: the worker could not write the result; the trial is left to `recover`.
         """
-        trial = self._trial(number)
+        trial = self.stored(number)
         if trial.state.is_finished() or trial.user_attrs.get(PAUSED) is not None:
             return state_of(trial)
         if STOPPED in trial.user_attrs:
@@ -312,7 +313,6 @@ class Ledger:
         self._ladder.end(trial.number, state_of(trial))
         if BYTES in trial.user_attrs:
             self.time.add(trial)
-            self.time.keep()
             self.folders.remove_checkpoints(trial.number, trial.user_attrs.get(RUNGS) or ())
         if trial.state == TrialState.COMPLETE:
             self._enter_finished(trial)
@@ -320,7 +320,7 @@ class Ledger:
     def close(self, on_change: Callable[[int, State], None] = lambda number, state: None) -> None:
         """End an exhausted search: the paused trials are told as pruned, and their checkpoints removed."""
         for number in sorted(self._ladder.waiting):
-            trial = self._trial(number)
+            trial = self.stored(number)
             told = telling.tell_stopped(self.study, trial, self.limits)
             self.counts.add("paused", -1)
             self.counts.add("stopped")

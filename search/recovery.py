@@ -46,9 +46,10 @@ def settle_left(
     trials = ledger.study.get_trials(deepcopy=False)
     repeated = {trial.user_attrs[RETRY_OF] for trial in trials if RETRY_OF in trial.user_attrs}
     count = 0
-    for trial in trials:
-        if state_of(trial) != "running" or not is_left(trial):
+    for before in trials:
+        if state_of(before) != "running" or not is_left(before):
             continue
+        trial = ledger.stored(before.number)  # a worker whose driver is gone may have ended it by now
         if has_result(trial):
             ledger.settle(trial.number)
             continue

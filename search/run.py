@@ -171,7 +171,6 @@ def run_study(
                 "Raise the limit, or let the space have smaller students (vocabulary_keep counts most).",
             )
         attributes = {
-            STUDY_FILE: file.model_dump(mode="json"),
             OVERRIDES: {key: str(value) if isinstance(value, Path) else value for key, value in given.items()},
             SOURCE: source or file.name,
             DATA: digests,
@@ -186,7 +185,8 @@ def run_study(
             if warm_start and existing is None:
                 costs = costs_of(space, prepared.shape, prepared.vocabulary, predict)
                 start = plan_warm_start(olds, file, task, space, costs, automatic=list(warm_start) == [AUTO])
-                attributes = {WARM_START: start.model_dump(mode="json"), **attributes}
+                attributes[WARM_START] = start.model_dump(mode="json")
+            attributes[STUDY_FILE] = file.model_dump(mode="json")  # last: what has it is whole
             resumed = existing
             existing = resumed or _make(opened, file, attributes)
             if drivers is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from search.assignment import NothingToDo
+from search.budget import KEPT_EVERY
 from search.ledger import Ledger
 from search.states import State
 
@@ -50,6 +51,7 @@ class StudySearcher(Searcher):
         """The next trial as Ray's `config`, None for "not now", or `FINISHED`."""
         assert self.ledger is not None
         try:
+            self.ledger.time.keep(KEPT_EVERY)  # Ray asks several times a second, also while nothing is to be had
             for number, state in self.ledger.look():
                 self._on_change(number, state)
         except Exception as error:
@@ -73,13 +75,16 @@ class StudySearcher(Searcher):
         """Whether a trial that has reached a rung may go on; the scheduler stops Ray's row of it if not."""
         assert self.ledger is not None
         number = self._numbers.get(trial_id)
-        if number is None or self.failure is not None:
+        if number is None:
             return False
         try:
-            return self.ledger.goes_on(number)
+            if self.failure is None:
+                return self.ledger.goes_on(number)
         except Exception as problem:
             self.failure = problem
-            return False
+        # The search ends, through no fault of this trial: it has no result, and is left to be repeated from its rung.
+        del self._numbers[trial_id]
+        return False
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Settle a trial from the storage; `result` is not looked at."""

@@ -23,8 +23,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from runners.rungs import RungResult
 from search.assignment import Assignment
-from search.states import ERROR, INFEASIBLE, ORPHANED, RECORD, RUNGS, STOPPED, TRACEBACK
+from search.states import ERROR, FAILED_AFTER, INFEASIBLE, ORPHANED, RECORD, RUNGS, STOPPED, TRACEBACK
 from search.storage import open_storage
+from search.study_storage import Writes
 from space.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class TrialWorker(Trainable):
         self._assignment: Assignment | None = config.get("assignment")
         self._training: Iterator[RungResult | TrialRecord] | None = None
         self._passed: list[dict[str, Any]] = []
+        self._begun = time.monotonic()
         sys.path.extend(entry for entry in settings.path if entry not in sys.path)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -99,6 +101,7 @@ class TrialWorker(Trainable):
     def _leave(self) -> None:
         """Drop a training that stopped at a rung; nothing of it stays in its bundle's place."""
         training, self._training = self._training, None
+        self._passed, self._begun = [], time.monotonic()
         if training is not None:
             training.close()  # type: ignore[attr-defined]  # a generator
 
@@ -122,8 +125,8 @@ class TrialWorker(Trainable):
         results, not dead actors."""
         assert self._assignment is not None
         try:
-            key, value = self._outcome(self._assignment)
-            self._write(key, value)
+            key, attributes = self._outcome(self._assignment)
+            self._write(attributes)
         except UpdateFinishedTrialError:  # this driver gave no sign of life for too long
             logger.warning(
                 "Trial %d was taken over by another driver meanwhile: its result here is dropped.",
@@ -132,46 +135,56 @@ class TrialWorker(Trainable):
             key = ORPHANED
         return {"outcome": key, "done": key != RUNGS}
 
-    def _write(self, key: str, value: Any) -> None:
-        """Write an attribute of the trial; a storage that is locked for a moment costs no minutes of training."""
+    def _write(self, attributes: dict[str, Any]) -> None:
+        """Write attributes of the trial at once; a storage that is locked for a moment costs no minutes of training."""
         assert self._assignment is not None
+        trial, writes = self._assignment.trial_id, Writes(user=attributes)
         for pause in WRITE_PAUSES:
             try:
-                self._study_storage.set_trial_user_attr(self._assignment.trial_id, key, value)
+                self._study_storage.write_together(trial, writes)
                 return
             except (StorageInternalError, SQLAlchemyError):
                 logger.warning("The storage did not take the outcome of trial %d.", self._assignment.number)
                 time.sleep(pause)
-        self._study_storage.set_trial_user_attr(self._assignment.trial_id, key, value)
+        self._study_storage.write_together(trial, writes)
 
-    def _outcome(self, assignment: Assignment) -> tuple[str, Any]:
+    def _outcome(self, assignment: Assignment) -> tuple[str, dict[str, Any]]:
+        """What became of a trial, as one attribute says, and that one with those beside it."""
         from runners.trial import InfeasibleTrial
 
         try:
             found = self._next(assignment)
         except Exception as error:
             if isinstance(error, InfeasibleTrial):
-                return INFEASIBLE, error.constraints
+                return INFEASIBLE, {INFEASIBLE: error.constraints}
             trace = _writable("".join(traceback.format_exception(error)))
             logger.error("Trial %d failed.\n%s", assignment.number, trace)
             text = _writable(" ".join(str(error).split()))
             if isinstance(error, OutputError) or _disk_is_full(error):
-                return STOPPED, text[:LONGEST_ERROR]
-            self._write(TRACEBACK, "\n".join(trace.splitlines()[-TRACEBACK_LINES:])[-LONGEST_ERROR:])
+                return STOPPED, {STOPPED: text[:LONGEST_ERROR]}
             kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-            return ERROR, f"{kind}{text}"[:LONGEST_ERROR]
+            return self._failed(
+                f"{kind}{text}"[:LONGEST_ERROR],
+                {TRACEBACK: "\n".join(trace.splitlines()[-TRACEBACK_LINES:])[-LONGEST_ERROR:]},
+            )
         if isinstance(found, RungResult):
             # One whose checkpoint was of no use begins at its first rung once more.
             before = [rung for rung in self._passed if rung["rung"] < found.rung]
             self._passed = [*before, found.model_dump(mode="json")]
-            return RUNGS, self._passed
+            return RUNGS, {RUNGS: self._passed}
         if not math.isfinite(found.quality):
-            return ERROR, f"the measured quality is {found.quality}, not a number"
-        return RECORD, found.model_dump(mode="json")
+            return self._failed(f"the measured quality is {found.quality}, not a number", {})
+        return RECORD, {RECORD: found.model_dump(mode="json")}
+
+    def _failed(self, error: str, beside: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Of a trial that failed: why, and for how long it was trained until then."""
+        before = self._passed[-1]["seconds"].get("train", 0.0) if self._passed else 0.0
+        return ERROR, {**beside, FAILED_AFTER: before + time.monotonic() - self._begun, ERROR: error}
 
     def _next(self, assignment: Assignment) -> RungResult | TrialRecord:
         """The next rung of a trial, or its end, with its bundle where it is to stay."""
         plan, prepared, url = self._settings.plan, self._prepared, self._settings.bundles
+        self._begun = time.monotonic()  # what is prepared once, no trial has to answer for
         given = (assignment.number, assignment.config, assignment.recipe, assignment.seed)
         if url is not None:  # a study without rungs: their checkpoints need a folder that all hosts share
             from runners.bundle_store import published

@@ -247,7 +247,8 @@ def _token() -> str | None:
     """The token of Ray's clusters where Ray itself looks for it, if there is one."""
     given = os.environ.get("RAY_AUTH_TOKEN", "").strip()
     try:
-        return given or expanded(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN).read_text().strip() or None
+        file = expanded(os.environ.get("RAY_AUTH_TOKEN_PATH") or TOKEN)
+        return given or file.read_text(encoding="utf-8").strip() or None
     except (OSError, UnicodeDecodeError):
         return None
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,13 +17,14 @@ import optuna
 import pytest
 import toy_pipeline
 from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
 from typer.testing import CliRunner
 
 from search.cli import app
 from search.export import export_bundle
 from search.output import new_file
 from search.storage import default_url, open_storage
-from search.study import STUDY_FILE, load_study
+from search.study import OVERRIDES, STUDY_FILE, load_study
 from space import InputError
 
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
@@ -250,6 +252,41 @@ def test_a_study_half_made_counts_as_none(shoebox: Shoebox, toy_file: Path, monk
     done = shoebox("search", str(toy_file))  # made anew; without trials there is no front to print
     check_refused(done, "has no finished trial")
     assert load_study("toy").objectives == ["quality", "latency_ms"]
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_study_whose_options_were_not_written_yet_counts_as_none(
+    shoebox: Shoebox, toy_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = optuna.Study.set_user_attr
+
+    def killed(study: optuna.Study, key: str, value: Any) -> None:
+        if key == OVERRIDES:
+            raise KeyboardInterrupt
+        write(study, key, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "set_user_attr", killed)
+        assert shoebox("search", str(toy_file), "--seed", "5").returncode == 130
+    check_refused(shoebox("search", str(toy_file), "--resume"), "There is no study 'toy'")
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_study_with_records_of_another_version_is_not_resumed(
+    shoebox: Shoebox, toy_file: Path, make_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(limits={"deployed_bytes": 600_000})
+    monkeypatch.setenv("SHOEBOX_TOY_MOST_MS", "100")
+    engine.run(1)
+    trial = engine.study.get_trials(states=[TrialState.COMPLETE])[0]
+    with sqlite3.connect(default_url().removeprefix("sqlite:///")) as connection:
+        connection.execute(
+            "UPDATE trial_user_attributes SET value_json = json_set(value_json, '$.younger', 1) "
+            "WHERE trial_id = ? AND key = 'record'",
+            [trial._trial_id],
+        )
+    done = shoebox("search", str(toy_file), "--resume", "--trials", "3")
+    check_refused(done, "Study 'toy' was made by another version of Shoebox (younger: ")
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,20 @@ def test_trials_of_one_that_falls_silent_are_taken_over(join: Engines, monkeypat
     assert states() == {"finished": 5, "orphaned": 1}
 
 
+@pytest.mark.usefixtures("watchful")
+def test_one_that_was_taken_for_dead_is_seen_before_it_hands_out(join: Engines) -> None:
+    asleep, other = join(trials=4, limits=ROOMY), join(trials=4, limits=ROOMY)
+    with other.ledger.turn():
+        other.ledger.drivers.bury({asleep.ledger.driver})
+    mine = asleep.ledger.next()  # awake, before it has given a sign of life
+    for _ in range(2):
+        other.ledger.look()
+    asleep.work(mine)
+    assert asleep.ledger.settle(mine.number) == "finished"
+    assert settle_all(other) == 3
+    assert states() == {"finished": 4}
+
+
 @pytest.mark.usefixtures("hasty")
 def test_trials_of_one_that_lives_are_left_to_it(join: Engines) -> None:
     one = join(trials=5, limits=ROOMY)

@@ -14,8 +14,11 @@ from optuna.trial import TrialState
 
 from search.cli.studies_command import study_row
 from search.exchange import export_study, import_study
-from search.states import PAUSED, RUNGS
+from search.searcher import StudySearcher
+from search.states import PAUSED, RUNGS, STOPPED
+from search.storage import default_url
 from search.study import load_study
+from space.errors import OutputError
 
 EngineMaker = Callable[..., Any]
 ROOMY = {"deployed_bytes": 20_000_000}
@@ -127,6 +130,25 @@ def test_the_sampler_says_what_goes_on_and_a_resume_changes_nothing(make_engine:
         for trial in other.study.get_trials(states=(TrialState.RUNNING,)):
             other.ledger.settle(trial.number)
     assert [(trial.params, trial.values) for trial in other.study.get_trials()] == uninterrupted
+
+
+def test_a_search_that_fails_costs_no_other_trial_its_place(make_engine: EngineMaker) -> None:
+    engine = make_engine(trials=9, limits=ROOMY, more=EARLY)
+    searcher = StudySearcher(engine.ledger, default_url(), workers=2)
+    full, healthy = (searcher.suggest(row)["assignment"] for row in ("first", "second"))
+    storage = engine.study._storage
+    storage.set_trial_user_attr(full.trial_id, STOPPED, "the disk is full")
+    searcher.on_trial_complete("first")
+    assert isinstance(searcher.failure, OutputError)
+    given = (healthy.number, healthy.config, healthy.recipe, healthy.seed, healthy.bundle, healthy.rungs)
+    rung = next(toy_pipeline.run_in_rungs(engine.plan, engine.prepared, *given))
+    storage.set_trial_user_attr(healthy.trial_id, RUNGS, [rung.model_dump(mode="json")])
+    assert not searcher.goes_on("second")
+    searcher.on_trial_complete("second")
+    assert engine.ledger.recover() == 2
+    assert [trial.state for trial in load_study("toy").trials()] == ["orphaned", "orphaned", "waiting", "waiting"]
+    repeated = engine.study.get_trials()[-1]
+    assert [rung["rung"] for rung in repeated.user_attrs[RUNGS]] == [0]
 
 
 def test_ranks_decide_if_the_study_says_so(make_engine: EngineMaker) -> None:
@@ -299,30 +321,3 @@ def test_a_rung_whose_quality_is_no_number_leads_nowhere(
     engine.run()
     engine.ledger.close()
     assert load_study("toy").trial(0).state == "stopped"
-
-
-def test_training_hours_end_a_search(make_engine: EngineMaker) -> None:
-    # A whole toy training counts as an hour, one that stops at its first rung as 6 minutes.
-    engine = make_engine(trials=50, limits=ROOMY, more={**EARLY, "training_hours": 3.05})
-    engine.run()
-    engine.ledger.close()
-    spent = engine.ledger.time.training_seconds / 3600
-    assert 3.05 <= spent <= 4.1
-    counts = engine.ledger.counts
-    assert counts.trained < 50
-    again = make_engine(trials=50, limits=ROOMY, more={**EARLY, "training_hours": 3.05}).ledger
-    assert again.exhausted
-    assert again.time.training_seconds == pytest.approx(3600 * spent)
-    assert not make_engine(trials=50, limits=ROOMY, more={**EARLY, "training_hours": 9}).ledger.exhausted
-
-
-def test_hours_count_over_resumes(make_engine: EngineMaker) -> None:
-    engine = make_engine(trials=50, limits=ROOMY, more={"hours": 1})
-    engine.run(1)
-    engine.ledger.time._before = 3599.999
-    engine.run(2)
-    assert engine.ledger.exhausted
-    assert engine.ledger.counts.trained < 4
-    engine.ledger.close()
-    assert make_engine(trials=50, limits=ROOMY, more={"hours": 1}).ledger.exhausted
-    assert not make_engine(trials=50, limits=ROOMY, more={"hours": 2}).ledger.exhausted

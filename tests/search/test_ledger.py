@@ -124,8 +124,10 @@ def test_recovery_killed_half_way_repeats_once(make_engine: EngineMaker) -> None
 
 def test_a_queued_trial_that_was_killed_while_asked_for_is_repeated_as_queued(make_engine: EngineMaker) -> None:
     engine = make_engine()
-    wanted = engine.ledger.next()
-    params = engine.study.get_trials()[wanted.number].params
+    engine.ledger.next()
+    other = make_engine(name="other", seed=1)
+    chosen = other.ledger.next().number
+    params = other.study.get_trials()[chosen].params
     engine.study.enqueue_trial(params, user_attrs={PROPOSED: "somebody", FROM: {"study": "old"}})
     killed = engine.study.ask()  # nothing of the proposal was written
     again = make_engine()
@@ -137,6 +139,25 @@ def test_a_queued_trial_that_was_killed_while_asked_for_is_repeated_as_queued(ma
     found = {again.ledger.next().number for _ in range(2)}
     assert retries[0].number in found
     assert again.study.get_trials()[retries[0].number].params == params
+
+
+def test_a_result_that_comes_while_others_are_recovered_counts(
+    make_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roomy = {"deployed_bytes": 20_000_000}
+    engine = make_engine(limits=roomy)
+    lost, late = engine.ledger.next(), engine.ledger.next()
+    again = make_engine(limits=roomy)
+    repeat = again.ledger.repeat
+
+    def repeat_slowly(trial: Any) -> None:
+        if trial.number == lost.number:
+            engine.work(late)  # a worker that outlives its driver ends its training now
+        repeat(trial)
+
+    monkeypatch.setattr(again.ledger, "repeat", repeat_slowly)
+    assert again.ledger.recover() == 1
+    assert [trial.state for trial in load_study("toy").trials()] == ["orphaned", "finished", "waiting"]
 
 
 def test_record_of_a_dead_drivers_worker_cannot_be_entered_twice(make_engine: EngineMaker) -> None:

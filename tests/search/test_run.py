@@ -19,8 +19,9 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
+from search.budget import SEARCHED
 from search.states import BYTES
-from search.storage import default_url, open_storage
+from search.storage import default_url, find_study, open_storage
 from search.study import DATA, OVERRIDES, TIMED_WITH, load_study
 from space.errors import InputError
 
@@ -209,6 +210,9 @@ def test_interrupted_and_resumed(shoebox_command: list[str], toy_file: Path, num
     assert f"Resume with: shoebox search {toy_file} --resume" in errors
     assert "Traceback" not in errors
     assert "running" not in states()
+    stopped = find_study(open_storage(default_url()), "toy")
+    assert stopped is not None
+    assert stopped.user_attrs[SEARCHED] > 3  # as long as the first training took
     done = run([*command, "--resume"])
     assert done.returncode == 0, done.stderr
     assert states().count("finished") == 12

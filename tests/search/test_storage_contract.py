@@ -450,7 +450,7 @@ def test_a_proposal_reads_no_trials_that_run(storage_url: str, make_engine: Call
     # One that waits is found, also one that another process has queued.
     other = find_study(open_storage(storage_url), "toy")
     assert other is not None
-    other.enqueue_trial({}, user_attrs={RETRY_OF: 0, PLACE: 0})
+    other.enqueue_trial({}, user_attrs={RETRY_OF: 0, PLACE: 9})
     assert engine.ledger.next().number == 4
     assert read
     assert engine.ledger.next().number == 5

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from runners.rungs import RungResult
 from search import worker as worker_module
-from search.states import ERROR, ORPHANED, RECORD, RUNGS, STOPPED, TRACEBACK
+from search.states import ERROR, FAILED_AFTER, ORPHANED, RECORD, RUNGS, STOPPED, TRACEBACK
 from search.storage import default_url
 from search.worker import TrialWorker, WorkerSettings
 from space.errors import OutputError
@@ -46,6 +46,7 @@ def test_errors_are_one_line_with_their_traceback_beside(make_worker: Any, monke
     assert worker.step() == {"outcome": ERROR, "done": True}
     assert attributes()[ERROR] == "RuntimeError: first line second line"
     assert "in run_trial" in attributes()[TRACEBACK]
+    assert 0 <= attributes()[FAILED_AFTER] < 60
 
 
 def test_an_error_that_no_file_can_hold_leaves_the_study_readable(
@@ -91,10 +92,27 @@ def test_a_trial_that_begins_anew_has_each_rung_once(make_worker: Any, monkeypat
         assert [rung["rung"] for rung in attributes()[RUNGS]] == [0, 1][:count]
 
 
+def test_a_trial_that_fails_after_a_rung_has_cost_what_led_there(
+    make_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = toy_pipeline.run_in_rungs
+
+    def until_first(*given: Any) -> Any:
+        yield next(begin(*given))
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(toy_pipeline, "run_in_rungs", until_first)
+    worker, attributes = make_worker({"early_stopping": {"rungs": [0.1, 0.3]}})
+    assert [worker.step()["outcome"] for _ in range(2)] == [RUNGS, ERROR]
+    trained = attributes()[RUNGS][-1]["seconds"]["train"]
+    assert trained > 0
+    assert 0 <= attributes()[FAILED_AFTER] - trained < 60
+
+
 def test_a_locked_storage_is_asked_again(make_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "WRITE_PAUSES", (0.0, 0.0))
     worker, attributes = make_worker()
-    write = worker._study_storage.set_trial_user_attr
+    write = worker._study_storage.write_together
     failures = [StorageInternalError("locked"), StorageInternalError("locked")]
 
     def locked(*arguments: Any) -> None:
@@ -102,7 +120,7 @@ def test_a_locked_storage_is_asked_again(make_worker: Any, monkeypatch: pytest.M
             raise failures.pop()
         write(*arguments)
 
-    monkeypatch.setattr(worker._study_storage, "set_trial_user_attr", locked)
+    monkeypatch.setattr(worker._study_storage, "write_together", locked)
     assert worker.step()["outcome"] == RECORD
     assert attributes()[RECORD]["trial"] == 0
 
