@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from search.states import FAILED_AFTER, RECORD, RUNGS
 
@@ -69,7 +72,8 @@ class Time:
         """
         now = time.monotonic()
         if now - self._kept >= every:
-            self.study.set_user_attr(SEARCHED, self.seconds)
+            with suppress(StorageInternalError, SQLAlchemyError):  # locked for long, or away: no reason to end a search
+                self.study.set_user_attr(SEARCHED, self.seconds)
             self._kept = now
 
 

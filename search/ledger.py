@@ -157,8 +157,8 @@ class Ledger:
 
     @property
     def _used_up(self) -> bool:
-        """Whether the space seems to hold no configuration that was not trained."""
-        return self._answered_in_a_row >= self.most_answered
+        """Whether the space seems to hold no configuration that was not trained, and none waits to be run again."""
+        return self._answered_in_a_row >= self.most_answered and self.counts.waiting == 0
 
     @property
     def has_work(self) -> bool:

@@ -9,8 +9,10 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from optuna.exceptions import StorageInternalError
 
 from search.budget import SEARCHED, Time
+from search.searcher import StudySearcher
 from search.states import ERROR, FAILED_AFTER
 from search.storage import default_url
 
@@ -58,6 +60,17 @@ def test_a_search_that_is_killed_forgets_little_of_its_time(make_engine: EngineM
     spent.keep(every=60)
     assert 30 <= engine.study.user_attrs[SEARCHED] < 60
     assert Time(engine.study, hours=0.001).over
+
+
+def test_a_storage_that_takes_no_time_ends_no_search(make_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(*_: Any) -> None:
+        raise StorageInternalError("locked")
+
+    engine = make_engine(limits=ROOMY)
+    monkeypatch.setattr(engine.study, "set_user_attr", locked)
+    searcher = StudySearcher(engine.ledger, default_url(), workers=1)
+    assert searcher.suggest("first")["assignment"].number == 0
+    assert searcher.failure is None
 
 
 def fail(engine: Any, **beside: float) -> None:

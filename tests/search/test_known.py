@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from search.assignment import NothingToDo
 from search.export import export_bundle
 from search.study import load_study
 from space import InputError
@@ -64,12 +65,23 @@ def test_a_space_that_is_used_up_ends_the_search(make_engine: EngineMaker, caplo
     engine.run(1)
     for _ in range(3):
         same_again(engine)
-    from search.assignment import NothingToDo
-
     with caplog.at_level(logging.WARNING), pytest.raises(NothingToDo):
         engine.ledger.next()
     assert engine.ledger.exhausted
     assert "its space seems to be used up" in caplog.text
+
+
+def test_in_a_space_that_is_used_up_what_lost_its_worker_is_run_again(make_engine: EngineMaker) -> None:
+    engine = make_engine(trials=5, limits=ROOMY)
+    engine.ledger.most_answered = 3
+    lost = engine.ledger.next()
+    for _ in range(3):
+        same_again(engine)
+    with pytest.raises(NothingToDo):
+        engine.ledger.next()
+    assert engine.ledger.settle(lost.number, "the worker process died", again=True) == "orphaned"
+    again = engine.ledger.next()
+    assert (again.config, again.recipe) == (lost.config, lost.recipe)
 
 
 def test_bundles_of_the_front_alone_are_kept(make_engine: EngineMaker, tmp_path: Path) -> None:
