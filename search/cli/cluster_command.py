@@ -10,7 +10,17 @@ from typing import Annotated
 import typer
 
 from search.cli.examples import epilog
-from search.cli.options import given_of
+from search.cli.options import (
+    HoursOption,
+    LabelOption,
+    NameOption,
+    ResumeOption,
+    SharedDataOption,
+    TextOption,
+    TrialsOption,
+    WhereOption,
+    given_of,
+)
 
 cluster_app = typer.Typer(help="Ray clusters for a study.", no_args_is_help=True)
 
@@ -43,12 +53,14 @@ def manifest(
         str | None, typer.Option(help="PersistentVolumeClaim of that folder (rayjob).", show_default="a new one")
     ] = None,
     secret: Annotated[str, typer.Option(help="Secret whose key url is the storage's (rayjob).")] = "shoebox-storage",
-    data: Annotated[
-        Path | None, typer.Option(help="Folder with train.* and validation.*, as all hosts see it.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Another name for the study.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Trained trials in total.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed study.")] = False,
+    data: SharedDataOption = None,
+    text: TextOption = None,
+    label: LabelOption = None,
+    where: WhereOption = None,
+    name: NameOption = None,
+    trials: TrialsOption = None,
+    hours: HoursOption = None,
+    resume: ResumeOption = False,
 ) -> None:
     """Write what starts a cluster and searches a study on it."""
     from search.cluster.jobs import sent_file
@@ -61,7 +73,16 @@ def manifest(
             f"--kind ray-start writes a script that any hosts run, which has no use for {', '.join(given)}.",
             "Leave that out.",
         )
-    file = sent_file(study, {"name": name, "data": data, "trials": trials}, resume)
+    overrides = {
+        "name": name,
+        "data": data,
+        "text": text,
+        "label": label,
+        "where": where,
+        "trials": trials,
+        "hours": hours,
+    }
+    file = sent_file(study, overrides, resume)
     described = Hosts(image, hosts, cpus, gpus, memory, shared, claim, secret)
     text = rayjob(file, described, resume) if kind is Kind.rayjob else ray_start(file, described, resume)
     try:

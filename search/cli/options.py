@@ -3,17 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from search.cli.completion import complete_study
+from search.cli.completion import complete_device, complete_sampler, complete_study
 
 StorageOption = Annotated[
     str | None, typer.Option(help="Storage URL of Optuna.", show_default="SHOEBOX_STORAGE, or SQLite in ~/.shoebox")
 ]
 StudyArgument = Annotated[str, typer.Argument(help="Name of a study in the storage.", autocompletion=complete_study)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+# Of what searches a study, here or elsewhere.
+TextOption = Annotated[str | None, typer.Option(help="Text column (of words: tokens); two with a comma for pairs.")]
+LabelOption = Annotated[str | None, typer.Option(help="Label column; of tagged words, that of the tags.")]
+WhereOption = Annotated[str | None, typer.Option(help="Only rows with COLUMN=VALUE; several with commas.")]
+TrialsOption = Annotated[int | None, typer.Option(help="Trained trials in total.")]
+HoursOption = Annotated[float | None, typer.Option(help="Hours of searching in total.")]
+SamplerOption = Annotated[
+    str | None, typer.Option(help="known-cost, tpe, nsga2, gp, random or qmc.", autocompletion=complete_sampler)
+]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of the search.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="Device profile, like cortex-a53.", autocompletion=complete_device)
+]
+WarmStartOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Older study whose good configurations are tried first; may be repeated, or auto for all."),
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed study.")]
+NameOption = Annotated[str | None, typer.Option(help="Another name for the study.")]
+BundlesOption = Annotated[
+    str | None, typer.Option(help="URL for the bundles, like s3://bucket/folder.", show_default="SHOEBOX_HOME")
+]
+SharedDataOption = Annotated[
+    Path | None, typer.Option(help="Folder with train.* and validation.*, as all hosts see it.")
+]
 
 
 def storage_option(storage: str | None) -> list[str]:

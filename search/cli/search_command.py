@@ -10,9 +10,25 @@ from typing import Annotated, Any
 
 import typer
 
-from search.cli.completion import complete_device, complete_latency, complete_sampler, complete_shipped_study
+from search.cli.completion import complete_latency, complete_shipped_study
 from search.cli.messages import messages_on
-from search.cli.options import JsonOption, StorageOption, storage_option
+from search.cli.options import (
+    BundlesOption,
+    DeviceOption,
+    HoursOption,
+    JsonOption,
+    LabelOption,
+    NameOption,
+    ResumeOption,
+    SamplerOption,
+    SeedOption,
+    StorageOption,
+    TextOption,
+    TrialsOption,
+    WarmStartOption,
+    WhereOption,
+    storage_option,
+)
 from search.cli.pareto_command import print_front
 
 
@@ -24,34 +40,23 @@ def search(
         ),
     ],
     data: Annotated[Path | None, typer.Option(help="Folder with train.* and validation.*.")] = None,
-    text: Annotated[
-        str | None, typer.Option(help="Text column (of words: tokens); two with a comma for pairs.")
-    ] = None,
-    label: Annotated[str | None, typer.Option(help="Label column; of tagged words, that of the tags.")] = None,
-    where: Annotated[str | None, typer.Option(help="Only rows with COLUMN=VALUE; several with commas.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Trained trials in total.")] = None,
-    hours: Annotated[float | None, typer.Option(help="Hours of searching in total.")] = None,
+    text: TextOption = None,
+    label: LabelOption = None,
+    where: WhereOption = None,
+    trials: TrialsOption = None,
+    hours: HoursOption = None,
     workers: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
-    sampler: Annotated[
-        str | None, typer.Option(help="known-cost, tpe, nsga2, gp, random or qmc.", autocompletion=complete_sampler)
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
+    sampler: SamplerOption = None,
+    seed: SeedOption = None,
     latency: Annotated[
         str | None, typer.Option(help="emulated, native or estimated.", autocompletion=complete_latency)
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Device profile, like cortex-a53.", autocompletion=complete_device)
-    ] = None,
-    warm_start: Annotated[
-        list[str] | None,
-        typer.Option(help="Older study whose good configurations are tried first; may be repeated, or auto for all."),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed study.")] = False,
-    name: Annotated[str | None, typer.Option(help="Another name for the study.")] = None,
+    device: DeviceOption = None,
+    warm_start: WarmStartOption = None,
+    resume: ResumeOption = False,
+    name: NameOption = None,
     json: JsonOption = False,
-    bundles: Annotated[
-        str | None, typer.Option(help="URL for the bundles, like s3://bucket/folder.", show_default="SHOEBOX_HOME")
-    ] = None,
+    bundles: BundlesOption = None,
     storage: StorageOption = None,
     address: Annotated[
         str | None, typer.Option(help="A Ray cluster: auto, or HOST:PORT of its head.", show_default="this machine")

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from search.cli.options import StorageOption
+from search.cli.options import (
+    BundlesOption,
+    DeviceOption,
+    HoursOption,
+    LabelOption,
+    NameOption,
+    ResumeOption,
+    SamplerOption,
+    SeedOption,
+    SharedDataOption,
+    StorageOption,
+    TextOption,
+    TrialsOption,
+    WarmStartOption,
+    WhereOption,
+)
 
 
 def submit(
     study: Annotated[str, typer.Argument(help="A shipped study (see `shoebox studies`) or FILE.yaml.")],
     address: Annotated[str, typer.Option(help="The cluster's dashboard, like http://head:8265.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Folder with train.* and validation.*, as all hosts see it.")
-    ] = None,
-    trials: Annotated[int | None, typer.Option(help="Trained trials in total.")] = None,
+    data: SharedDataOption = None,
+    text: TextOption = None,
+    label: LabelOption = None,
+    where: WhereOption = None,
+    trials: TrialsOption = None,
+    hours: HoursOption = None,
     workers: Annotated[int | None, typer.Option(help="Trials at a time.", show_default="as many as fit")] = None,
-    sampler: Annotated[str | None, typer.Option(help="known-cost, tpe, nsga2, gp, random or qmc.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
+    sampler: SamplerOption = None,
+    seed: SeedOption = None,
     latency: Annotated[str | None, typer.Option(help="emulated or estimated.")] = None,
-    device: Annotated[str | None, typer.Option(help="Device profile, like cortex-a53.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed study.")] = False,
-    name: Annotated[str | None, typer.Option(help="Another name for the study.")] = None,
-    bundles: Annotated[
-        str | None, typer.Option(help="URL for the bundles, like s3://bucket/folder.", show_default="SHOEBOX_HOME")
-    ] = None,
+    device: DeviceOption = None,
+    warm_start: WarmStartOption = None,
+    resume: ResumeOption = False,
+    name: NameOption = None,
+    bundles: BundlesOption = None,
     storage: StorageOption = None,
     shared: Annotated[
         str | None, typer.Option(help="Folder that all hosts share, for results and cache.", show_default="the hosts'")
@@ -44,7 +59,11 @@ def submit(
     overrides = {
         "name": name,
         "data": data,
+        "text": text,
+        "label": label,
+        "where": where,
         "trials": trials,
+        "hours": hours,
         "workers": workers,
         "sampler": sampler,
         "seed": seed,
@@ -52,7 +71,15 @@ def submit(
         "device": device,
         "bundles": bundles,
     }
-    job = jobs.submit(study, address, overrides=overrides, resume=resume, storage=storage, shared=shared)
+    job = jobs.submit(
+        study,
+        address,
+        overrides=overrides,
+        resume=resume,
+        storage=storage,
+        shared=shared,
+        warm_start=warm_start or (),
+    )
     typer.echo(f"Job {job.name} runs at {address}.")
     if wait:
         if not jobs.follow(address, job.name, lambda lines: typer.echo(lines, nl=False)):

@@ -8,7 +8,7 @@ import os
 import posixpath
 import shlex
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,12 +142,17 @@ def shared_folders(shared: str) -> dict[str, str]:
     return {"SHOEBOX_HOME": f"{base}/home", "SHOEBOX_CACHE": f"{base}/cache"}
 
 
-def search_command(study: str, resume: bool, overrides: Mapping[str, Any] | None = None) -> list[str]:
+def search_command(
+    study: str, resume: bool, overrides: Mapping[str, Any] | None = None, warm_start: Sequence[str] = ()
+) -> list[str]:
     """The command that the job runs on the head.
 
     Args:
+        study: that it is told to search.
+        resume: whether that is there already.
         overrides: changes that the study was written with. They are named once more, so that the storage knows them and
             a resume need not name them again.
+        warm_start: older studies that this one starts from.
     """
     given = {name: value for name, value in (overrides or {}).items() if value is not None and name != "name"}
     if str(given.get("device")).endswith((".yaml", ".yml")):
@@ -155,6 +160,7 @@ def search_command(study: str, resume: bool, overrides: Mapping[str, Any] | None
     if "data" in given:
         given["data"] = expanded(given["data"]).absolute()
     options = [text for name, value in given.items() for text in (f"--{name}", str(value))]
+    options += [text for older in warm_start for text in ("--warm-start", older)]
     return [*ENTRY, "search", study, *options, "--address", "auto", *(["--resume"] if resume else [])]
 
 
@@ -166,6 +172,7 @@ def submit(
     resume: bool = False,
     storage: str | None = None,
     shared: str | None = None,
+    warm_start: Sequence[str] = (),
 ) -> Job:
     """Start a search on a cluster. One that asks for a token gets the one that Ray keeps (`ray get-auth-token`).
 
@@ -176,6 +183,7 @@ def submit(
         resume: go on with a study that was stopped or killed.
         storage: URL of the storage, as the hosts reach it.
         shared: folder that all hosts share, as they see it.
+        warm_start: older studies in the storage whose good configurations are tried first, or `auto`.
 
     Raises:
         InputError: a wrong study file or option; no cluster answers, or it wants another token; `ray[default]` is not
@@ -189,7 +197,7 @@ def submit(
         if name == STUDY:
             runtime["working_dir"] = folder
         try:
-            command = shlex.join(search_command(name, resume, overrides))
+            command = shlex.join(search_command(name, resume, overrides, warm_start))
             return Job(client.submit_job(entrypoint=command, runtime_env=runtime), asks_for_token)
         except RuntimeError as error:
             raise _refused(address, error) from None

@@ -202,6 +202,14 @@ def test_the_command_writes_a_file_once(toy_file: Path, shoebox: Shoebox, tmp_pa
     assert "exists already" in again.stderr
 
 
+def test_columns_and_hours_are_entered_in_the_study(toy_file: Path, shoebox: Shoebox, tmp_path: Path) -> None:
+    target = tmp_path / "cluster.sh"
+    command = ["cluster", "manifest", str(toy_file), "--kind", "ray-start", "-o", str(target)]
+    assert shoebox(*command, "--where", "lang=en", "--label", "kind", "--hours", "2").returncode == 0
+    for line in ("  label: kind", "    lang: en", "  hours: 2.0"):
+        assert line in target.read_text().splitlines()
+
+
 def test_what_a_script_has_no_use_for_is_refused(toy_file: Path, shoebox: Shoebox, tmp_path: Path) -> None:
     command = ["cluster", "manifest", str(toy_file), "--kind", "ray-start", "-o", str(tmp_path / "cluster.sh")]
     done = shoebox(*command, "--image", "x", "--hosts", "2")

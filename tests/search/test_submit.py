@@ -34,6 +34,19 @@ def test_options_are_named_to_the_search_so_that_a_resume_keeps_them(toy_file: P
     assert command[1:3] == ["search", "study.yaml"]
     assert command[3:7] == ["--trials", "9", "--device", str(Path("phone.yaml").absolute())]
     assert command[7:] == ["--address", "auto"]
+    command = jobs.search_command("study.yaml", False, {"where": "lang=en", "hours": 2.5}, ["old", "older"])
+    assert command[3:7] == ["--where", "lang=en", "--hours", "2.5"]
+    assert command[7:11] == ["--warm-start", "old", "--warm-start", "older"]
+
+
+def test_columns_and_hours_are_entered_in_the_file(toy_file: Path, tmp_path: Path) -> None:
+    sent = tmp_path / "sent"
+    sent.mkdir()
+    given = {"text": "one, two", "label": "kind", "where": "lang=en", "hours": 2.0}
+    file = load_study_file(sent / jobs.job_folder(sent, str(toy_file), given))
+    assert file.task is not None
+    assert (file.task.text, file.task.label, file.task.where) == (("one", "two"), "kind", {"lang": "en"})
+    assert file.search.hours == 2
 
 
 def test_a_shipped_study_needs_nothing(tmp_path: Path) -> None:
