@@ -265,6 +265,7 @@ class Ledger:
 
     def _answer(self, trial: optuna.Trial, twin: int) -> None:
         telling.tell_answer(self.study, trial, self.stored(twin))
+        self.folders.remove_checkpoints(trial.number, trial.user_attrs.get(RUNGS) or ())  # of what it was to repeat
         self.counts.add("running", -1)
         self.counts.add("answered")
         self._answered_in_a_row += 1

@@ -12,10 +12,12 @@ from typing import Any
 
 import optuna
 import pytest
+from helpers.postgresql_server import PostgresServer
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import update
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
@@ -23,6 +25,7 @@ from search import postgresql as postgresql_module
 from search.direct_storage import DirectStorage
 from search.postgresql import with_driver
 from search.storage import open_storage
+from search.tables import TRIALS
 
 BOTH = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
 
@@ -144,3 +147,20 @@ def test_a_trial_is_made_once_though_the_server_restarts_before(
     postgresql.start()
     storage.create_new_trial(study)
     assert [trial.number for trial in storage.get_all_trials(study)] == [0, 1]
+
+
+def test_nothing_is_written_of_a_trial_that_another_process_is_about_to_end(
+    postgresql: PostgresServer,
+) -> None:
+    url = postgresql.new_url()
+    ending, writing = direct(url), direct(url)
+    trial = writing.create_new_trial(writing.create_new_study(BOTH, "one"))
+    with ThreadPoolExecutor() as pool:
+        with ending.engine.begin() as connection:
+            connection.execute(update(TRIALS).where(TRIALS.c.trial_id == trial).values(state=TrialState.FAIL))
+            written = pool.submit(writing.set_trial_user_attr, trial, "record", {"quality": 0.5})
+            with pytest.raises(TimeoutError):
+                written.result(timeout=1)  # it waits until the other one is done
+        with pytest.raises(UpdateFinishedTrialError):
+            written.result(timeout=30)
+    assert writing.get_trial(trial).user_attrs == {}

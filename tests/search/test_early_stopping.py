@@ -56,7 +56,9 @@ def test_stopped_trials_are_pruned_with_their_rungs(make_engine: EngineMaker) ->
     assert longer.ledger.counts.trained == 24
 
 
-def test_a_promoted_trial_goes_on_from_its_checkpoint_after_a_kill(make_engine: EngineMaker) -> None:
+def test_a_promoted_trial_goes_on_from_its_checkpoint_after_a_kill(
+    make_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def make() -> Any:
         return make_engine(trials=9, limits=ROOMY, more=EARLY)
 
@@ -87,6 +89,13 @@ def test_a_promoted_trial_goes_on_from_its_checkpoint_after_a_kill(make_engine: 
     repeated = third.ledger.study.get_trials()[-1]
     assert repeated.user_attrs["retry_of"] == number
     assert repeated.user_attrs[RUNGS] == [rung.model_dump(mode="json") for rung in promoted.rungs.passed]
+    promote = third.ledger._ladder.promoted
+
+    def after_the_queue(last: bool) -> int | None:
+        assert third.ledger.counts.waiting == 0  # else another one moves up in its place
+        return promote(last)
+
+    monkeypatch.setattr(third.ledger._ladder, "promoted", after_the_queue)
     third.run()
     third.ledger.close()
     counts = third.ledger.counts
@@ -149,6 +158,23 @@ def test_a_search_that_fails_costs_no_other_trial_its_place(make_engine: EngineM
     assert [trial.state for trial in load_study("toy").trials()] == ["orphaned", "orphaned", "waiting", "waiting"]
     repeated = engine.study.get_trials()[-1]
     assert [rung["rung"] for rung in repeated.user_attrs[RUNGS]] == [0]
+
+
+def test_a_trial_that_is_answered_leaves_no_checkpoint(make_engine: EngineMaker) -> None:
+    engine = make_engine(trials=9, limits=ROOMY, more=EARLY)
+    first = engine.ledger.next()
+    given = (first.number, first.config, first.recipe, first.seed, first.bundle, first.rungs)
+    rung = next(toy_pipeline.run_in_rungs(engine.plan, engine.prepared, *given))
+    engine.study._storage.set_trial_user_attr(first.trial_id, RUNGS, [rung.model_dump(mode="json")])
+    assert Path(rung.checkpoint).is_file()
+    engine.study.enqueue_trial(engine.study.get_trials()[0].params)  # comes before the first one's repeat
+    engine.ledger.counts.add("waiting")
+    engine.ledger.settle(first.number, "the worker process died", again=True)
+    twin = engine.ledger.next()
+    assert (twin.config, twin.recipe, twin.rungs.passed) == (first.config, first.recipe, ())
+    engine.ledger.next()
+    assert [trial.state for trial in load_study("toy").trials()] == ["orphaned", "running", "answered", "running"]
+    assert not Path(rung.checkpoint).exists()
 
 
 def test_ranks_decide_if_the_study_says_so(make_engine: EngineMaker) -> None:
