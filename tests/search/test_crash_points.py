@@ -99,6 +99,7 @@ def finish(engine: Any) -> list[str]:
     )
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["some", "every"])
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_ends_as_if_its_driver_had_not_been_killed(
