@@ -20,6 +20,7 @@ from search.cli.options import (
     TrialsOption,
     WhereOption,
     given_of,
+    overrides_of,
 )
 
 cluster_app = typer.Typer(help="Ray clusters for a study.", no_args_is_help=True)
@@ -73,16 +74,7 @@ def manifest(
             f"--kind ray-start writes a script that any hosts run, which has no use for {', '.join(given)}.",
             "Leave that out.",
         )
-    overrides = {
-        "name": name,
-        "data": data,
-        "text": text,
-        "label": label,
-        "where": where,
-        "trials": trials,
-        "hours": hours,
-    }
-    file = sent_file(study, overrides, resume)
+    file = sent_file(study, overrides_of(context), resume)
     described = Hosts(image, hosts, cpus, gpus, memory, shared, claim, secret)
     text = rayjob(file, described, resume) if kind is Kind.rayjob else ray_start(file, described, resume)
     try:

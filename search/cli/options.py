@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,3 +55,10 @@ def given_of(context: typer.Context, names: Iterable[str]) -> list[str]:
     """Those options of the names that were given to the command, be it with their defaults, as they are typed."""
     sources = {name: context.get_parameter_source(name) for name in names}
     return [f"--{name}" for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
+
+
+def overrides_of(context: typer.Context) -> dict[str, Any]:
+    """What the options of a command that searches a study change in its file, by the names of `OVERRIDES`."""
+    from search.overrides import OVERRIDES
+
+    return {name: value for name, value in context.params.items() if name in OVERRIDES}

@@ -27,12 +27,14 @@ from search.cli.options import (
     TrialsOption,
     WarmStartOption,
     WhereOption,
+    overrides_of,
     storage_option,
 )
 from search.cli.pareto_command import print_front
 
 
 def search(
+    context: typer.Context,
     study: Annotated[
         str,
         typer.Argument(
@@ -66,21 +68,7 @@ def search(
     from search.cli.tables import output_console
 
     console = output_console(stderr=True)
-    overrides = {
-        "name": name,
-        "data": data,
-        "text": text,
-        "label": label,
-        "where": where,
-        "trials": trials,
-        "hours": hours,
-        "workers": workers,
-        "sampler": sampler,
-        "seed": seed,
-        "latency": latency,
-        "device": device,
-        "bundles": bundles,
-    }
+    overrides = overrides_of(context)
     # A terminated search ends as cleanly as one stopped by Ctrl-C.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -22,10 +22,12 @@ from search.cli.options import (
     TrialsOption,
     WarmStartOption,
     WhereOption,
+    overrides_of,
 )
 
 
 def submit(
+    context: typer.Context,
     study: Annotated[str, typer.Argument(help="A shipped study (see `shoebox studies`) or FILE.yaml.")],
     address: Annotated[str, typer.Option(help="The cluster's dashboard, like http://head:8265.")],
     data: SharedDataOption = None,
@@ -56,25 +58,10 @@ def submit(
     """
     from search.cluster import jobs
 
-    overrides = {
-        "name": name,
-        "data": data,
-        "text": text,
-        "label": label,
-        "where": where,
-        "trials": trials,
-        "hours": hours,
-        "workers": workers,
-        "sampler": sampler,
-        "seed": seed,
-        "latency": latency,
-        "device": device,
-        "bundles": bundles,
-    }
     job = jobs.submit(
         study,
         address,
-        overrides=overrides,
+        overrides=overrides_of(context),
         resume=resume,
         storage=storage,
         shared=shared,

@@ -233,18 +233,23 @@ def _client(address: str) -> tuple[Any, bool]:
     from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
-    try:
+    def connected(headers: dict[str, str] | None = None) -> Any:
+        """A client; None where the cluster asks for a token, or for another one."""
         try:
-            return JobSubmissionClient(address), False
-        except RayError:  # only one that asks for a token gets it, whatever RAY_AUTH_MODE says here
-            token = _token()
-            if token is not None:
-                return JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"}), True
-        said = "asks for a token, and there is none here"
-    except RayError:
-        said = "takes another token than the one here"
-    except (ConnectionError, RuntimeError, OSError) as error:
-        raise _refused(address, error) from None
+            return JobSubmissionClient(address, headers=headers)
+        except RayError:
+            return None
+        except (ConnectionError, RuntimeError, OSError) as error:
+            raise _refused(address, error) from None
+
+    client = connected()
+    if client is not None:
+        return client, False
+    token = _token()  # only a cluster that asks for one gets it, whatever RAY_AUTH_MODE says here
+    client = connected({"Authorization": f"Bearer {token}"}) if token else None
+    if client is not None:
+        return client, True
+    said = "takes another token than the one here" if token else "asks for a token, and there is none here"
     raise InputError(
         f"The Ray cluster at {address} {said}.",
         f"Give the cluster's in RAY_AUTH_TOKEN, or in the file that RAY_AUTH_TOKEN_PATH names ({TOKEN} by default).",
