@@ -46,7 +46,7 @@ from search.states import (
     State,
     state_of,
 )
-from search.study_storage import one_proposal
+from search.study_storage import one_proposal, rest
 from space.errors import OutputError
 
 logger = logging.getLogger("shoebox.search.ledger")
@@ -115,6 +115,7 @@ class Ledger:
             self._remember(trial)
         if state == "paused":
             self._ladder.waiting[trial.number] = trial.user_attrs[PAUSED]
+            rest(self.study, trial)
         self._ladder.end(trial.number, state)
         if state == "finished":
             self._enter_finished(trial)
@@ -255,9 +256,9 @@ class Ledger:
         self.time.add(trial)
         if not self.time.over and self._ladder.goes_on(number, trial.user_attrs, not self.has_room):
             return True
-        rung = last_rung(trial.user_attrs)
+        self._ladder.waiting[number] = rung = last_rung(trial.user_attrs)
         self.study._storage.set_trial_user_attr(trial._trial_id, PAUSED, rung)
-        self._ladder.waiting[number] = rung
+        rest(self.study, trial)
         self._rejections.settle(number, handed_out=True, broke=False)
         self.counts.add("running", -1)
         self.counts.add("paused")

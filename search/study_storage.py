@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -202,6 +202,36 @@ class StudyCache(_CachedStorage):
     _backend: StudyStorage
     _read: set[int] | None = None  # studies that have been read inside `read_once`
 
+    def __init__(self, backend: StudyStorage) -> None:
+        super().__init__(backend)
+        self._resting: set[int] = set()
+
+    def rest(self, trial_id: int) -> None:
+        """Take a trial for unchanged, once it has been read again, until this process writes to it: nobody else does.
+
+        With early stopping most trials pause for the rest of the search.
+        """
+        self._resting.add(trial_id)
+
+    def _wake(self, trial_id: int) -> None:
+        with self._lock:
+            if trial_id in self._resting:
+                self._resting.remove(trial_id)
+                study_id, _ = self._trial_id_to_study_id_and_number[trial_id]
+                self._studies[study_id].unfinished_trial_ids.add(trial_id)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        self._wake(trial_id)
+        return super().set_trial_state_values(trial_id, state, values)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._wake(trial_id)
+        super().set_trial_user_attr(trial_id, key, value)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self._wake(trial_id)
+        super().set_trial_system_attr(trial_id, key, value)
+
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
@@ -224,7 +254,10 @@ class StudyCache(_CachedStorage):
             if study_id in self._read:
                 return
             self._read.add(study_id)
+        resting = set(self._resting)
         super()._read_trials_from_remote_storage(study_id)
+        with self._lock:
+            self._studies[study_id].unfinished_trial_ids -= resting & self._resting
 
 
 @contextmanager
@@ -244,6 +277,12 @@ def study_storage(study: optuna.Study) -> StudyStorage | None:
     """The storage of a study, if it is one of ours."""
     storage = backend_of(study)
     return storage if isinstance(storage, StudyStorage) else None
+
+
+def rest(study: optuna.Study, trial: FrozenTrial) -> None:
+    """See `StudyCache.rest`; nothing where the study's storage is another one."""
+    if isinstance(study._storage, StudyCache):
+        study._storage.rest(trial._trial_id)
 
 
 @contextmanager

@@ -56,6 +56,23 @@ def test_stopped_trials_are_pruned_with_their_rungs(make_engine: EngineMaker) ->
     assert longer.ledger.counts.trained == 24
 
 
+def test_trials_that_wait_at_rungs_are_not_read_for_every_proposal(make_engine: EngineMaker) -> None:
+    def make() -> Any:
+        return make_engine(trials=60, limits=ROOMY, more={**EARLY, "sampler": "known-cost"})
+
+    engine = make()
+    engine.run(24)
+    for _ in range(2):
+        waiting = engine.ledger.counts.paused
+        assert waiting > 4
+        engine.ledger.next()
+        engine.study.get_trials()
+        read = engine.study._storage._studies[engine.study._study_id].unfinished_trial_ids
+        assert len(read) <= 2  # the one that was handed out, and maybe one that was promoted
+        engine = make()  # a resume finds them, too
+        engine.ledger.recover()
+
+
 def test_a_promoted_trial_goes_on_from_its_checkpoint_after_a_kill(
     make_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

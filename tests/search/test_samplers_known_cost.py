@@ -510,6 +510,15 @@ def test_what_runs_counts_as_observed_at_its_prediction() -> None:
     assert means == pytest.approx(without[0], abs=0.005)
 
 
+def test_the_mean_alone_is_that_of_the_prediction() -> None:
+    generator = np.random.default_rng(0)
+    x, qualities = generator.standard_normal((30, 3)), generator.standard_normal((30, 3))
+    qualities[9:, 2] = qualities[20:, 1] = np.nan
+    model = CoKriging(x, qualities, np.zeros(30, dtype=bool), _fit, _fit)
+    for passed in (None, qualities[:, :2]):
+        assert (model.mean(x, passed) == model.predict(x, passed)[0]).all()
+
+
 def test_stopped_trials_teach_and_are_no_part_of_the_front(problem: SyntheticProblem, known: KnownCosts) -> None:
     study = make_study(known)
     for number in range(14):

@@ -28,10 +28,10 @@ from search import postgresql as postgresql_module
 from search import trial_reader
 from search.postgresql import with_driver
 from search.samplers import PLACE, RETRY_OF, place
-from search.states import BYTES, ORPHANED
+from search.states import BYTES, ORPHANED, PAUSED
 from search.storage import create_study, find_study, open_storage, set_constraints, study_names
 from search.study import load_study, study_folder
-from search.study_storage import Writes, one_proposal
+from search.study_storage import Writes, one_proposal, rest
 from search.trial_reader import MOST_IDS
 from space.errors import InputError
 
@@ -183,6 +183,36 @@ def test_a_running_trial_is_built_anew_where_it_has_changed_alone(storage_url: s
     changed, same = study.get_trials(deepcopy=False)
     assert same is after[1]
     assert (before[0].user_attrs, changed.user_attrs) == ({BYTES: 12}, {BYTES: 12, "paused": 1})
+
+
+def test_a_trial_that_rests_is_read_once_more_and_then_when_it_was_written(storage_url: str) -> None:
+    study = find_study(open_storage(storage_url), optuna.create_study(storage=open_storage(storage_url)).study_name)
+    assert study is not None
+    trials = [study.ask({"depth": IntDistribution(1, 9)}) for _ in range(4)]
+    read: list[set[int]] = []
+    backend = study._storage._backend
+    reading = backend._get_trials
+    backend._get_trials = lambda *given, **named: (
+        read.append(named["included_trial_ids"].copy()) or reading(*given, **named)
+    )
+    ids = [trial._trial_id for trial in trials]
+    study.tell(3, 1.0)  # else all would be read for being newer than what has finished
+    for trial in trials[:3]:
+        trial.set_user_attr(PAUSED, 0)
+        rest(study, study.get_trials(deepcopy=False)[trial.number])
+    trials[0].set_user_attr("late", 1)  # before it is read again
+    assert [trial.user_attrs for trial in study.get_trials()] == [{PAUSED: 0, "late": 1}, {PAUSED: 0}, {PAUSED: 0}, {}]
+    study.get_trials()
+    assert read[-1] == {ids[0]}  # the one that woke
+    trials[1].set_user_attr(PAUSED, None)
+    assert [trial.user_attrs.get(PAUSED) for trial in study.get_trials()[:3]] == [0, None, 0]
+    assert read[-1] == set(ids[:2])
+    study.tell(2, state=optuna.trial.TrialState.PRUNED)
+    assert study.get_trials()[2].state == optuna.trial.TrialState.PRUNED
+    rest(study, study.get_trials()[0])
+    study.get_trials()
+    study._storage.set_trial_system_attr(ids[0], "note", 1)
+    assert study.get_trials()[0].system_attrs == {"note": 1}
 
 
 @pytest.mark.parametrize("most", [MOST_IDS, 10])

@@ -13,7 +13,7 @@ trial is from what was expected of it is noise in part only; c_l, which the orig
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -127,9 +127,17 @@ class CoKriging:
 
     def _before(self, x: np.ndarray, passed: np.ndarray) -> np.ndarray:
         """[n, 2]: what is expected at the last level so far, and how far each trial is from that."""
-        means, _ = self.predict(x, passed)
+        means = self.mean(x, passed)
         own = passed[:, self._levels[-1]] - means
         return np.column_stack((means, np.nan_to_num(own)))
+
+    def mean(self, x: np.ndarray, passed: np.ndarray | None = None) -> np.ndarray:
+        """What `predict` expects, in a fraction of its time where x is long: [m]."""
+        means, own = np.zeros(len(x)), np.zeros(len(x))
+        for level, line, process in self._parts():
+            means = line(np.column_stack((means, own))) + line.residual * process.mean(x)
+            own = np.nan_to_num(_at(level, passed, len(x)) - means)
+        return means
 
     def predict(self, x: np.ndarray, passed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Expected final qualities and their standard deviations, each [m].
@@ -140,18 +148,19 @@ class CoKriging:
         """
         means, variances = np.zeros(len(x)), np.zeros(len(x))
         own, unknown = np.zeros(len(x)), np.zeros(len(x))
-        for level, line, process in zip(self._levels, self._lines, self._processes, strict=True):
+        for level, line, process in self._parts():
             rest, deviations = process.predict(x)
             before = np.column_stack((means, own))
             means = line(before) + line.residual * rest
             variances = line.slopes[0] ** 2 * variances + line.slopes[1] ** 2 * unknown + line.variances(before)
             variances += (line.residual * deviations) ** 2
-            here = np.full(len(x), np.nan)
-            if passed is not None and level < passed.shape[1]:
-                here = passed[:, level]
+            here = _at(level, passed, len(x))
             own = np.nan_to_num(here - means)
             unknown = np.where(np.isfinite(here), 0.0, line.residual**2 * process.noise)
         return means, np.sqrt(np.maximum(variances, 1e-12))
+
+    def _parts(self) -> Iterator[tuple[int, _Line, Process]]:
+        return zip(self._levels, self._lines, self._processes, strict=True)
 
     def moves(self, x: np.ndarray) -> np.ndarray:
         """How far quality at the first rung is expected to move `predict`: standard deviations [m]. Nowhere, until
@@ -164,3 +173,10 @@ class CoKriging:
         first, *others = self._lines[1:]
         moves = np.abs(first.slopes[0] * expected + first.slopes[1] * (1 - expected)) * np.sqrt(total)
         return moves * self._lines[0].residual * float(np.prod([abs(line.slopes[0]) for line in others]))
+
+
+def _at(level: int, passed: np.ndarray | None, count: int) -> np.ndarray:
+    """Qualities [count] at a level, NaN where they are not known."""
+    if passed is None or level >= passed.shape[1]:
+        return np.full(count, np.nan)
+    return passed[:, level]

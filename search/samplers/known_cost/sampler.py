@@ -153,9 +153,9 @@ class KnownCostSampler(BaseSampler):
             model = self._of_rungs(history, features)
             if not model:
                 return None
-            means, _ = model.predict(features(tried, tried_costs))
+            means = model.mean(features(tried, tried_costs))
             everything = history.tried()
-            lowest = model.predict(features(everything, known.costs(everything)))[0].min() if worst is None else worst
+            lowest = model.mean(features(everything, known.costs(everything))).min() if worst is None else worst
         else:
             first = history.qualities[: settled(len(history.qualities))]
             middle, spread = first.mean(), max(float(first.std()), 1e-6)
