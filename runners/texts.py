@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from runners.column_names import refuse_doubled
 from runners.predict import Bundle, Prediction, check_unicode
 from runners.tags import Tagged
 from space.errors import InputError
@@ -126,7 +126,7 @@ def _numbered(
 
 def _read_jsonl(file: IO[str], where: str) -> Iterator[tuple[int, dict[str, Any]]]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        _refuse_doubled([name for name, _ in pairs], f"{where}, line {number}")
+        refuse_doubled([name for name, _ in pairs], f"{where}, line {number}")
         return dict(pairs)
 
     for number, line in enumerate(file, 1):
@@ -155,7 +155,7 @@ def _read_csv(
         raise InputError(
             f"{where} has no column {missing[0]!r}; it has {', '.join(header)}.", "Name the text columns by --text."
         )
-    _refuse_doubled([name for name in header if name], f"{where}, line 1")  # separators may trail
+    refuse_doubled([name for name in header if name], f"{where}, line 1")  # separators may trail
     for line, cells in rows:
         if not cells and len(header) > 1:
             continue
@@ -185,11 +185,6 @@ def _read_cells(file: IO[str], where: str, separator: str) -> Iterator[tuple[int
             raise InputError(f"{where}, line {line} opens a quote that is not closed.", "End the cell with a quote.")
         yield line, cells
         line = rows.line_num + 1
-
-
-def _refuse_doubled(names: list[str], place: str) -> None:
-    if doubled := [name for name, count in Counter(names).items() if count > 1]:
-        raise InputError(f"{place} names {doubled[0]!r} twice: one of the two would be lost.", "Name one otherwise.")
 
 
 def _read_lines(file: IO[str], where: str, columns: Sequence[str], words: bool) -> Iterator[tuple[int, dict[str, Any]]]:

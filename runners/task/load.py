@@ -167,7 +167,7 @@ def load_task(spec: TaskSpec) -> Task:
         raise InputError(f"Metric f1 is for two labels, but {train_table.where} has {len(names)}.", "Use accuracy.")
     train = _examples(train_table, spec, names)
     validation = _examples(validation_table, spec, names)
-    if spec.regression and np.ptp(train.labels) == 0:
+    if not spec.per_token and np.ptp(train.labels) == 0:
         raise InputError(f"Column {spec.label!r} of {train_table.where} has the same label in every row.")
     known, target = None, None
     if spec.domain is not None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import hashlib
+import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from runners.column_names import refuse_doubled
 from runners.grammar import domain_of, sentiment
 from runners.task.spec import FilesData, FolderData, GrammarData, HubData
-from space.errors import InputError
+from space.errors import InputError, OutputError
 from space.paths import cache, expanded
+
+logger = logging.getLogger("shoebox.runners.task")
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 _HUB_TIMEOUT = 5.0  # seconds until the hub counts as out of reach
@@ -89,34 +96,57 @@ def read_files(paths: list[Path]) -> Table:
 
     Raises:
         InputError: a file that is missing or cannot be read.
+        OutputError: no space left for it in the cache.
     """
     where = str(paths[0]) if len(paths) == 1 else str(paths[0].parent / f"{paths[0].stem}...{paths[0].suffix}")
     for path in paths:
         _check_file(path)
+    # By content: datasets goes by name and time, and a file that was unpacked or copied may have those of another one.
+    try:
+        contents = [digest_of(path) for path in paths]
+    except OSError as error:
+        raise InputError(f"Could not read {where}: {error.strerror}.") from error
+    folder = cache() / "data" / hashlib.sha256("".join(contents).encode()).hexdigest()[:24]
+    known = any(folder.rglob("*.arrow"))
+    try:
+        try:
+            return _table(_loaded(paths, folder), where)
+        except Exception:
+            if not known:
+                raise
+            logger.warning("What is cached of %s is damaged: reading it again", where)
+            shutil.rmtree(folder, ignore_errors=True)
+            return _table(_loaded(paths, folder), where)
+    except Exception as error:  # datasets raises its own, pandas' and Arrow's errors for bad content
+        root = _root(error)
+        if isinstance(root, OSError) and root.errno is not None:  # disk full, no permission: not the file's fault
+            reason = f"the cache folder {folder.parent}: {root.strerror}"
+            raise OutputError(f"Could not read {where} by way of {reason}.") from error
+        kind = FORMATS[paths[0].suffix.lower()].upper()
+        raise InputError(f"{where} could not be read as {kind}: {_first_line(root)}.") from error
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _loaded(paths: list[Path], folder: Path) -> Any:
+    """Files as `datasets` reads them, by way of Arrow files in a folder."""
     import datasets
 
     suffix = paths[0].suffix.lower()
     files: Any = [str(path.resolve()) for path in paths]
-    folder = str(cache() / "data")
-    try:
-        # Not load_dataset: it reports each use of local files to a server and waits for it.
-        with _quiet():
-            if FORMATS[suffix] == "parquet":
-                loaded = datasets.Dataset.from_parquet(files, cache_dir=folder)
-            elif FORMATS[suffix] == "json":
-                loaded = datasets.Dataset.from_json(files, cache_dir=folder)
-            else:
-                # Only an empty cell is missing: the texts "NA" and "null" are texts.
-                missing = {"keep_default_na": False, "na_values": ["", "nan", "NaN"]}
-                separator = "\t" if suffix == ".tsv" else ","
-                loaded = datasets.Dataset.from_csv(files, cache_dir=folder, sep=separator, **missing)
-    except OSError as error:
-        if error.errno is not None:  # disk full, no permission: not the file's fault
-            raise InputError(f"Could not read {where}: {error.strerror}.") from error
-        raise InputError(f"{where} could not be read as {FORMATS[suffix].upper()}: {_root(error)}.") from error
-    except Exception as error:  # datasets raises its own, pandas' and Arrow's errors for bad content
-        raise InputError(f"{where} could not be read as {FORMATS[suffix].upper()}: {_root(error)}.") from error
-    return _table(loaded, where)
+    # Not load_dataset: it reports each use of local files to a server and waits for it.
+    with _quiet():
+        if FORMATS[suffix] == "parquet":
+            return datasets.Dataset.from_parquet(files, cache_dir=str(folder))
+        if FORMATS[suffix] == "json":
+            return datasets.Dataset.from_json(files, cache_dir=str(folder))
+        # Only an empty cell is missing: the texts "NA" and "null" are texts.
+        missing = {"keep_default_na": False, "na_values": ["", "nan", "NaN"]}
+        return datasets.Dataset.from_csv(files, cache_dir=str(folder), sep=_separator(paths[0]), **missing)
 
 
 def _check_file(path: Path) -> None:
@@ -140,6 +170,23 @@ def _check_file(path: Path) -> None:
         raise InputError(f"{path} is not a Parquet file: {cut}.", "Give CSV or JSON files their own ending.")
     if suffix == ".parquet" and _parquet_rows(path) == 0:  # `datasets` stumbles over such a file
         raise InputError(f"{path} has no rows.")
+    if FORMATS[suffix] == "csv":
+        _check_header(path)
+
+
+def _check_header(path: Path) -> None:
+    """pandas would give the second column of a name another one, and `datasets` stumbles over a header alone."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = (row for row in csv.reader(file, delimiter=_separator(path)) if row)
+        # What is no text is for pandas to tell, and a cell of more than 131,072 characters for it to take.
+        with contextlib.suppress(csv.Error, UnicodeDecodeError):
+            refuse_doubled([name for name in next(rows, []) if name], f"{path}, line 1")
+            if next(rows, None) is None:
+                raise InputError(f"{path} has no rows.")
+
+
+def _separator(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
 def _parquet_rows(path: Path) -> int:
@@ -178,7 +225,7 @@ def read_hub(repository: str, config: str | None, split: str, hub: tuple[bool, s
                 "Give a folder with train and validation files: --data DIR.",
             ) from error
         raise InputError(
-            f"Could not load {where} from the Hugging Face hub: {_root(error)}.",
+            f"Could not load {where} from the Hugging Face hub: {_first_line(_root(error))}.",
             "Check the id, or give a folder with train and validation files: --data DIR.",
         ) from error
     return _table(loaded, where)
@@ -239,8 +286,12 @@ def _table(loaded: Any, where: str) -> Table:
     return Table(where, loaded.with_format("arrow")[:], names)
 
 
-def _root(error: BaseException) -> str:
+def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
+    return error
+
+
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

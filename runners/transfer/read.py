@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from runners.task.sources import FORMATS, Table, read_files, read_hub
+from runners.task.sources import FORMATS, Table, digest_of, read_files, read_hub
 from runners.transfer.spec import FileSource, HubSource
 from space.errors import InputError
 from space.paths import expanded
@@ -63,8 +62,7 @@ def identity(source: FileSource | HubSource) -> list[str]:
     found = []
     for path in source_files(source):
         try:
-            with path.open("rb") as file:
-                found.append(hashlib.file_digest(file, "sha256").hexdigest())
+            found.append(digest_of(path))
         except OSError as error:
             raise InputError(f"Could not read {path}: {error.strerror}.") from error
     return found

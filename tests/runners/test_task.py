@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
 from runners.task import Task, TaskSpec, load_task
-from space.errors import InputError
+from runners.task.sources import read_files
+from space.errors import InputError, OutputError
 
 TEXTS = ["a gripping , funny film", "NA", "null", 'she said "no" , twice', "ein schöner Tag", ""]
 LABELS = [1, 0, 0, 1, 1, 0]
@@ -233,7 +236,8 @@ def test_a_missing_label_in_a_csv_file(tmp_path: Path) -> None:
         ("train.parquet", b"PAR1 only the ends are rightPAR1", "is not a Parquet file: its description is damaged"),
         ("train.parquet", b"", "is an empty file"),
         ("train.csv", b"", "is an empty file"),
-        ("train.csv", b"sentence,label\n", "has no rows|could not be read as CSV"),
+        ("train.csv", b"sentence,label\n", r"train\.csv has no rows\.$"),
+        ("train.csv", b"sentence,label,label\ngood,1,0\n", r"train\.csv, line 1 names 'label' twice"),
         ("train.csv", b"\xff\xfe\x00\xd8 \x80", "could not be read as CSV"),
         ("train.json", b"{not json", "could not be read as JSON"),
     ],
@@ -245,6 +249,53 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, me
         _load(tmp_path)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_file_of_another_content_is_read_whatever_its_time_says(tmp_path: Path, ending: str) -> None:
+    found = []
+    for texts in (TEXTS[:2], TEXTS[1:3], TEXTS[:2]):
+        for split in ("train", "validation"):
+            file = tmp_path / f"{split}.{ending}"
+            if ending == "parquet":
+                _parquet(tmp_path, split, sentence=texts, label=LABELS[:2])
+            else:
+                rows = pd.DataFrame({"sentence": texts, "label": LABELS[:2]})
+                rows.to_csv(file, index=False) if ending == "csv" else rows.to_json(file, orient="records", lines=True)
+            os.utime(file, (946684800, 946684800))
+        found.append(_load(tmp_path))
+    assert [task.train.texts for task in found] == [TEXTS[:2], TEXTS[1:3], TEXTS[:2]]
+    assert found[0].fingerprint == found[2].fingerprint != found[1].fingerprint
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_what_is_cached_of_a_file_is_read_again_where_it_is_damaged(
+    tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pd.DataFrame({"sentence": TEXTS[:2], "label": LABELS[:2]}).to_csv(tmp_path / "train.csv", index=False)
+    _parquet(tmp_path, sentence=TEXTS[:2], label=LABELS[:2])
+    whole = read_files([tmp_path / f"train.{ending}"]).columns.to_pydict()
+    for cut in (0, 100):
+        for cached in (tmp_path / "cache").rglob("*.arrow"):
+            cached.write_bytes(cached.read_bytes()[:cut])
+        assert read_files([tmp_path / f"train.{ending}"]).columns.to_pydict() == whole
+        assert f"What is cached of {tmp_path / 'train'}.{ending} is damaged" in caplog.text
+        caplog.clear()
+
+
+def test_a_cache_that_cannot_be_written_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "data").write_bytes(b"")  # where a folder should be
+    _parquet(tmp_path, sentence=TEXTS, label=LABELS)
+    with pytest.raises(OutputError, match=r"Could not read .*train\.parquet by way of the cache folder .*cache/data: "):
+        read_files([tmp_path / "train.parquet"])
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_one_class_alone_is_refused(tmp_path: Path, rows: int) -> None:
+    folder = _both(tmp_path / "data", sentence=TEXTS[:rows], label=[1] * rows)
+    with pytest.raises(InputError, match=r"Column 'label' of .*train\.parquet has the same label in every row"):
+        _load(folder, labels=2)
 
 
 def test_folders_and_files_that_are_not_there(tmp_path: Path) -> None:
