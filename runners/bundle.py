@@ -17,7 +17,7 @@ from runners.card import card
 from runners.record import TrialRecord
 from runners.tensors import save_tensors
 from space.config import Recipe
-from space.errors import InputError, OutputError
+from space.errors import DamagedError, InputError, OutputError
 from space.families import AnyStudentConfig, Student, export_model
 from space.paths import expanded
 from space.shape import TaskShape
@@ -146,26 +146,27 @@ def read_config(folder: Path) -> BundleConfig:
     """The configuration of a bundle.
 
     Raises:
-        InputError: the folder is no bundle.
+        DamagedError: files of it are missing, or it cannot be understood.
+        InputError: there is no such folder.
     """
     if not folder.is_dir():
         raise InputError(f"There is no bundle folder {folder}.")
     missing = [name for name in (CONFIG, MODEL, VOCABULARY) if not (folder / name).is_file()]
     if missing:
-        raise InputError(f"{folder} is no bundle: {', '.join(missing)} missing.", "`shoebox export` writes bundles.")
+        raise DamagedError(f"{folder} is no bundle: {', '.join(missing)} missing.", "`shoebox export` writes bundles.")
     try:
         return BundleConfig.model_validate(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
     except (ValueError, ValidationError) as error:
-        raise InputError(f"{folder / CONFIG} is damaged: {str(error).splitlines()[0]}.") from error
+        raise DamagedError(f"{folder / CONFIG} is damaged: {str(error).splitlines()[0]}.") from error
 
 
 def read_vocabulary(folder: Path) -> list[str]:
     """The tokens of a bundle in the order of their ids.
 
     Raises:
-        InputError: the file is damaged.
+        DamagedError: the file is no text.
     """
     try:
         return (folder / VOCABULARY).read_text(encoding="utf-8").split("\n")[:-1]
     except UnicodeDecodeError as error:
-        raise InputError(f"{folder / VOCABULARY} is damaged: {error}.") from error
+        raise DamagedError(f"{folder / VOCABULARY} is damaged: {error}.") from error

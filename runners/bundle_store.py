@@ -5,20 +5,21 @@ A bundle there is its files and, written last, a list of them: without the list 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import shutil
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 
 from runners.cache_entry import make_once
 from runners.record import TrialRecord
-from space.errors import InputError, OutputError
+from space.errors import DamagedError, InputError, OutputError
 from space.paths import cache
 
 logger = logging.getLogger("shoebox.runners.bundle_store")
@@ -27,33 +28,91 @@ COMPLETE = "complete.json"
 _OWNER = "owner.json"
 
 
+class _Listed(NamedTuple):
+    """The list of a bundle.
+
+    Attributes:
+        id: tells a replaced bundle from the one before.
+        files: size of each, in bytes; None while it is being replaced.
+        sha256: digests of their content; older versions wrote none.
+    """
+
+    id: str
+    files: dict[str, int | None]
+    sha256: dict[str, str]
+
+    @classmethod
+    def of(cls, files: Iterable[Path]) -> _Listed:
+        contents = {file.name: file.read_bytes() for file in files}
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        return cls(uuid.uuid4().hex, {name: len(content) for name, content in contents.items()}, digests)
+
+    def but(self, changed: _Listed) -> _Listed:
+        """This one with some files replaced."""
+        digests = {name: digest for name, digest in self.sha256.items() if name not in changed.files}
+        return _Listed(uuid.uuid4().hex, {**self.files, **changed.files}, {**digests, **changed.sha256})
+
+
 def is_url(place: str) -> bool:
     """Whether a bundle's place is a URL, not a folder."""
     return "://" in place
 
 
 def publish(folder: Path, url: str) -> None:
-    """Copy a bundle to a URL; a bundle that is there already is replaced.
+    """Copy a bundle to a URL; a bundle that is there already is replaced, and is gone if that is interrupted.
 
     Raises:
         InputError: the URL's protocol is unknown, or its package is not installed.
         OutputError: the bundle cannot be written.
     """
     system, path = _open(url)
-    files = sorted(file for file in folder.iterdir() if file.is_file())
-    # The id tells a replaced bundle from the one before.
-    listed = {"id": uuid.uuid4().hex, "files": {file.name: file.stat().st_size for file in files}}
-    try:
+    files = {file.name: file for file in sorted(folder.iterdir()) if file.is_file()}
+    with _written(url):
         if system.exists(path):
             if system.exists(f"{path}/{COMPLETE}"):
                 system.rm_file(f"{path}/{COMPLETE}")  # first, so that a mixture is never a bundle
             system.rm(path, recursive=True)
         system.makedirs(path, exist_ok=True)
-        for file in files:
-            system.put_file(str(file), f"{path}/{file.name}")
-        system.pipe_file(f"{path}/{COMPLETE}", json.dumps(listed).encode())
+        for name, file in files.items():
+            system.put_file(str(file), f"{path}/{name}")
+        _list(system, path, _Listed.of(files.values()))
+
+
+def amend(folder: Path, url: str, changed: Collection[str]) -> None:
+    """Replace files of a bundle at a URL by those of a folder: such as tell of its student, and are not the student.
+
+    Interrupted at any point, it leaves a whole bundle, with some of these files new.
+
+    Raises:
+        InputError: there is no bundle, or as `publish`.
+        OutputError: the files cannot be written.
+    """
+    system, path = _open(url)
+    before, after = _listed(system, path, url), _Listed.of(folder / name for name in changed)
+    with _written(url):
+        _list(system, path, before.but(_Listed("", dict.fromkeys(changed), {})))
+        for name in changed:
+            system.put_file(str(folder / name), f"{path}/{name}")
+        _list(system, path, before.but(after))
+
+
+@contextlib.contextmanager
+def _written(url: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # each protocol has errors of its own
         raise OutputError(f"The bundle cannot be written to {url}: {_reason(error)}.") from error
+
+
+def _list(system: Any, path: str, listed: _Listed) -> None:
+    """Write a bundle's list, at once where the protocol can: without it there is no bundle."""
+    content, part = json.dumps(listed._asdict()).encode(), f"{path}/.{COMPLETE}.part"
+    system.pipe_file(part, content)
+    try:
+        system.mv(part, f"{path}/{COMPLETE}")
+    except Exception:  # some move no file over another one
+        system.pipe_file(f"{path}/{COMPLETE}", content)
+        system.rm_file(part)
 
 
 def published(record: TrialRecord, url: str) -> TrialRecord:
@@ -70,46 +129,73 @@ def fetch(place: str) -> Path:
     """A folder with the bundle: the place itself, or a copy in the cache of what is at a URL.
 
     Raises:
+        DamagedError: files of it are not there, or hold something else than was written.
         InputError: there is no whole bundle, or it cannot be read.
     """
     if not is_url(place):
         return Path(place)
     system, path = _open(place)
-    try:
-        listed = json.loads(system.cat_file(f"{path}/{COMPLETE}"))
-        files = {str(name): int(size) for name, size in listed["files"].items()}
-        key = hashlib.sha256(f"{place} {listed['id']}".encode()).hexdigest()[:24]
-    except FileNotFoundError:
-        raise InputError(f"There is no whole bundle at {place}.") from None
-    except Exception as error:
-        raise InputError(f"The bundle at {place} cannot be read: {_reason(error)}.") from error
-    folder = cache() / "bundles" / key
+    listed = _listed(system, path, place)
+    folder = cache() / "bundles" / hashlib.sha256(f"{place} {listed.id}".encode()).hexdigest()[:24]
 
     def check() -> Path:
-        for name, size in files.items():
-            if (folder / name).stat().st_size != size:
+        for name, size in listed.files.items():
+            if (folder / name).stat().st_size != size and size is not None:
                 raise ValueError(f"{name} has not its {size} bytes")
         return folder
 
     def copy(target: Path) -> None:
-        for name, size in files.items():
-            system.get_file(f"{path}/{name}", str(target / name))
-            if (target / name).stat().st_size != size:
-                raise InputError(f"The bundle at {place} is damaged: {name} has not its {size} bytes.")
+        for name, size in listed.files.items():
+            try:
+                system.get_file(f"{path}/{name}", str(target / name))
+            except FileNotFoundError:
+                raise DamagedError(f"The bundle at {place} is damaged: {name} is not there.") from None
+            content = (target / name).read_bytes()
+            if size is not None and len(content) != size:
+                raise DamagedError(f"The bundle at {place} is damaged: {name} has not its {size} bytes.")
+            if (digest := listed.sha256.get(name)) and hashlib.sha256(content).hexdigest() != digest:
+                raise DamagedError(f"The bundle at {place} is damaged: {name} is not what was written.")
 
     return make_once(folder, check, copy, "bundle", logger)
 
 
+def _listed(system: Any, path: str, place: str) -> _Listed:
+    """The list of a bundle.
+
+    Raises:
+        DamagedError: it cannot be understood.
+        InputError: there is no whole bundle, or it cannot be read.
+    """
+    try:
+        content = system.cat_file(f"{path}/{COMPLETE}")
+    except FileNotFoundError:
+        raise InputError(f"There is no whole bundle at {place}.") from None
+    except Exception as error:
+        raise InputError(f"The bundle at {place} cannot be read: {_reason(error)}.") from error
+    try:
+        found = json.loads(content)
+        return _Listed(str(found["id"]), dict(found["files"]), dict(found.get("sha256", {})))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"The bundle at {place} is damaged: {COMPLETE} cannot be understood.") from error
+
+
 def remove(place: str) -> None:
-    """Remove a bundle, whether folder or URL; one that is gone is no error."""
+    """Remove a bundle, whether folder or URL; one that is gone is no error.
+
+    Raises:
+        OutputError: it cannot be removed from the URL.
+    """
     if not is_url(place):
         shutil.rmtree(place, ignore_errors=True)
         return
     system, path = _open(place)
-    if system.exists(f"{path}/{COMPLETE}"):
-        system.rm_file(f"{path}/{COMPLETE}")
-    if system.exists(path):
-        system.rm(path, recursive=True)
+    try:
+        if system.exists(f"{path}/{COMPLETE}"):
+            system.rm_file(f"{path}/{COMPLETE}")
+        if system.exists(path):
+            system.rm(path, recursive=True)
+    except Exception as error:
+        raise OutputError(f"The bundle at {place} cannot be removed: {_reason(error)}.") from error
 
 
 def names(url: str) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 
 import optuna
 
 from runners.arm_quality import add_arm_quality, measure_arm_quality
-from runners.bundle_store import fetch, is_url, publish
+from runners.bundle import CARD, METRICS
+from runners.bundle_store import amend, fetch, is_url
 from runners.latency import DeviceSpec
 from runners.task import Task
 from search.study import ON_ARM, Study
@@ -32,11 +34,13 @@ def check_front_on_arm(study: optuna.Study, url: str, tasks: Mapping[str, Task],
         try:
             bundle = fetch(record.bundle)
             measured = measure_arm_quality(bundle, tasks, device, record)
-            found[str(record.trial)] = measured.model_dump(mode="json")
-            study.set_user_attr(ON_ARM, found)
             add_arm_quality(bundle, record, measured)
             if is_url(record.bundle):
-                publish(bundle, record.bundle)
+                amend(bundle, record.bundle, (METRICS, CARD))
+                shutil.rmtree(bundle, ignore_errors=True)  # the copy in the cache: it goes by the list before
+            # Last: who is killed before measures once more.
+            found[str(record.trial)] = measured.model_dump(mode="json")
+            study.set_user_attr(ON_ARM, found)
         except Exception as error:  # a damaged bundle, a full disk: the search itself has ended well
             reason = " ".join(str(error).split())
             logger.warning("Trial %d could not be judged with ARM kernels: %s", record.trial, reason)

@@ -50,6 +50,11 @@ def check_no_bundles(file: StudyFile) -> None:
             f"{file.bundles or folder} holds bundles of another study named {file.name!r}.",
             "Remove that folder, or start this study by --name NAME.",
         )
+    if file.bundles and owner_of(file.bundles) is not None:  # whose first bundle may still be to come
+        raise InputError(
+            f"{file.bundles} is the place for the bundles of another study named {file.name!r}.",
+            f"Start this one by --name NAME; if that study is gone, remove {file.bundles}/owner.json.",
+        )
 
 
 def check_bundles_own(existing: optuna.Study, file: StudyFile) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,6 +111,29 @@ def located(checkpoint: str, folder: Path) -> Path:
     recorded = Path(checkpoint)
     moved = folder / recorded.parent.name / recorded.name
     return moved if moved.is_file() and not recorded.is_file() else recorded
+
+
+def bundle_now(record: Mapping[str, Any], folder: Path) -> str:
+    """Where a trial's bundle is now: in its study's home, which may have been moved since.
+
+    Args:
+        record: of the trial, as JSON.
+        folder: of the study's bundles.
+
+    Returns:
+        The place as it was recorded if it is there, or nowhere.
+    """
+    recorded = str(record["bundle"])
+    if "://" in recorded or recorded.startswith(f"{folder}/") or Path(recorded).is_dir():
+        return recorded
+    moved = folder / Path(recorded).name
+    try:
+        told = json.loads((moved / "metrics.json").read_text(encoding="utf-8"))
+        # A study of that name in another storage may have been searched here.
+        same = all(told[key] == record[key] for key in ("trial", "seed", "quality", "deployed_bytes"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return recorded
+    return str(moved) if same else recorded
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from objectives.pareto import Direction, hypervolume, non_dominated
 from search.fields import Content, measured
+from search.retention import bundle_now
 from search.states import (
     ERROR,
     PROPOSED,
@@ -172,6 +173,7 @@ class Study:
         return {
             trial.number: {
                 **trial.user_attrs[RECORD],
+                "bundle": self._bundle_now(trial.user_attrs),
                 "on_arm": self._on_arm.get(str(trial.number)),
                 PROPOSED: trial.user_attrs.get(PROPOSED, "sampler"),
             }
@@ -190,8 +192,12 @@ class Study:
         """
         if number not in self._records:
             attributes = self._by_number[number].user_attrs
-            self._records[number] = read_record(self.name, attributes, self._on_arm.get(str(number)))
+            record = read_record(self.name, attributes, self._on_arm.get(str(number)))
+            self._records[number] = record.model_copy(update={"bundle": self._bundle_now(attributes)})
         return self._records[number]
+
+    def _bundle_now(self, attributes: dict[str, Any]) -> str:
+        return bundle_now(attributes[RECORD], self.folder / "trials")
 
     @cached_property
     def _by_number(self) -> dict[int, FrozenTrial]:

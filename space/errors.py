@@ -1,4 +1,4 @@
-"""The one error that a user can cause."""
+"""The errors that a user can do something about."""
 
 from __future__ import annotations
 
@@ -21,3 +21,7 @@ class InputError(ValueError):
 
 class OutputError(InputError):
     """A result cannot be written (disk full, no permission): no fault of the trial, the next one would fail too."""
+
+
+class DamagedError(InputError):
+    """What Shoebox wrote does not hold any more what it should: other things of its kind may be whole."""

@@ -44,7 +44,7 @@ def export_(
     )
     if done.gone:
         numbers = ", ".join(map(str, done.gone))
-        typer.echo(f"Bundles that are gone and so not in it: those of trials {numbers}.")
+        typer.echo(f"Bundles that are gone or damaged and so not in it: those of trials {numbers}.")
     typer.echo("The text that the students learn from, and the teacher, are not in it.")
 
 

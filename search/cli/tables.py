@@ -177,7 +177,7 @@ def _remarks(selection: Selection, records: list[TrialRecord]) -> list[str]:
     if len({(record.latency.device, record.latency.backend) for record in records}) > 1:
         remarks.append("Latencies of different devices or backends do not compare (--device times all on one).")
     if selection.untimed:
-        remarks.append(f"Left out, because their bundles are gone and cannot be timed: {selection.untimed} trials.")
+        remarks.append(f"Left out, because their bundles are gone or damaged: {selection.untimed} trials.")
     return remarks
 
 

@@ -6,6 +6,7 @@ Every bundle holds the file that is to be timed, and weights do not change what 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from search.fields import READINGS
 from search.query.table import Row, TrialTable
 from search.validation import closest
-from space.errors import InputError
+from space.errors import DamagedError, InputError
 
 if TYPE_CHECKING:
     from runners.latency import LatencyMeter
+
+logger = logging.getLogger("shoebox.search.query")
 
 Backend = Literal["emulated", "estimated"]
 BATCH = 10  # students in one emulator process: what it starts with is shared, and a stop loses no more
@@ -29,7 +32,7 @@ class Retimed:
 
     Attributes:
         table: the trials that were timed, with their new readings.
-        untimed: how many were not, because their bundles are gone.
+        untimed: how many were not, because their bundles are gone or damaged.
     """
 
     table: TrialTable
@@ -64,7 +67,7 @@ def retime(
 
     Raises:
         InputError: an unknown device or backend, a device without recorded costs, an emulator that cannot be had,
-            bundles that are all gone, or at a URL that cannot be read.
+            bundles that are all gone or damaged, or at a URL that cannot be read.
     """
     from runners.latency import DeviceSpec, LatencyMeter
 
@@ -76,7 +79,7 @@ def retime(
     rows = list(rows)
     students = {int(index): student for index in rows if (student := _student(table.rows[int(index)])) is not None}
     if not students and rows:
-        raise InputError("The bundles of these trials are gone, so that none can be timed on another device.")
+        raise InputError("The bundles of these trials are gone or damaged: none can be timed on another device.")
     timed: list[Row] = []
     pending = list(students.items())
     for first in range(0, len(pending), BATCH):
@@ -94,18 +97,22 @@ def _suitable(table: TrialTable) -> Backend:
 
 
 def _student(row: Row) -> _Student | None:
-    """None where the trial's bundle is gone."""
+    """None where the trial's bundle is gone or damaged."""
     from runners.bundle import CONFIG, MODEL, VOCABULARY, read_config, read_vocabulary
     from search.bundles import find_bundle
     from space.families import architecture_key
 
-    folder = find_bundle(row.content["bundle"])
-    if folder is None or not all((folder / name).is_file() for name in (CONFIG, MODEL, VOCABULARY)):
+    try:
+        folder = find_bundle(row.content["bundle"])
+        if folder is None or not all((folder / name).is_file() for name in (CONFIG, MODEL, VOCABULARY)):
+            return None
+        config, vocabulary = read_config(folder), read_vocabulary(folder)
+    except DamagedError as error:
+        logger.warning("%s", error)
         return None
-    config = read_config(folder)
     readings = [row.content.get(reading) for reading in READINGS]
     return _Student(
-        key=architecture_key(config.student, config.shape, len(read_vocabulary(folder))),
+        key=architecture_key(config.student, config.shape, len(vocabulary)),
         model=folder / MODEL,
         tokens=tuple(reading["tokens"] for reading in readings if reading is not None),
     )

@@ -8,8 +8,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from runners.bundle_store import COMPLETE, fetch, is_url, names, owner_of, publish, remove, remove_all, set_owner
-from space.errors import InputError, OutputError
+from runners.bundle_store import COMPLETE, amend, fetch, is_url, names, owner_of, publish, remove, remove_all, set_owner
+from space.errors import DamagedError, InputError, OutputError
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +66,98 @@ def test_a_damaged_file_is_noticed(tmp_path: Path, url: str) -> None:
     fsspec.filesystem("memory").pipe_file(f"{url}/00000/model", b"less")
     with pytest.raises(InputError, match="model has not its 7 bytes"):
         fetch(f"{url}/00000")
+
+
+def test_other_content_of_the_same_size_is_noticed(tmp_path: Path, url: str) -> None:
+    publish(write(tmp_path / "one", model="weights", card="words"), f"{url}/00000")
+    fsspec.filesystem("memory").pipe_file(f"{url}/00000/model", b"WEIGHTS")
+    with pytest.raises(DamagedError, match="model is not what was written"):
+        fetch(f"{url}/00000")
+    fsspec.filesystem("memory").rm_file(f"{url}/00000/model")
+    with pytest.raises(DamagedError, match="model is not there"):
+        fetch(f"{url}/00000")
+    fsspec.filesystem("memory").pipe_file(f"{url}/00000/{COMPLETE}", b"{")
+    with pytest.raises(DamagedError, match=f"{COMPLETE} cannot be understood"):
+        fetch(f"{url}/00000")
+
+
+def test_a_list_of_an_older_version_has_sizes_alone(tmp_path: Path, url: str) -> None:
+    publish(write(tmp_path / "one", model="weights"), f"{url}/00000")
+    fsspec.filesystem("memory").pipe_file(f"{url}/00000/{COMPLETE}", b'{"id": "7", "files": {"model": 7}}')
+    assert (fetch(f"{url}/00000") / "model").read_text() == "weights"
+    amend(write(tmp_path / "two", card="new"), f"{url}/00000", ["card"])
+    assert {file.name: file.read_text() for file in fetch(f"{url}/00000").iterdir()} == {
+        "model": "weights",
+        "card": "new",
+    }
+
+
+@pytest.mark.parametrize("protocol", ["memory", "file"])
+@pytest.mark.parametrize("failing", range(6))
+def test_a_bundle_is_whole_wherever_its_amendment_is_interrupted(
+    tmp_path: Path, url: str, protocol: str, failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"{url}/00000" if protocol == "memory" else f"file://{tmp_path}/store/00000"
+    publish(write(tmp_path / "one", model="weights", card="old", metrics="1"), place)
+    before = fetch(place)
+    system, calls = type(fsspec.filesystem(protocol)), []
+
+    def interrupted(name: str) -> None:
+        call = getattr(system, name)
+
+        def calling(*arguments: object, **options: object) -> object:
+            calls.append(name)
+            if len(calls) > failing:
+                raise ConnectionError("the network is gone")
+            return call(*arguments, **options)
+
+        monkeypatch.setattr(system, name, calling)
+
+    for name in ("put_file", "pipe_file", "mv", "rm_file"):
+        interrupted(name)
+    new = write(tmp_path / "two", model="weights", card="other words", metrics="22")
+    with pytest.raises(OutputError, match="the network is gone"):
+        amend(new, place, ["card", "metrics"])
+    monkeypatch.undo()
+    monkeypatch.setenv("SHOEBOX_CACHE", str(tmp_path / "other"))
+    found = fetch(place)
+    assert (found / "model").read_text() == "weights"
+    assert (found / "card").read_text() in ("old", "other words")
+    amend(new, place, ["card", "metrics"])
+    after = fetch(place)
+    assert after.name != before.name
+    assert {file.name: file.read_text() for file in after.iterdir()} == {
+        "model": "weights",
+        "card": "other words",
+        "metrics": "22",
+    }
+
+
+def test_a_store_that_moves_no_file_over_another(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(write(tmp_path / "one", model="weights", card="old"), f"{url}/00000")
+
+    def refused(*arguments: object, **options: object) -> None:
+        raise FileExistsError("there is one")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "mv", refused)
+    amend(write(tmp_path / "two", card="new"), f"{url}/00000", ["card"])
+    assert (fetch(f"{url}/00000") / "card").read_text() == "new"
+    assert {name.rpartition("/")[2] for name in fsspec.filesystem("memory").ls(f"{url}/00000", detail=False)} == {
+        "model",
+        "card",
+        COMPLETE,
+    }
+
+
+def test_what_cannot_be_removed_is_named(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(write(tmp_path / "one", model="weights"), f"{url}/00000")
+
+    def failing(*arguments: object, **options: object) -> None:
+        raise PermissionError(1, "Operation not permitted", "model")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "rm", failing)
+    with pytest.raises(OutputError, match=rf"The bundle at {url}/00000 cannot be removed: .*not permitted"):
+        remove(f"{url}/00000")
 
 
 def test_leftovers_are_removed(tmp_path: Path, url: str) -> None:

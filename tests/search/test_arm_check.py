@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,6 @@ def test_a_trial_that_cannot_be_judged_does_not_keep_the_others_from_it(make_eng
 
     monkeypatch.setattr("search.arm_check.measure_arm_quality", measure)
     device = DeviceSpec(latency="emulated")
-    # The toy's bundles are none, so that the result cannot be written into them; it stays in the study.
     check_front_on_arm(engine.study, default_url(), None, device)
     assert "the model is damaged" in caplog.text
     assert [record.on_arm for record in load_study("toy").pareto()] == [None] + [MEASURED] * (len(front) - 1)
@@ -49,6 +49,8 @@ def test_a_trial_that_cannot_be_judged_does_not_keep_the_others_from_it(make_eng
     check_front_on_arm(engine.study, default_url(), None, device)  # only what is missing
     assert len(asked) == len(front) + 1
     assert all(record.on_arm == MEASURED for record in load_study("toy").pareto())
+    told = [json.loads((Path(record.bundle) / "metrics.json").read_text()) for record in load_study("toy").pareto()]
+    assert [each["on_arm"]["quality"] for each in told] == [MEASURED.quality] * len(front)
 
 
 @pytest.mark.parametrize("device", [DeviceSpec(latency="estimated"), DeviceSpec(check_examples=0)])

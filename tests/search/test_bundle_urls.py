@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 from helpers.bundles import write_bundle
+from pydantic import ValidationError
 
 from runners.bundle_store import publish
 from search.doctor_study import examine_study
 from search.exchange import export_study, import_study
 from search.report import gather
+from search.resuming import check_no_bundles, claim_bundles
+from search.search_spec import SearchSpec
 from search.states import RECORD
 from search.study import Study, load_study
 from space.errors import InputError
@@ -87,6 +90,53 @@ def test_bundles_that_are_gone_from_a_url(make_study: Callable[[str], Study], sh
     assert best not in [row["trial"] for row in asked["trials"]]
     assert best not in gather(study).cards
     assert export_study("toy", tmp_path / "toy.zip", "all").gone == (best,)
+
+
+@pytest.mark.parametrize(("file", "content"), [("config.json", "{"), ("vocab.txt", None), ("vocab.txt", "short")])
+def test_a_damaged_bundle_does_not_keep_the_others_from_it(
+    make_study: Callable[[str], Study], shoebox: Shoebox, tmp_path: Path, file: str, content: str | None
+) -> None:
+    study = make_study(f"file://{tmp_path}/store")
+    best, finished = study.best().trial, {record.trial for record in study.records()}
+    damaged = tmp_path / "store" / "toy" / f"{best:05d}" / file
+    damaged.unlink() if content is None else damaged.write_text(content)
+    asked = shoebox("pareto", "toy", "--all", "--device", "cortex-a76", "--json")
+    assert {row["trial"] for row in json.loads(asked.stdout)["trials"]} == finished - {best}
+    assert "Left out, because their bundles are gone or damaged: 1 trial" in (
+        shoebox("pareto", "toy", "--all", "--device", "cortex-a76").stdout
+    )
+    assert set(gather(study).bytes_of) == {record.trial for record in study.pareto()} - {best}
+    assert export_study("toy", tmp_path / "toy.zip", "all").gone == (best,)
+    told = shoebox("export", "toy", "--best", "-o", str(tmp_path / "out"))
+    assert (told.returncode, "is damaged" in told.stderr) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_place_of_a_search_without_bundles_yet_is_taken(
+    make_engine: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(more={"bundles": f"file://{tmp_path}/store"})
+    check_no_bundles(engine.file)
+    claim_bundles(engine.study, engine.file)
+    monkeypatch.setenv("SHOEBOX_HOME", str(tmp_path / "other"))
+    with pytest.raises(
+        InputError, match=r"store/toy is the place for the bundles of another study named 'toy'"
+    ) as told:
+        check_no_bundles(engine.file)
+    assert "owner.json" in str(told.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("memory://bundles", "outlives a worker"),
+        ("file://bundles", "depends on who reads it"),
+        ("local://bundles/of/mine", "depends on who reads it"),
+    ],
+)
+def test_places_that_nobody_else_finds_are_refused(url: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        SearchSpec(bundles=url)
 
 
 def test_bundles_out_of_reach_are_not_said_to_be_gone(

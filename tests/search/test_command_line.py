@@ -20,12 +20,14 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from typer.testing import CliRunner
 
+from runners.bundle import read_config, write_results
 from search.cli import app
 from search.export import export_bundle
 from search.output import new_file
 from search.storage import default_url, open_storage
 from search.study import OVERRIDES, STUDY_FILE, load_study
 from space import InputError
+from space.errors import DamagedError
 
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -134,7 +136,35 @@ def test_export_of_a_trial(finished: Any, tmp_path: Path) -> None:
     done = runner.invoke(app, ["export", "toy", "--trial", str(record.trial), "-o", str(tmp_path / "deep" / "out")])
     assert done.exit_code == 0, done.output
     assert os.listdir(tmp_path / "deep") == ["out"]
-    assert (tmp_path / "deep" / "out" / "model.onnx").read_bytes() == b"toy"
+    assert (tmp_path / "deep" / "out" / "model.onnx").read_bytes().startswith(b"toy")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "vocab.txt"])
+def test_export_of_a_damaged_bundle(finished: Any, tmp_path: Path, name: str) -> None:
+    best = finished.best()
+    os.truncate(Path(best.bundle) / name, 10)
+    with pytest.raises(DamagedError, match=rf"does not hold the student of trial {best.trial} any more"):
+        export_bundle(best, tmp_path / "out")
+    (Path(best.bundle) / name).unlink()
+    with pytest.raises(DamagedError, match=f"is no bundle: {name} missing"):
+        export_bundle(best, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bundles_are_found_where_the_home_was_moved_to(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best, home, moved = finished.best(), Path(os.environ["SHOEBOX_HOME"]), tmp_path / "moved"
+    write_results(Path(best.bundle), read_config(Path(best.bundle)), best)
+    home.rename(moved)
+    monkeypatch.setenv("SHOEBOX_HOME", str(moved))
+    found = load_study("toy")
+    bundle = moved / "studies" / "toy" / "trials" / f"{best.trial:05d}"
+    assert found.best().bundle == found.measurements[best.trial]["bundle"] == str(bundle)
+    assert (export_bundle(found.best(), tmp_path / "out") / "model.onnx").is_file()
+    # Of another study of that name, in another storage.
+    write_results(bundle, read_config(bundle), best.model_copy(update={"quality": 0.25}))
+    assert load_study("toy").best().bundle == best.bundle
 
 
 def test_export_refuses_an_existing_folder(shoebox: Shoebox, finished: Any, tmp_path: Path) -> None:

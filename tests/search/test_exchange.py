@@ -114,7 +114,7 @@ def test_answers_are_the_same_after_import(
     for row in before["trials"]:
         row["bundle"] = row["bundle"].replace(str(home), str(tmp_path / "other"))
     assert after == before
-    assert all((Path(row["bundle"]) / "model.onnx").read_bytes() == b"toy" for row in after["trials"])
+    assert all((Path(row["bundle"]) / "model.onnx").read_bytes().startswith(b"toy") for row in after["trials"])
     for mine, other in zip(trials, optuna.load_study(study_name="toy", storage=default_url()).trials, strict=True):
         for trial in (mine, other):  # records differ in the place of the bundle alone
             trial.user_attrs.get("record", {}).pop("bundle", None)

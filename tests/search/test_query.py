@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -291,6 +292,13 @@ def test_brackets_and_colons_of_users_are_no_markup(shoebox: Shoebox) -> None:
         assert f'study != "{text}"' in shoebox("pareto", "toy", "--all", "--where", f'study != "{text}"').stdout
 
 
+def test_nothing_is_timed_where_all_bundles_are_gone(finished: Study, shoebox: Shoebox) -> None:
+    shutil.rmtree(finished.folder / "trials")
+    done = shoebox("pareto", "toy", "--device", "cortex-a76")
+    assert done.returncode == 2
+    assert "bundles of these trials are gone or damaged" in done.stderr
+
+
 @pytest.mark.usefixtures("finished")
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
@@ -310,7 +318,6 @@ def test_brackets_and_colons_of_users_are_no_markup(shoebox: Shoebox) -> None:
         (["--output", "/does/not/exist/x.csv"], 2, "a folder that exists"),
         (["--device", "cortex-z9"], 2, "cortex-z9"),
         (["--device", "cortex-z9", "--where", "quality > 2"], 2, "cortex-z9"),
-        (["--device", "cortex-a76"], 2, "bundles of these trials are gone"),  # the toy's hold no model
     ],
 )
 def test_wrong_questions(shoebox: Shoebox, arguments: list[str], code: int, message: str) -> None:

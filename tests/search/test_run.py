@@ -139,7 +139,7 @@ def test_a_study_from_start_to_front(
     assert table[0].startswith("study,task,trial,quality,quality_on_arm,metric,latency_ms,device,tokens,")
     assert len(table) == 1 + len(study.pareto())
     assert shoebox("export", "toy", "--best", "-o", str(tmp_path / "out")).returncode == 0
-    assert (tmp_path / "out" / "model.onnx").read_bytes() == b"toy"
+    assert (tmp_path / "out" / "model.onnx").read_bytes().startswith(b"toy")
 
     # Start it again.
     again = shoebox("search", str(toy_file))

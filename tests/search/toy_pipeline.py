@@ -21,6 +21,7 @@ import numpy as np
 
 from objectives.latency import LatencyReading
 from objectives.limits import broken, constraint_values
+from runners.bundle import CONFIG, MODEL, VOCABULARY, BundleConfig
 from runners.plan import TrialPlan
 from runners.record import TrialRecord, costs
 from runners.rungs import RungResult, Rungs
@@ -126,7 +127,23 @@ def run_in_rungs(
     if number in numbers("SHOEBOX_TOY_NAN"):
         quality = float("nan")
     bundle.mkdir(parents=True)
-    (bundle / "model.onnx").write_bytes(b"toy")
+    vocabulary = prepared.vocabulary.ranked_by(config.vocabulary_score)
+    words = vocabulary.file_bytes(vocabulary.size(config.vocabulary_keep))
+    # Of the right sizes, with holes for what nobody reads.
+    (bundle / MODEL).write_bytes(b"toy")
+    os.truncate(bundle / MODEL, size - words)
+    (bundle / VOCABULARY).touch()
+    os.truncate(bundle / VOCABULARY, words)
+    described = BundleConfig(
+        study="toy",
+        teacher="toy",
+        label_names=("worse", "better"),
+        lower_case=True,
+        shape=prepared.shape,
+        student=config,
+        recipe=recipe,
+    )
+    (bundle / CONFIG).write_text(described.model_dump_json(), encoding="utf-8")
     (bundle / "host").write_text(socket.gethostname())
     yield TrialRecord(
         trial=number,
