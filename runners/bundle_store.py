@@ -71,6 +71,7 @@ def fetch(place: str) -> Path:
 
     Raises:
         InputError: there is no whole bundle, or it cannot be read.
+        OutputError: the disk is full, or the cache folder cannot be written.
     """
     if not is_url(place):
         return Path(place)

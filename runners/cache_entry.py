@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 import filelock
 import numpy as np
+import numpy.typing as npt
 
-from space.errors import InputError
+from space.errors import NO_SPACE, OutputError
 
 _Opened = TypeVar("_Opened")
 _ZEROS = bytes(2**20)
@@ -40,7 +41,7 @@ def make_once(
         what: what is made, for messages: "teacher's outputs".
 
     Raises:
-        InputError: the disk is full, or the cache folder cannot be written.
+        OutputError: the disk is full, or the cache folder cannot be written.
     """
     found = _cached(folder, open_entry, what, logger)
     if found is not None:
@@ -70,6 +71,18 @@ def new_array(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap[Any,
     return np.lib.format.open_memmap(path, mode="r+")
 
 
+def save_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write a `.npy` file.
+
+    Raises:
+        OSError: the disk is full; with the number of the system's error, which that of `np.save` lacks.
+    """
+    array = np.ascontiguousarray(array)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
+
+
 def _cached(folder: Path, open_entry: Callable[[], _Opened], what: str, logger: logging.Logger) -> _Opened | None:
     if not folder.is_dir():
         return None
@@ -85,12 +98,13 @@ def _only_one(folder: Path, what: str, logger: logging.Logger) -> Iterator[None]
     lock = filelock.FileLock(folder.with_suffix(".lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0.5)
-    except filelock.Timeout:
-        logger.info("Another process is making this %s: waiting for it", what)
-        lock.acquire()
+        try:
+            lock.acquire(timeout=0.5)
+        except filelock.Timeout:
+            logger.info("Another process is making this %s: waiting for it", what)
+            lock.acquire()
     except OSError as error:
-        raise InputError(f"Could not write to the cache folder {folder.parent}: {error.strerror}.") from error
+        raise _refused(error, folder) from error
     try:
         yield
     finally:
@@ -108,8 +122,22 @@ def _make(folder: Path, fill: Callable[[Path], None], what: str) -> None:
             shutil.rmtree(folder)
         os.replace(part, folder)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(f"No space left for the {what} in {folder.parent}.") from error
+        if error.errno in NO_SPACE:
+            raise OutputError(f"No space left for the {what} in {folder.parent}.") from error
+        if _is_refusal(error, folder.parent):
+            raise _refused(error, folder) from error
         raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _is_refusal(error: OSError, parent: Path) -> bool:
+    """Whether the cache may not be written to; a user's file that may not be read is another matter."""
+    if error.errno == errno.EROFS:
+        return True
+    named = error.errno in (errno.EACCES, errno.EPERM) and error.filename is not None
+    return named and Path(str(error.filename)).is_relative_to(parent)
+
+
+def _refused(error: OSError, folder: Path) -> OutputError:
+    return OutputError(f"Could not write to the cache folder {folder.parent}: {error.strerror or error}.")

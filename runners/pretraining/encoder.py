@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from runners.byte_rows import ByteRows
@@ -32,6 +32,7 @@ from runners.pretraining.spelling import mixed_spellings
 from runners.progress import duration
 from runners.teacher.model import find_model, load_encoder
 from runners.teacher.statistics import bert_layers
+from runners.tensors import save_tensors
 from space.config import Recipe, StudentConfig
 from space.errors import InputError
 from space.families import Student, build_student, parse_config
@@ -85,7 +86,8 @@ def prepare_encoder(spec: PretrainingSpec, model: str, config: StudentConfig) ->
         config: whose shape the encoder shall have; bits, vocabulary and token pruning are without meaning.
 
     Raises:
-        InputError: the teacher or a source cannot be read, training diverged, or the disk is full.
+        InputError: the teacher or a source cannot be read, or training diverged.
+        OutputError: the disk is full, or the cache folder cannot be written.
     """
     corpus = prepare_corpus(spec, model)
     vocabulary = Vocabulary(corpus.vocabulary, corpus.vocabulary_count, corpus.vocabulary_count, corpus.lower_case)
@@ -211,9 +213,7 @@ def _train(
     except DivergedError as error:
         raise InputError(f"Pre-training diverged: {error}.", "Lower pretraining.learning_rate.") from error
     log = training.log()
-    save_file(
-        {name: value.clone().contiguous() for name, value in student.state_dict().items()}, str(folder / _TENSORS)
-    )
+    save_tensors({name: value.clone() for name, value in student.state_dict().items()}, folder / _TENSORS)
     seconds = round(time.monotonic() - begin, 2)
     record = {"steps": log.steps, "examples": log.examples, "loss": log.losses, "seconds": seconds}
     (folder / _RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")

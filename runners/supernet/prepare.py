@@ -113,7 +113,8 @@ def prepare_supernet(spec: SupernetSpec, space_spec: Any, prepared: Prepared) ->
         prepared: the task and its teacher's answers.
 
     Raises:
-        InputError: there are several tasks or one that labels words, training diverged, or the disk is full.
+        InputError: there are several tasks or one that labels words, or training diverged.
+        OutputError: the disk is full, or the cache folder cannot be written.
     """
     if len(prepared.tasks) > 1 or prepared.shape.per_token:
         raise InputError("A supernet is for one task that judges whole texts.", "Leave the section supernet out.")

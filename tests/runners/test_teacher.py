@@ -22,7 +22,7 @@ from runners.task import Examples, Task, TaskSpec, load_task
 from runners.teacher import TeacherOutputs, TeacherSpec, load_teacher, prepare, prepare_teacher
 from runners.teacher.model import find_model, load_tokenizer
 from runners.teacher.statistics import prepare_statistics
-from space.errors import InputError
+from space.errors import InputError, OutputError
 
 WIDTH = 32
 
@@ -248,14 +248,15 @@ def test_who_comes_second_waits_for_the_first(
     assert "waiting for it" in caplog.text
 
 
+@pytest.mark.parametrize("writer", ["new_array", "save_array", "save_teacher", "write_record"])
 def test_a_full_disk_leaves_nothing_behind(
-    model: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(prepare, "write_record", full)
-    with pytest.raises(InputError, match="No space left for the teacher's outputs in"):
+    monkeypatch.setattr(prepare, writer, full)
+    with pytest.raises(OutputError, match="No space left for the teacher's outputs in"):
         prepare_teacher(_spec(model), task)
     assert not [path for path in (tmp_path / "cache" / "teachers").iterdir() if path.is_dir()]
 
