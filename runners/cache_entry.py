@@ -95,7 +95,7 @@ def _cached(folder: Path, open_entry: Callable[[], _Opened], what: str, logger: 
 
 @contextlib.contextmanager
 def _only_one(folder: Path, what: str, logger: logging.Logger) -> Iterator[None]:
-    lock = filelock.FileLock(folder.with_suffix(".lock"))
+    lock = filelock.FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -114,7 +114,7 @@ def _only_one(folder: Path, what: str, logger: logging.Logger) -> Iterator[None]
 def _make(folder: Path, fill: Callable[[Path], None], what: str) -> None:
     for left_over in folder.parent.glob(f"{folder.name}.part*"):  # of a killed process: we hold the lock
         shutil.rmtree(left_over, ignore_errors=True)
-    part = folder.with_suffix(f".part{os.getpid()}")
+    part = folder.with_name(f"{folder.name}.part{os.getpid()}")
     try:
         part.mkdir()
         fill(part)

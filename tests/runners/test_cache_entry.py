@@ -37,6 +37,34 @@ def _made(folder: Path, fill: Callable[[Path], None] = _fill, open_entry: Callab
     return len(filled)
 
 
+@pytest.mark.parametrize("name", ["abc", "abc.words"])
+def test_what_killed_processes_left_is_removed(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+
+    def killed(part: Path) -> None:
+        (tmp_path / "left").mkdir()
+        os.rename(part, tmp_path / "left" / part.name)  # the process that made it would have removed it
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _made(folder, killed)
+    (left,) = (tmp_path / "left").iterdir()
+    os.rename(left, tmp_path / left.name.replace(str(os.getpid()), "1"))
+    (tmp_path / "left").rmdir()
+    _made(folder)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [name]
+
+
+@pytest.mark.timeout(60)
+def test_an_entry_is_made_while_one_of_the_same_key_is(tmp_path: Path) -> None:
+    def nested(part: Path) -> None:
+        assert _made(tmp_path / "abc.words") == 1
+        _fill(part)
+
+    assert _made(tmp_path / "abc", nested) == 1
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["abc", "abc.words"]
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_is_no_fault_of_a_trial(tmp_path: Path, number: int) -> None:
     def full(part: Path) -> None:
