@@ -98,7 +98,7 @@ def fetch(place: str) -> Path:
             if (target / name).stat().st_size != size:
                 raise InputError(f"The bundle at {place} is damaged: {name} has not its {size} bytes.")
 
-    return make_once(folder, check, copy, "bundle", logger)
+    return make_once(folder, check, copy, "bundle", logger, keeps_sizes=False)  # it is copied as it is
 
 
 def remove(place: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import logging
 import os
 import shutil
@@ -19,6 +20,7 @@ from space.errors import NO_SPACE, OutputError
 
 _Opened = TypeVar("_Opened")
 _ZEROS = bytes(2**20)
+_SIZES = "sizes.json"  # bytes of each file of an entry, by its path there
 
 
 def make_once(
@@ -27,29 +29,39 @@ def make_once(
     fill: Callable[[Path], None],
     what: str,
     logger: logging.Logger,
+    keeps_sizes: bool = True,
 ) -> _Opened:
     """What a cache entry holds: opened, or made first.
 
-    It is made in a folder of another name, which is renamed when it is complete: whoever sees the entry sees all
-    of it. Processes that ask for the same entry at the same time wait for the one that makes it. A damaged entry
-    is made again.
+    It is made in a folder of another name, which is renamed when it is complete and on the disk: whoever sees the
+    entry sees all of it. Processes that ask for the same entry at the same time wait for the one that makes it. A
+    damaged entry is made again: one that cannot be opened, or one of whose files has not the size that it was made
+    with. Files that are added later are not compared.
 
     Args:
         folder: of the entry.
-        open_entry: reads the entry; OSError, ValueError and TypeError say that it is damaged.
+        open_entry: reads the entry; OSError, ValueError, TypeError and EOFError say that it is damaged.
         fill: writes the entry into the folder that it is given.
         what: what is made, for messages: "teacher's outputs".
+        keeps_sizes: whether a list of the sizes of its files is added to the entry; not where `open_entry` knows
+            them and the entry must hold nothing else.
 
     Raises:
         OutputError: the disk is full, or the cache folder cannot be written.
     """
-    found = _cached(folder, open_entry, what, logger)
+
+    def open_whole() -> _Opened:
+        if keeps_sizes:
+            _check_sizes(folder)
+        return open_entry()
+
+    found = _cached(folder, open_whole, what, logger)
     if found is not None:
         return found
     with _only_one(folder, what, logger):
-        found = _cached(folder, open_entry, what, logger)
+        found = _cached(folder, open_whole, what, logger)
         if found is None:
-            _make(folder, fill, what)
+            _make(folder, fill, what, keeps_sizes)
             found = open_entry()
         return found
 
@@ -88,9 +100,21 @@ def _cached(folder: Path, open_entry: Callable[[], _Opened], what: str, logger: 
         return None
     try:
         return open_entry()
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, EOFError) as error:
         logger.warning("The cached %s %s is damaged (%s): making it again", what, folder.name, error)
         return None
+
+
+def _check_sizes(folder: Path) -> None:
+    """OSError or ValueError if a file of an entry is gone or has another size than it was made with."""
+    try:
+        text = (folder / _SIZES).read_text(encoding="utf-8")
+    except FileNotFoundError:  # of an older version, which kept no sizes
+        return
+    for name, size in json.loads(text).items():
+        found = (folder / name).stat().st_size
+        if found != size:
+            raise ValueError(f"{name} has {found} bytes, not {size}")
 
 
 @contextlib.contextmanager
@@ -111,13 +135,14 @@ def _only_one(folder: Path, what: str, logger: logging.Logger) -> Iterator[None]
         lock.release()
 
 
-def _make(folder: Path, fill: Callable[[Path], None], what: str) -> None:
+def _make(folder: Path, fill: Callable[[Path], None], what: str, keeps_sizes: bool) -> None:
     for left_over in folder.parent.glob(f"{folder.name}.part*"):  # of a killed process: we hold the lock
         shutil.rmtree(left_over, ignore_errors=True)
     part = folder.with_name(f"{folder.name}.part{os.getpid()}")
     try:
         part.mkdir()
         fill(part)
+        _seal(part, keeps_sizes)
         if folder.exists():  # damaged: `_cached` would have returned it otherwise
             shutil.rmtree(folder)
         os.replace(part, folder)
@@ -129,6 +154,17 @@ def _make(folder: Path, fill: Callable[[Path], None], what: str) -> None:
         raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _seal(part: Path, keeps_sizes: bool) -> None:
+    files = sorted(path for path in part.rglob("*") if path.is_file())
+    if keeps_sizes:
+        sizes = {path.relative_to(part).as_posix(): path.stat().st_size for path in files}
+        (part / _SIZES).write_text(json.dumps(sizes, indent=1), encoding="utf-8")
+        files.append(part / _SIZES)
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # else the entry's name could outlive a power failure, and what it holds not
 
 
 def _is_refusal(error: OSError, parent: Path) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runners import cache_entry
 from runners.cache_entry import make_once, new_array, save_array
 from space.errors import OutputError
 
@@ -35,6 +36,53 @@ def _made(folder: Path, fill: Callable[[Path], None] = _fill, open_entry: Callab
 
     make_once(folder, open_entry or (lambda: folder), counted, "entry", _log)
     return len(filled)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("name", ["values.npy", "model/weights", "sizes.json"])
+@pytest.mark.parametrize("damage", [_cut, lambda path: path.write_bytes(b"")], ids=["cut", "emptied"])
+def test_an_entry_with_a_damaged_file_is_made_again(
+    tmp_path: Path, name: str, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "entries" / "abc"
+    assert (_made(folder), _made(folder)) == (1, 0)
+    whole = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    damage(folder / name)
+    assert (_made(folder), _made(folder)) == (1, 0)
+    assert "The cached entry abc is damaged" in caplog.text
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == whole
+
+
+def test_an_entry_without_one_of_its_files_is_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "abc"
+    _made(folder)
+    (folder / "model" / "weights").unlink()
+    assert (_made(folder), _made(folder)) == (1, 0)
+
+
+def test_files_that_are_added_later_are_no_damage(tmp_path: Path) -> None:
+    folder = tmp_path / "abc"
+    _made(folder)
+    (folder / "later").write_text("more", encoding="utf-8")
+    assert _made(folder) == 0
+
+
+def test_entries_of_older_versions_are_opened_as_before(tmp_path: Path) -> None:
+    """They kept no sizes."""
+    folder = tmp_path / "abc"
+    _made(folder)
+    (folder / "sizes.json").unlink()
+    assert _made(folder) == 0
+    (folder / "values.npy").write_bytes(b"")  # of which numpy says that the file has ended
+
+    def read() -> Path:
+        np.load(folder / "values.npy", allow_pickle=False)
+        return folder
+
+    assert (_made(folder, open_entry=read), _made(folder, open_entry=read)) == (1, 0)
 
 
 @pytest.mark.parametrize("name", ["abc", "abc.words"])
@@ -96,6 +144,19 @@ def test_a_file_of_the_users_that_may_not_be_read_is_another_matter(tmp_path: Pa
 
     with pytest.raises(PermissionError):
         _made(tmp_path / "abc", refused)
+
+
+def test_an_entry_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, sync = set(), os.fsync
+
+    def spied(file: int) -> None:
+        assert not (tmp_path / "abc").exists()
+        synced.add(os.fstat(file).st_ino)
+        sync(file)
+
+    monkeypatch.setattr(cache_entry.os, "fsync", spied)
+    _made(tmp_path / "abc")
+    assert {path.stat().st_ino for path in (tmp_path / "abc").rglob("*") if path.is_file()} <= synced
 
 
 @pytest.mark.parametrize(

@@ -216,13 +216,15 @@ def test_a_teacher_that_moved_is_read_where_it_lies_now(model: Path, task: Task,
     assert prepare_statistics(found, task, 32).depth == 2  # which needs the tokenizer
 
 
+@pytest.mark.parametrize("name", ["train_hidden.npy", "model/model.safetensors"])
 def test_a_damaged_entry_is_made_again(
-    outputs: TeacherOutputs, model: Path, task: Task, caplog: pytest.LogCaptureFixture
+    outputs: TeacherOutputs, model: Path, task: Task, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    (outputs.folder / "train_hidden.npy").unlink()
+    (outputs.folder / name).write_bytes(b"")
     (outputs.folder.parent / f"{outputs.key}.part999").mkdir()  # as a killed process leaves it
     again = prepare_teacher(_spec(model), task)
     assert again.train_hidden.shape == (300, WIDTH)
+    load_teacher(again)
     assert "damaged" in caplog.text
     assert [path.name for path in outputs.folder.parent.iterdir() if path.is_dir()] == [outputs.key]
 
