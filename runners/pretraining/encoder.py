@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -92,6 +93,7 @@ def prepare_encoder(spec: PretrainingSpec, model: str, config: StudentConfig) ->
     corpus = prepare_corpus(spec, model)
     vocabulary = Vocabulary(corpus.vocabulary, corpus.vocabulary_count, corpus.vocabulary_count, corpus.lower_case)
     folder = cache() / "pretraining" / encoder_key(spec, corpus, config)
+    saved = folder.with_suffix(".checkpoint")
 
     def read() -> Encoder:
         try:
@@ -101,9 +103,12 @@ def prepare_encoder(spec: PretrainingSpec, model: str, config: StudentConfig) ->
         return Encoder(tensors, vocabulary, json.loads((folder / _RECORD).read_text(encoding="utf-8")))
 
     def fill(part: Path) -> None:
-        _train(spec, corpus, vocabulary, encoder_config(config), part, folder.with_suffix(".checkpoint"))
+        _train(spec, corpus, vocabulary, encoder_config(config), part, saved)
 
-    return make_once(folder, read, fill, "pre-trained encoder", _log)
+    found = make_once(folder, read, fill, "pre-trained encoder", _log)
+    with contextlib.suppress(OSError):
+        saved.unlink()  # only now: who is killed before the entry has its name loses no training
+    return found
 
 
 def start_from_encoder(student: Student, encoder: Encoder, vocabulary: Vocabulary, keep: float) -> None:
@@ -217,7 +222,6 @@ def _train(
     seconds = round(time.monotonic() - begin, 2)
     record = {"steps": log.steps, "examples": log.examples, "loss": log.losses, "seconds": seconds}
     (folder / _RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
-    saved.unlink(missing_ok=True)
     _log.info("Encoder ready after %s", duration(seconds))
 
 
