@@ -17,14 +17,13 @@ from runners.card import card
 from runners.record import TrialRecord
 from runners.tensors import save_tensors
 from space.config import Recipe
-from space.errors import DamagedError, InputError, OutputError
+from space.errors import NO_SPACE, DamagedError, InputError, OutputError
 from space.families import AnyStudentConfig, Student, export_model
 from space.paths import expanded
 from space.shape import TaskShape
 
 MODEL, VOCABULARY, CHECKPOINT = "model.onnx", "vocab.txt", "student.safetensors"
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NOT_WRITABLE = _FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+_NOT_WRITABLE = NO_SPACE | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 CONFIG, METRICS, CARD = "config.json", "metrics.json", "README.md"
 LabelNames = tuple[str, ...] | None
 
@@ -98,7 +97,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise
-        full = error.errno in _FULL
+        full = error.errno in NO_SPACE
         reason = "the disk is full" if full else error.strerror or error
         raise OutputError(f"Folder {target} cannot be written: {reason}.") from error
     finally:

@@ -131,6 +131,7 @@ def fetch(place: str) -> Path:
     Raises:
         DamagedError: files of it are not there, or hold something else than was written.
         InputError: there is no whole bundle, or it cannot be read.
+        OutputError: the disk is full, or the cache folder cannot be written.
     """
     if not is_url(place):
         return Path(place)
@@ -156,7 +157,7 @@ def fetch(place: str) -> Path:
             if (digest := listed.sha256.get(name)) and hashlib.sha256(content).hexdigest() != digest:
                 raise DamagedError(f"The bundle at {place} is damaged: {name} is not what was written.")
 
-    return make_once(folder, check, copy, "bundle", logger)
+    return make_once(folder, check, copy, "bundle", logger, keeps_sizes=False)  # it is copied as it is
 
 
 def _listed(system: Any, path: str, place: str) -> _Listed:

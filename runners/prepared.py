@@ -59,6 +59,7 @@ class TaughtTask:
 
         Raises:
             InputError: the train split has one domain only; as of `prepare_teacher`.
+            OutputError: as there.
         """
         if kind in ("study", self.plan.teacher.kind) or self.task.domains is None:
             return self
@@ -219,6 +220,7 @@ def prepare(plan: TrialPlan) -> Prepared:
 
     Raises:
         InputError: wrong data; of several tasks, a teacher that has learnt nothing, of which nothing can be retained.
+        OutputError: the disk is full, or the cache folder cannot be written.
     """
     plans = plan.task_plans
     loaded = load_tasks({name: task_plan.task for name, task_plan in plans.items()})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -16,11 +17,22 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, 
     """Write a safetensors file.
 
     Raises:
-        OSError: it cannot be written, with the number of the system's error: the library's own error only names it in
-            its text, and a full disk must be told from a fault of the trial.
+        OSError: it cannot be written, as of `system_errors`.
+    """
+    with system_errors(path):
+        save_file({name: value.contiguous() for name, value in tensors.items()}, str(path), metadata)
+
+
+@contextmanager
+def system_errors(path: Path) -> Iterator[None]:
+    """Whatever writes safetensors files to `path` within it fails as the system does.
+
+    Raises:
+        OSError: a file cannot be written, with the number of the system's error: the library's own error only names
+            it in its text, and a full disk must be told from a fault of the trial.
     """
     try:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, str(path), metadata)
+        yield
     except SafetensorError as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:

@@ -131,6 +131,7 @@ def run_trial(
     Raises:
         InfeasibleTrial: a limit on latency or heap is broken; nothing was trained.
         DivergedError: training diverged.
+        OutputError: the disk is full, or the bundle or what belongs into the cache cannot be written.
     """
     *_, record = run_in_rungs(plan, prepared, number, config, recipe, seed, bundle)
     assert isinstance(record, TrialRecord)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import logging
 import math
@@ -26,7 +25,7 @@ from search.assignment import Assignment
 from search.states import ERROR, FAILED_AFTER, INFEASIBLE, ORPHANED, RECORD, RUNGS, STOPPED, TRACEBACK
 from search.storage import open_storage
 from search.study_storage import Writes
-from space.errors import InputError, OutputError
+from space.errors import NO_SPACE, InputError, OutputError
 
 if TYPE_CHECKING:
     from runners.record import TrialRecord
@@ -214,4 +213,4 @@ def _writable(text: str) -> str:
 
 
 def _disk_is_full(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, OSError) and error.errno in NO_SPACE

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # numbers of the system's errors: a disk takes no more
+
 
 class InputError(ValueError):
     """Something the user gave is wrong: a study file, data, an option, a folder.

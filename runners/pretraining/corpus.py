@@ -17,7 +17,7 @@ import tokenizers
 import torch
 
 from runners.batches import Encoded, encode
-from runners.cache_entry import make_once, new_array
+from runners.cache_entry import make_once, new_array, save_array
 from runners.lessons import Lessons
 from runners.precision import training_device
 from runners.pretraining.spec import PretrainingSpec
@@ -113,8 +113,9 @@ def prepare_corpus(spec: PretrainingSpec, model: str) -> Corpus:
         model: the study's teacher, for a spec that names none.
 
     Raises:
-        InputError: the model or a source cannot be read, a source leaves no text, more pairs are asked for than can
-            be made, or the disk is full.
+        InputError: the model or a source cannot be read, a source leaves no text, or more pairs are asked for than
+            can be made.
+        OutputError: the disk is full, or the cache folder cannot be written.
     """
     name = spec.model or model
     source = find_model(name)
@@ -174,7 +175,7 @@ def _fill(spec: PretrainingSpec, name: str, model: Path, key: str, folder: Path)
         hidden.flush()
         count += np.bincount(encoded.ids, minlength=len(count))
         lengths.append(encoded.lengths)
-    np.save(folder / "vocabulary_count.npy", count, allow_pickle=False)
+    save_array(folder / "vocabulary_count.npy", count)
     seconds = round(time.monotonic() - begin, 2)
     record = {
         "key": key,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from runners.byte_rows import ByteRows
@@ -32,6 +33,7 @@ from runners.pretraining.spelling import mixed_spellings
 from runners.progress import duration
 from runners.teacher.model import find_model, load_encoder
 from runners.teacher.statistics import bert_layers
+from runners.tensors import save_tensors
 from space.config import Recipe, StudentConfig
 from space.errors import InputError
 from space.families import Student, build_student, parse_config
@@ -85,11 +87,13 @@ def prepare_encoder(spec: PretrainingSpec, model: str, config: StudentConfig) ->
         config: whose shape the encoder shall have; bits, vocabulary and token pruning are without meaning.
 
     Raises:
-        InputError: the teacher or a source cannot be read, training diverged, or the disk is full.
+        InputError: the teacher or a source cannot be read, or training diverged.
+        OutputError: the disk is full, or the cache folder cannot be written.
     """
     corpus = prepare_corpus(spec, model)
     vocabulary = Vocabulary(corpus.vocabulary, corpus.vocabulary_count, corpus.vocabulary_count, corpus.lower_case)
     folder = cache() / "pretraining" / encoder_key(spec, corpus, config)
+    saved = folder.with_suffix(".checkpoint")
 
     def read() -> Encoder:
         try:
@@ -99,9 +103,12 @@ def prepare_encoder(spec: PretrainingSpec, model: str, config: StudentConfig) ->
         return Encoder(tensors, vocabulary, json.loads((folder / _RECORD).read_text(encoding="utf-8")))
 
     def fill(part: Path) -> None:
-        _train(spec, corpus, vocabulary, encoder_config(config), part, folder.with_suffix(".checkpoint"))
+        _train(spec, corpus, vocabulary, encoder_config(config), part, saved)
 
-    return make_once(folder, read, fill, "pre-trained encoder", _log)
+    found = make_once(folder, read, fill, "pre-trained encoder", _log)
+    with contextlib.suppress(OSError):
+        saved.unlink()  # only now: who is killed before the entry has its name loses no training
+    return found
 
 
 def start_from_encoder(student: Student, encoder: Encoder, vocabulary: Vocabulary, keep: float) -> None:
@@ -211,13 +218,10 @@ def _train(
     except DivergedError as error:
         raise InputError(f"Pre-training diverged: {error}.", "Lower pretraining.learning_rate.") from error
     log = training.log()
-    save_file(
-        {name: value.clone().contiguous() for name, value in student.state_dict().items()}, str(folder / _TENSORS)
-    )
+    save_tensors({name: value.clone() for name, value in student.state_dict().items()}, folder / _TENSORS)
     seconds = round(time.monotonic() - begin, 2)
     record = {"steps": log.steps, "examples": log.examples, "loss": log.losses, "seconds": seconds}
     (folder / _RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
-    saved.unlink(missing_ok=True)
     _log.info("Encoder ready after %s", duration(seconds))
 
 

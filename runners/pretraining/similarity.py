@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from runners.cache_entry import make_once
+from runners.cache_entry import make_once, save_array
 from runners.precision import training_device
 from runners.pretraining.corpus import Corpus
 from runners.spelling import SpecialIds, Words, spell, text_tokenizer
@@ -35,12 +35,12 @@ def prepare_similarity(corpus: Corpus, max_length: int) -> npt.NDArray[np.float3
         max_length: longest input of the teacher in word pieces.
 
     Raises:
-        InputError: the disk is full.
+        OutputError: the disk is full, or the cache folder cannot be written.
     """
     folder = corpus.folder.with_suffix(".similarity")
 
     def fill(part: Path) -> None:
-        np.save(part / _FILE, _similarity(corpus, max_length), allow_pickle=False)
+        save_array(part / _FILE, _similarity(corpus, max_length))
 
     return make_once(folder, lambda: np.load(folder / _FILE, allow_pickle=False), fill, "similarity of pairs", _log)
 

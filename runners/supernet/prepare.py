@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -113,13 +114,15 @@ def prepare_supernet(spec: SupernetSpec, space_spec: Any, prepared: Prepared) ->
         prepared: the task and its teacher's answers.
 
     Raises:
-        InputError: there are several tasks or one that labels words, training diverged, or the disk is full.
+        InputError: there are several tasks or one that labels words, or training diverged.
+        OutputError: the disk is full, or the cache folder cannot be written.
     """
     if len(prepared.tasks) > 1 or prepared.shape.per_token:
         raise InputError("A supernet is for one task that judges whole texts.", "Leave the section supernet out.")
     space = ElasticSpace(space_spec)
     key = supernet_key(spec, space_spec, prepared, space)
     folder = cache() / "supernets" / key
+    saved = folder.with_suffix(".checkpoint")
 
     def read() -> Supernet:
         try:
@@ -129,9 +132,12 @@ def prepare_supernet(spec: SupernetSpec, space_spec: Any, prepared: Prepared) ->
         return _opened(key, space, prepared.shape, tensors, json.loads((folder / _RECORD).read_text(encoding="utf-8")))
 
     def fill(part: Path) -> None:
-        _train(spec, space, prepared, part, folder.with_suffix(".checkpoint"))
+        _train(spec, space, prepared, part, saved)
 
-    return make_once(folder, read, fill, "supernet", _log)
+    found = make_once(folder, read, fill, "supernet", _log)
+    with contextlib.suppress(OSError):
+        saved.unlink()  # only now: who is killed before the entry has its name loses no training
+    return found
 
 
 def supernet_key(spec: SupernetSpec, space_spec: Any, prepared: Prepared, space: ElasticSpace) -> str:
@@ -203,8 +209,9 @@ def _train(spec: SupernetSpec, space: ElasticSpace, prepared: Prepared, folder: 
             _log.warning("%s The supernet's training starts anew", error)
     try:
         while training.done < training.steps:
-            losses = training.run(training.done + _SAVED_EVERY)
+            training.run(training.done + _SAVED_EVERY)
             training.save(saved)
+        losses = training.run()
     except DivergedError as error:
         raise InputError(f"The supernet diverged: {error}.", "Lower supernet.learning_rate.") from error
     projection = training.objective.projection.cpu()
@@ -221,7 +228,6 @@ def _train(spec: SupernetSpec, space: ElasticSpace, prepared: Prepared, folder: 
         "process_seconds": round(time.process_time() - used, 2),
     }
     (folder / _RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
-    saved.unlink(missing_ok=True)
     _log.info("Supernet ready after %s", duration(seconds))
 
 

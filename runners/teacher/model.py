@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from runners.tensors import save_tensors, system_errors
 from runners.word_places import Picked
 from space.errors import InputError
 from space.paths import expanded
@@ -167,13 +168,14 @@ def load_encoder(folder: Path, model: str) -> nn.Module:
 
 
 def save_teacher(teacher: Teacher, folder: Path) -> None:
-    """Write encoder and head to `folder` as safetensors."""
-    with _quiet():
+    """Write encoder and head to `folder` as safetensors.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with _quiet(), system_errors(folder):
         teacher.encoder.save_pretrained(str(folder))  # type: ignore[operator]
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in teacher.head.state_dict().items()},
-        str(folder / "head.safetensors"),
-    )
+    save_tensors(teacher.head.state_dict(), folder / "head.safetensors")
 
 
 def restore_teacher(folder: Path) -> Teacher:

@@ -15,7 +15,7 @@ import torch
 
 from runners.batches import Encoded, encode
 from runners.byte_rows import ByteRows
-from runners.cache_entry import make_once
+from runners.cache_entry import make_once, new_array, save_array
 from runners.precision import has_fast_bfloat16, training_device
 from runners.progress import duration
 from runners.task import Task, load_task
@@ -52,7 +52,8 @@ def prepare_teacher(spec: TeacherSpec, task: Task, max_length: int | None = None
         max_length: longest input in word pieces where the spec names none; default: the task's.
 
     Raises:
-        InputError: the model cannot be loaded, its training diverged, or the disk is full.
+        InputError: the model cannot be loaded, or its training diverged.
+        OutputError: the disk is full, or the cache folder cannot be written.
     """
     length = spec.max_length or max_length or task.max_length
     model = find_model(spec.model)
@@ -143,7 +144,7 @@ def _fill(
     arrays: list[np.memmap[Any, Any]] = []
 
     def array(name: str, shape: tuple[int, ...], dtype: type) -> np.memmap[Any, Any]:
-        arrays.append(np.lib.format.open_memmap(part / f"{name}.npy", mode="w+", dtype=dtype, shape=shape))
+        arrays.append(new_array(part / f"{name}.npy", shape, dtype))
         return arrays[-1]
 
     answers, hidden_shape = train.answers, (train.answers, teacher.width)
@@ -164,7 +165,7 @@ def _fill(
     for written in arrays:
         written.flush()
     count = np.bincount(train.ids, minlength=len(pieces.vocabulary)).astype(np.int64)
-    np.save(part / "vocabulary_count.npy", count, allow_pickle=False)
+    save_array(part / "vocabulary_count.npy", count)
     _save_parameters(teacher.cpu(), part)
     return {
         "model": spec.model,
@@ -220,7 +221,7 @@ def _save_parameters(teacher: Teacher, part: Path) -> None:
         if weight is not None:
             tables[name] = weight
     for name, value in tables.items():
-        np.save(part / f"{name}.npy", value.detach().float().numpy(), allow_pickle=False)
+        save_array(part / f"{name}.npy", value.detach().float().numpy())
 
 
 def _made_with(device: torch.device) -> dict[str, str]:

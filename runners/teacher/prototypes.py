@@ -28,7 +28,7 @@ import numpy.typing as npt
 import torch
 
 from runners.batches import encode
-from runners.cache_entry import make_once
+from runners.cache_entry import make_once, save_array
 from runners.precision import training_device
 from runners.task import Task
 from runners.teacher.infer import infer
@@ -92,14 +92,15 @@ def prepare_prototypes(model: str, task: Task, max_length: int) -> npt.NDArray[n
         max_length: longest input in word pieces.
 
     Raises:
-        InputError: the train split has one domain only, the model cannot be loaded, or the disk is full.
+        InputError: the train split has one domain only, or the model cannot be loaded.
+        OutputError: the disk is full, or the cache folder cannot be written.
     """
     check_domains(task)
     source = find_model(model)
     folder = cache() / "prototypes" / _key(source, task, max_length)
 
     def fill(part: Path) -> None:
-        np.save(part / _FILE, _weights(model, source, task, max_length), allow_pickle=False)
+        save_array(part / _FILE, _weights(model, source, task, max_length))
 
     def read() -> npt.NDArray[np.float32]:
         found: npt.NDArray[np.float32] = np.load(folder / _FILE, mmap_mode="r", allow_pickle=False)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from runners.batches import Encoded, collate, encode
@@ -22,6 +22,7 @@ from runners.task import Task
 from runners.teacher.model import Teacher, find_model, load_tokenizer
 from runners.teacher.prepare import load_teacher
 from runners.teacher.store import TeacherOutputs
+from runners.tensors import save_tensors
 
 _log = logging.getLogger("shoebox.runners.teacher")
 _TEXTS, _TOKENS = 1024, 16_384  # the sample, at most
@@ -77,7 +78,7 @@ def prepare_statistics(outputs: TeacherOutputs, task: Task, max_length: int) -> 
         max_length: longest input of the teacher in word pieces.
 
     Raises:
-        InputError: the disk is full.
+        OutputError: the disk is full, or the cache folder cannot be written.
     """
     folder = outputs.folder.with_suffix(".statistics")
 
@@ -94,11 +95,15 @@ def prepare_statistics(outputs: TeacherOutputs, task: Task, max_length: int) -> 
 
 
 def write_statistics(folder: Path, statistics: LayerStatistics) -> None:
-    """Write statistics into the folder of a cache entry."""
+    """Write statistics into the folder of a cache entry.
+
+    Raises:
+        OSError: the disk is full.
+    """
     tensors = {"state_mean": statistics.state_mean, "state_covariance": statistics.state_covariance}
     if statistics.inside is not None:
         tensors.update(vars(statistics.inside))
-    save_file({name: value.contiguous() for name, value in tensors.items()}, str(folder / _FILE))
+    save_tensors(tensors, folder / _FILE)
 
 
 def read_statistics(folder: Path) -> LayerStatistics:

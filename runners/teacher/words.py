@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from runners.batches import Encoded, collate, encode, sorted_batches
-from runners.cache_entry import make_once, new_array
+from runners.cache_entry import make_once, new_array, save_array
 from runners.distill.words import NO_WORD, count_words, opens_word, word_rows
 from runners.lessons import WordStates
 from runners.precision import autocast, training_device
@@ -85,7 +85,7 @@ def prepare_words(
         max_length: longest input of the teacher in word pieces.
 
     Raises:
-        InputError: the disk is full.
+        OutputError: the disk is full, or the cache folder cannot be written.
     """
     folder = entry.with_suffix(".words")
 
@@ -123,7 +123,7 @@ def write_word_states(
     infer_words(teacher, encoded, tokens, basis, starts, first, values, pooled)
     values.flush()
     for name, array in (("starts", starts), ("first", first), ("scale", basis.scale.numpy())):
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        save_array(folder / f"{name}.npy", array)
     (folder / "words.json").write_text(json.dumps({"layers": basis.layers, "depth": basis.depth}), encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from runners.byte_rows import ByteRows
-from runners.cache_entry import make_once, new_array
+from runners.cache_entry import make_once, new_array, save_array
 from runners.precision import training_device
 from runners.progress import duration
 from runners.spelling import SpecialIds, Words, spell, split_words, text_tokenizer
@@ -56,8 +56,9 @@ def prepare_transfer(
         max_length: longest input of the teacher in word pieces; default: the task's.
 
     Raises:
-        InputError: the section does not fit the task, a source cannot be read or leaves no text, more pairs are
-            asked for than can be made, or the disk is full.
+        InputError: the section does not fit the task, a source cannot be read or leaves no text, or more pairs are
+            asked for than can be made.
+        OutputError: the disk is full, or the cache folder cannot be written.
     """
     if problem := spec.misfit(task.segments, task.per_token):
         raise InputError(f"{problem[0].upper()}{problem[1:]}.")
@@ -114,7 +115,7 @@ def _fill(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_length: i
     gathered = gather(spec, task, teacher, tokenizer, model, max_length)
     write_texts(part, gathered.texts, gathered.pairs)
     if gathered.augmented:
-        np.save(part / ORIGINS, np.array(gathered.origins, np.int64), allow_pickle=False)
+        save_array(part / ORIGINS, np.array(gathered.origins, np.int64))
     clock.append(time.monotonic())
     _log.info("Teacher scores %d texts; once, then cached", len(gathered.texts))
     words = _score(gathered, task, teacher, tokenizer, max_length, part)
@@ -162,5 +163,5 @@ def _score(
     for array in arrays:
         array.flush()
     count = np.bincount(encoded.ids, minlength=len(teacher.vocabulary)).astype(np.int64)
-    np.save(part / "vocabulary_count.npy", count, allow_pickle=False)
+    save_array(part / "vocabulary_count.npy", count)
     return words

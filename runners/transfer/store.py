@@ -15,6 +15,7 @@ import tokenizers
 
 from runners.batches import Encoded
 from runners.byte_rows import ByteRows
+from runners.cache_entry import save_array
 from runners.lessons import Lessons, WordStates
 from runners.spelling import SpecialIds, Words, spell
 from runners.task import Examples
@@ -147,7 +148,7 @@ def write_words(folder: Path, words: Words) -> None:
     for name in _WORD_ARRAYS:
         values = getattr(words, name)
         if values is not None:
-            np.save(folder / f"word_{name}.npy", values, allow_pickle=False)
+            save_array(folder / f"word_{name}.npy", values)
 
 
 def read_words(folder: Path) -> Words:

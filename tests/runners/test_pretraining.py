@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertModel
 
 from objectives.limits import Limits
+from runners import cache_entry
 from runners.batches import Encoded, collate
 from runners.distill import Distillation
 from runners.grammar import sentiment
@@ -168,8 +169,18 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     monkeypatch.setattr(Distillation, "save", stop)
     with pytest.raises(KeyboardInterrupt):
         prepare_encoder(spec, "unused", CONFIG)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # after the last step
+        patch.setattr(cache_entry, "_seal", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_encoder(spec, "unused", CONFIG)
+    trained = list(saves)
     found = prepare_encoder(spec, "unused", CONFIG)
     assert saves[:3] == [5, 10, 15]
+    assert saves == trained
     assert all(torch.equal(found.tensors[name], value) for name, value in encoder.tensors.items())
     assert not list((tmp_path / "pretraining").glob("*.checkpoint"))
 

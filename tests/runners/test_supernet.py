@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from objectives.limits import Limits
+from runners import cache_entry
 from runners.evaluate import open_session, run_model, run_student
 from runners.plan import FidelitySpec, TrialPlan
 from runners.prepared import Prepared
@@ -216,8 +217,20 @@ def test_the_same_seed_gives_the_same_bytes_killed_or_not(
     with pytest.raises(KilledError):
         prepare_supernet(SPEC, SPACE, prepared)
     monkeypatch.setattr(SupernetTraining, "run", whole)
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    for module, writer in ((prepare_module, "save_tensors"), (cache_entry, "_seal")):  # after the last step
+        with monkeypatch.context() as patch:
+            patch.setattr(module, writer, killed)
+            with pytest.raises(KilledError):
+                prepare_supernet(SPEC, SPACE, prepared)
+        assert list(tmp_path.glob("supernets/*.checkpoint"))
+    monkeypatch.setattr(SupernetTraining, "_step", killed)
     again = prepare_supernet(SPEC, SPACE, prepared)
     assert again.key == supernet.key
+    assert again.record["loss"] == supernet.record["loss"]
     files = [folder / "supernet.safetensors" for folder in (first, tmp_path / "supernets" / again.key)]
     digests = {hashlib.sha256(file.read_bytes()).digest() for file in files}
     assert len(digests) == 1

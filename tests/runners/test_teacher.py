@@ -22,7 +22,7 @@ from runners.task import Examples, Task, TaskSpec, load_task
 from runners.teacher import TeacherOutputs, TeacherSpec, load_teacher, prepare, prepare_teacher
 from runners.teacher.model import find_model, load_tokenizer
 from runners.teacher.statistics import prepare_statistics
-from space.errors import InputError
+from space.errors import InputError, OutputError
 
 WIDTH = 32
 
@@ -216,13 +216,15 @@ def test_a_teacher_that_moved_is_read_where_it_lies_now(model: Path, task: Task,
     assert prepare_statistics(found, task, 32).depth == 2  # which needs the tokenizer
 
 
+@pytest.mark.parametrize("name", ["train_hidden.npy", "model/model.safetensors"])
 def test_a_damaged_entry_is_made_again(
-    outputs: TeacherOutputs, model: Path, task: Task, caplog: pytest.LogCaptureFixture
+    outputs: TeacherOutputs, model: Path, task: Task, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    (outputs.folder / "train_hidden.npy").unlink()
+    (outputs.folder / name).write_bytes(b"")
     (outputs.folder.parent / f"{outputs.key}.part999").mkdir()  # as a killed process leaves it
     again = prepare_teacher(_spec(model), task)
     assert again.train_hidden.shape == (300, WIDTH)
+    load_teacher(again)
     assert "damaged" in caplog.text
     assert [path.name for path in outputs.folder.parent.iterdir() if path.is_dir()] == [outputs.key]
 
@@ -248,14 +250,15 @@ def test_who_comes_second_waits_for_the_first(
     assert "waiting for it" in caplog.text
 
 
+@pytest.mark.parametrize("writer", ["new_array", "save_array", "save_teacher", "write_record"])
 def test_a_full_disk_leaves_nothing_behind(
-    model: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(prepare, "write_record", full)
-    with pytest.raises(InputError, match="No space left for the teacher's outputs in"):
+    monkeypatch.setattr(prepare, writer, full)
+    with pytest.raises(OutputError, match="No space left for the teacher's outputs in"):
         prepare_teacher(_spec(model), task)
     assert not [path for path in (tmp_path / "cache" / "teachers").iterdir() if path.is_dir()]
 
