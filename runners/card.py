@@ -29,7 +29,7 @@ def card(config: BundleConfig, record: TrialRecord | None) -> str:
         f"# {_plain(title)}\n\n{_what(config, record)}",
         f"## How good it is\n\n{_measures(config, record)}",
         f"## Where it comes from\n\n{_where_from(config, record)}",
-        f"## How to run it\n\n{_interface(config)}\n\n{snippets(config)}",
+        f"## How to run it\n\n{_interface(config, record)}\n\n{snippets(config)}",
         f"## Licence\n\n{_licence(config)}",
     ]
     return "\n\n".join(sections) + "\n"
@@ -140,9 +140,10 @@ def _number(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _interface(config: BundleConfig) -> str:
+def _interface(config: BundleConfig, record: TrialRecord | None) -> str:
     inputs = "`input_ids`, `attention_mask`" + (", `token_type_ids`" if config.shape.segments == 2 else "")
     operators = _operators(config)
+    measured = "; `metrics.json` holds every measurement" if record else ""
     most, case = config.shape.max_length, "lower-cased" if config.lower_case else "cased"
     return f"""- `model.onnx` takes {inputs}, int64 [batch, sequence] of at most {most} word pieces, and answers
   {_answers(config)}.
@@ -150,7 +151,7 @@ def _interface(config: BundleConfig) -> str:
 - It needs ONNX Runtime with its contrib operators, as every full build has them (`com.microsoft`:
   {operators["com.microsoft"]}). A build of reduced size needs these and
   {operators["ai.onnx"]} of `ai.onnx`, and whatever its optimiser makes of them.
-- `load_bundle(FOLDER).student()` reloads it in torch for further training; `metrics.json` holds every measurement."""
+- `load_bundle(FOLDER).student()` reloads it in torch for further training{measured}."""
 
 
 def _operators(config: BundleConfig) -> dict[str, str]:

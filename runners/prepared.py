@@ -14,7 +14,7 @@ from runners.batches import Encoded, encode
 from runners.distill import Course
 from runners.lessons import Lessons
 from runners.plan import TaskPlan, TrialPlan
-from runners.pretraining.corpus import prepare_corpus
+from runners.pretraining.corpus import check_corpus, prepare_corpus
 from runners.supernet.prepare import Supernet, prepare_supernet
 from runners.task import Examples, Task
 from runners.task.matching import load_tasks
@@ -24,7 +24,7 @@ from runners.teacher.origin import sum_of_equals
 from runners.teacher.prototypes import domain_expertise, prepare_prototypes, with_mean_one
 from runners.teacher.statistics import LayerStatistics, prepare_statistics
 from runners.teacher.words import prepare_words, word_basis
-from runners.transfer import TransferOutputs, prepare_transfer
+from runners.transfer import TransferOutputs, check_transfer, prepare_transfer
 from runners.wordpiece import encode_examples, wordpiece
 from space.config import Recipe, TeacherKind, VocabularyScore
 from space.errors import InputError
@@ -224,6 +224,7 @@ def prepare(plan: TrialPlan) -> Prepared:
     """
     plans = plan.task_plans
     loaded = load_tasks({name: task_plan.task for name, task_plan in plans.items()})
+    _check_texts(plan, loaded)
     tasks = {name: _teach(task_plan, loaded[name]) for name, task_plan in plans.items()}
     for name, taught in tasks.items():
         if len(tasks) > 1 and taught.teacher.validation_quality <= 0:
@@ -249,6 +250,15 @@ def prepare(plan: TrialPlan) -> Prepared:
         return found
     # Rankings made so far know of no supernet.
     return replace(found, supernet=prepare_supernet(plan.supernet, plan.space, found), _ranked={})
+
+
+def _check_texts(plan: TrialPlan, tasks: dict[str, Task]) -> None:
+    """Refuse further text that cannot be read now: a teacher takes minutes to an hour."""
+    for name, task_plan in plan.task_plans.items():
+        if task_plan.transfer is not None and task_plan.transfer.sources:
+            check_transfer(task_plan.transfer, tasks[name], task_plan.teacher, find_model(task_plan.teacher.model))
+    if plan.pretraining is not None:
+        check_corpus(plan.pretraining, find_model(plan.pretraining.model or plan.teacher.model))
 
 
 def _teach(plan: TaskPlan, task: Task) -> TaughtTask:

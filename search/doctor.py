@@ -7,11 +7,11 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 LIBRARIES = ("torch", "transformers", "datasets", "optuna", "ray", "onnxruntime", "onnx", "numpy")
 LEAST_FREE_BYTES = 2_000_000_000  # a teacher, its outputs, the emulator and some dozen bundles
@@ -36,14 +36,18 @@ class Finding:
     fix: str | None = None
 
 
-def examine(storage: str | None = None, study: str | None = None) -> Iterator[Finding]:
+def examine(
+    storage: str | None = None, study: str | None = None, overrides: Mapping[str, Any] | None = None
+) -> Iterator[Finding]:
     """Look at everything a search needs, cheapest first.
 
-    No network is asked, but for the data of a study that has it on the Hugging Face hub.
+    No network is asked, but for data and text of a study that has them on the Hugging Face hub.
 
     Args:
         storage: URL; default `home()/studies.db`.
-        study: whose data and teacher are looked at too: one in the storage, a shipped one, or a study file's path.
+        study: whose data, text and teacher are looked at too: one in the storage, a shipped one, or a study file's
+            path.
+        overrides: changes to the study file, as `search.study_file.load_study_file` takes them.
     """
     libraries = _libraries()
     yield libraries
@@ -61,7 +65,7 @@ def examine(storage: str | None = None, study: str | None = None) -> Iterator[Fi
     if study is not None:
         from search.doctor_study import examine_study
 
-        yield from examine_study(study, storage)
+        yield from examine_study(study, storage, overrides)
 
 
 def _machine() -> Finding:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search.doctor import Finding
 from space.errors import InputError
@@ -12,29 +13,39 @@ from space.paths import expanded
 
 if TYPE_CHECKING:
     from runners.plan import TaskPlan
+    from runners.pretraining import PretrainingSpec
     from runners.task import Task
     from search.study import Study
     from search.study_file import StudyFile
 
 
-def examine_study(name: str, storage: str | None) -> Iterator[Finding]:
-    """Look at a study's data and teacher, and at the bundles of its front if it has one.
+def examine_study(name: str, storage: str | None, overrides: Mapping[str, Any] | None = None) -> Iterator[Finding]:
+    """Look at a study's data, teacher and further text, and at the bundles of its front if it has one.
 
     Args:
         name: of a study in the storage or a shipped one, or the path of a study file.
         storage: URL; default `home()/studies.db`.
+        overrides: changes to the study file, as `search.study_file.load_study_file` takes them.
     """
     from search.find_file import find_file
 
     try:
-        file, study = find_file(name, storage)
+        file, study = find_file(name, storage, overrides)
     except InputError as error:
         yield Finding("study", "problem", error.message, error.hint)
         return
     where = "in the storage" if study else "not in the storage yet"
     yield Finding("study", "ok", f"{file.name}, {where}: {file.description or 'no description'}")
+    fix = "Say where it is by --data DIR."
+    if study is None:  # one in the storage need not have the name of its file
+        fix = f"Say where it is: {shlex.join(['shoebox', 'search', name, '--data', 'DIR'])}"
     for task, data in _data(file).items():
-        yield from _task("" if file.task else f" {task}", file.task_plans[task], data, file.name)
+        named, plan = "" if file.task else f" {task}", file.task_plans[task]
+        yield from _task(named, plan, data, fix)
+        if plan.transfer is not None and plan.transfer.sources:
+            yield _transfer(named, plan, data)
+    if file.pretraining is not None:
+        yield _pretraining(file.pretraining, file.teacher.model)
     if study is not None and study.measurements:
         yield _bundles(study)
 
@@ -59,15 +70,60 @@ def _data(file: StudyFile) -> dict[str, Task | InputError]:
     return found
 
 
-def _task(task: str, plan: TaskPlan, data: Task | InputError, study: str) -> Iterator[Finding]:
+def _task(task: str, plan: TaskPlan, data: Task | InputError, where: str) -> Iterator[Finding]:
+    """What there is to say of a task's data and teacher; `where` tells how to say where the data is."""
     if isinstance(data, InputError):
-        fix = data.hint or f"Say where it is: shoebox search {study} --data DIR"
+        fix = data.hint or (where if _is_missing(plan) else None)
         yield Finding(f"study: data{task}", "problem", data.message, fix)
         yield from _untaught(task, plan)
         return
     text = f"{len(data.train):,} train and {len(data.validation):,} validation examples, {data.outputs} outputs"
     yield Finding(f"study: data{task}", "ok", text)
     yield from _teacher(task, plan, data)
+
+
+def _is_missing(plan: TaskPlan) -> bool:
+    """Whether the folder or a file of a task's data is not there."""
+    from runners.task.spec import FilesData, FolderData
+
+    match plan.task.data:
+        case FolderData(path=path):
+            return any(not any(expanded(path).glob(f"{split}[.-]*")) for split in ("train", "validation"))
+        case FilesData(train=train, validation=validation):
+            return not all(expanded(path).exists() for path in (train, validation))
+    return False
+
+
+def _transfer(task: str, plan: TaskPlan, data: Task | InputError) -> Finding:
+    from runners.transfer.prepare import check_transfer
+    from runners.transfer.read import count_rows
+
+    spec, folder = plan.transfer, _local_model(plan.teacher.model)
+    assert spec is not None
+    masked = spec.augment and spec.augment.masked_model
+    if isinstance(data, InputError) or folder is None or (masked and _local_model(masked) is None):
+        return _texts(f"study: transfer{task}", lambda: count_rows(spec.sources))
+    return _texts(f"study: transfer{task}", lambda: check_transfer(spec, data, plan.teacher, folder))
+
+
+def _pretraining(spec: PretrainingSpec, model: str) -> Finding:
+    from runners.pretraining.corpus import check_corpus, check_sources
+
+    folder = _local_model(spec.model or model)
+    if folder is None:
+        return _texts("study: pretraining", lambda: check_sources(spec))
+    return _texts("study: pretraining", lambda: check_corpus(spec, folder))
+
+
+def _texts(subject: str, count: Callable[[], int | None]) -> Finding:
+    """What a count of the rows of further text finds; None is of text that is in the cache."""
+    try:
+        rows = count()
+    except InputError as error:
+        return Finding(subject, "problem", error.message, error.hint)
+    except OSError as error:
+        return Finding(subject, "problem", f"{error.filename} cannot be read: {error.strerror or error}")
+    return Finding(subject, "ok", "read by the teacher and cached" if rows is None else f"{rows:,} rows of text")
 
 
 def _teacher(task: str, plan: TaskPlan, data: Task) -> Iterator[Finding]:

@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from search.overrides import apply_overrides
-from search.study import Study, load_study
-from search.study_file import StudyFile, load_study_file, shipped_studies
-from search.validation import explain
+from search.study import Study, list_studies, load_study
+from search.study_file import OWN_STUDY, StudyFile, load_study_file, shipped_studies
+from search.validation import closest, explain
 from space.errors import InputError
 
 
@@ -32,10 +32,12 @@ def find_file(
     except InputError as missing:
         try:
             return load_study_file(name, overrides), None
-        except InputError as error:
+        except InputError:
             if name in shipped_studies() or name.endswith((".yaml", ".yml")):
                 raise
-            raise InputError(f"{missing.message[:-1]}, and no shipped one.", error.hint) from None
+            known = [*(study.name for study in list_studies(storage)), *shipped_studies()]
+            hint = f"{closest(name, list(dict.fromkeys(known)))} {OWN_STUDY}"
+            raise InputError(f"{missing.message[:-1]}, and no shipped one.", hint) from None
     data = study.file.model_dump(mode="json")
     given = apply_overrides(data, overrides or {})
     try:

@@ -162,10 +162,12 @@ class Monitor:
     metric: str
     display: Display
     _points: list[list[float]] = field(init=False, default_factory=list)
-    _started: float = field(init=False, default_factory=time.monotonic)
+    _started: float = field(init=False)
     _done_before: int = field(init=False)
+    _workers_started: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
+        self._started = time.monotonic()
         self._done_before = self.ledger.counts.trained + self.ledger.counts.paused
         for trial in self.ledger.study.get_trials(deepcopy=False):
             self._add(trial.user_attrs, trial.constraints, trial.values)
@@ -181,8 +183,16 @@ class Monitor:
         if number is not None and state is not None:
             trial = self.ledger.ended(number)
             self._add(trial.user_attrs, trial.constraints, trial.values)
+            self._leave_out_start(trial.user_attrs)
             event = f"trial {number} {describe(state, trial.user_attrs, self.metric)}"
         self.display.show(self.snapshot(), event)
+
+    def _leave_out_start(self, attributes: dict) -> None:
+        """Let the pace begin where the work of the first finished trial did: what passed before started workers."""
+        if not self._workers_started and RECORD in attributes:
+            self._workers_started = True
+            worked = sum(attributes[RECORD]["seconds"].values())
+            self._started = max(self._started, time.monotonic() - worked)
 
     def snapshot(self) -> Snapshot:
         """Where the search stands now."""

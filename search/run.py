@@ -75,6 +75,8 @@ from space.paths import expanded
 logger = logging.getLogger("shoebox.search.run")
 
 PIPELINE = "runners.trial"
+_ANOTHER = "another one by --name NAME (in Python: overrides={'name': NAME})"
+_NOT_RESUMED = "Leave out --resume (in Python: resume=True) to start it."
 
 
 def run_study(
@@ -127,7 +129,7 @@ def run_study(
     if existing is not None and not resume:
         raise _already_there(name, url)
     if existing is None and resume:
-        raise InputError(f"There is no study {name!r} in {masked(url)} to resume.", "Leave out --resume to start it.")
+        raise InputError(f"There is no study {name!r} in {masked(url)} to resume.", _NOT_RESUMED)
     if warm_start and existing is not None and WARM_START not in existing.user_attrs:
         raise InputError(
             f"Study {name!r} was started without --warm-start.", "Resume it without, or start another one."
@@ -149,7 +151,7 @@ def run_study(
         if existing is not None and existing.user_attrs.get(TIMED_ON, meter.identity) != meter.identity:
             raise InputError(
                 f"The device {file.device.profile} says something else than when study {file.name!r} was started.",
-                "Set its profile back to resume, or start another study by --name NAME.",
+                f"Set its profile back to resume, or start {_ANOTHER}.",
             )
         tasks = load_tasks({name: plan.task for name, plan in file.task_plans.items()})
         digests = data_digests(file.task_plans, tasks)
@@ -290,7 +292,7 @@ def unshared(file: StudyFile) -> str | None:
 def _already_there(name: str, url: str) -> InputError:
     return InputError(
         f"There is a study {name!r} in {masked(url)} already.",
-        "Go on with it by --resume, or start another one by --name NAME.",
+        f"Go on with it by --resume (in Python: resume=True), or start {_ANOTHER}.",
     )
 
 

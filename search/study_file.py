@@ -26,6 +26,7 @@ from space.joint import RecipeDimensions, SpaceSpec
 from space.paths import expanded
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+OWN_STUDY = "A study of your own is given by its path: FILE.yaml."  # of messages
 
 
 _LABELS: dict[Objective, str] = {
@@ -263,7 +264,7 @@ def _read(name_or_path: str) -> tuple[str, str, Path | None]:
             raise InputError(f"Study file {name_or_path} cannot be read: {error}.") from None
     shipped = shipped_studies()
     if name_or_path not in shipped:
-        hint = closest(name_or_path, list(shipped)) + " A study of your own is given by its path: FILE.yaml."
+        hint = f"{closest(name_or_path, list(shipped))} {OWN_STUDY}"
         raise InputError(f"There is no shipped study {name_or_path!r}.", hint)
     return shipped[name_or_path], f"Study file studies/{name_or_path}.yaml", None
 

@@ -21,7 +21,7 @@ from runners.cache_entry import make_once, new_array, save_array
 from runners.lessons import Lessons
 from runners.precision import training_device
 from runners.pretraining.spec import PretrainingSpec
-from runners.pretraining.texts import gather_texts
+from runners.pretraining.texts import EXCLUDE, SOURCES, gather_texts
 from runners.progress import duration
 from runners.spelling import SpecialIds, spell, split_words, text_tokenizer
 from runners.task import Examples
@@ -34,7 +34,7 @@ from runners.teacher.statistics import (
     write_statistics,
 )
 from runners.teacher.words import WordBasis, read_word_states, word_basis, write_word_states
-from runners.transfer.read import identity
+from runners.transfer.read import count_rows, identity
 from runners.transfer.store import read_words, write_words
 from space.errors import InputError
 from space.paths import cache
@@ -120,7 +120,7 @@ def prepare_corpus(spec: PretrainingSpec, model: str) -> Corpus:
     name = spec.model or model
     source = find_model(name)
     key = corpus_key(spec, source)
-    folder = cache() / "pretraining" / key
+    folder = _folder(key)
     return make_once(
         folder,
         lambda: _open(folder, name),
@@ -128,6 +128,40 @@ def prepare_corpus(spec: PretrainingSpec, model: str) -> Corpus:
         "pre-training text",
         _log,
     )
+
+
+def check_corpus(spec: PretrainingSpec, model: Path) -> int | None:
+    """Read the sources of pre-training text, so that what is wrong with them is said before a teacher is fine-tuned.
+
+    Args:
+        spec: of the study.
+        model: folder of the teacher that reads the text.
+
+    Returns:
+        How many rows the sources hold, those that are excluded aside; None where the text is in the cache, so that
+        they are not asked.
+
+    Raises:
+        InputError: a source cannot be read.
+    """
+    return None if _folder(corpus_key(spec, model)).is_dir() else check_sources(spec)
+
+
+def check_sources(spec: PretrainingSpec) -> int:
+    """Read the sources of pre-training text, wherever its teacher is.
+
+    Returns:
+        How many rows they hold, those that are excluded aside.
+
+    Raises:
+        InputError: a source cannot be read.
+    """
+    count_rows(spec.exclude, EXCLUDE)
+    return count_rows(spec.sources, SOURCES)
+
+
+def _folder(key: str) -> Path:
+    return cache() / "pretraining" / key
 
 
 def corpus_key(spec: PretrainingSpec, model: Path) -> str:

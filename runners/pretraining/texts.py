@@ -23,6 +23,7 @@ from runners.transfer.spec import FileSource, HubSource
 from space.errors import InputError
 
 _log = logging.getLogger("shoebox.runners.pretraining")
+SOURCES, EXCLUDE = "pretraining.sources", "pretraining.exclude"
 _SPECIAL_TOKENS = 2  # [CLS] and [SEP] of a single text
 
 
@@ -88,7 +89,7 @@ def _texts(
     source: FileSource | HubSource, tokenizer: Any, room: int, sieve: Sieve, generator: np.random.Generator
 ) -> list[str]:
     """A sample of the texts of a source that are new, in their order."""
-    texts = read_rows(source).texts
+    texts = read_rows(source, SOURCES).texts
     if source.sentences:
         texts = [sentence for text in texts for sentence in split_sentences(text)]
     keys = [match_key(text) for text in texts]
@@ -103,7 +104,7 @@ def _pairs(
     source: FileSource | HubSource, excluded: frozenset[str], known: Any, generator: np.random.Generator
 ) -> dict[tuple[str, str], tuple[str, str]]:
     """A sample of the pairs of a source that are new and hold no excluded text, by their keys."""
-    rows = read_rows(source)
+    rows = read_rows(source, SOURCES)
     assert rows.pairs is not None
     found: dict[tuple[str, str], tuple[str, str]] = {}
     for pair in zip(rows.texts, rows.pairs, strict=True):
@@ -116,7 +117,7 @@ def _pairs(
 
 def _keys(source: FileSource | HubSource) -> set[str]:
     """Keys of the texts of a source, and of their sentences: another source may hold a longer stretch split up."""
-    rows = read_rows(source)
+    rows = read_rows(source, EXCLUDE)
     texts = [*rows.texts, *(rows.pairs or ())]
     sentences = (sentence for text in texts for sentence in split_sentences(text))
     return {match_key(text) for text in itertools.chain(texts, sentences)} - {""}

@@ -80,7 +80,7 @@ class Supernet:
         wanted = vocabulary.teacher_ids(vocabulary.size(config.vocabulary_keep))
         problem = self.module.extent.lacks(config)
         if problem is None and not np.isin(wanted, self.entries).all():
-            problem = f"all of the {len(wanted)} word pieces"
+            problem = f"vocabulary of these {len(wanted):,} word pieces"
         if problem:
             raise InputError(
                 f"The supernet has no {problem}: it was trained for the sizes of the study's space.",

@@ -27,6 +27,7 @@ logger = logging.getLogger("shoebox.runners.task")
 
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 _HUB_TIMEOUT = 5.0  # seconds until the hub counts as out of reach
+_OWN_DATA = "give a folder with train and validation files: --data DIR"
 
 
 @dataclass(frozen=True)
@@ -201,11 +202,14 @@ def _read_hub(data: HubData) -> tuple[Table, Table]:
     return read_hub(data.hub, data.config, data.train, hub), read_hub(data.hub, data.config, data.validation, hub)
 
 
-def read_hub(repository: str, config: str | None, split: str, hub: tuple[bool, str] | None = None) -> Table:
+def read_hub(
+    repository: str, config: str | None, split: str, hub: tuple[bool, str] | None = None, otherwise: str = _OWN_DATA
+) -> Table:
     """A split of a data set of the hub, from its local cache where the hub is out of reach.
 
     Args:
         hub: whether the hub can be reached, and why not, if that is known.
+        otherwise: what to do where the hub cannot be used, for messages: the middle of a sentence.
 
     Raises:
         InputError: the hub is out of reach and the cache lacks the data set, or it cannot be loaded.
@@ -222,11 +226,11 @@ def read_hub(repository: str, config: str | None, split: str, hub: tuple[bool, s
         if not reachable:
             raise InputError(
                 f"The Hugging Face hub is out of reach ({reason}) and {name} is not in its local cache.",
-                "Give a folder with train and validation files: --data DIR.",
+                f"{otherwise[0].upper()}{otherwise[1:]}.",
             ) from error
         raise InputError(
             f"Could not load {where} from the Hugging Face hub: {_first_line(_root(error))}.",
-            "Check the id, or give a folder with train and validation files: --data DIR.",
+            f"Check the id, or {otherwise}.",
         ) from error
     return _table(loaded, where)
 

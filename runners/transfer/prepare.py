@@ -21,8 +21,10 @@ from runners.task import Task
 from runners.teacher import TeacherOutputs, load_teacher
 from runners.teacher.infer import infer
 from runners.teacher.model import find_model, load_tokenizer, model_identity
+from runners.teacher.prepare import teacher_key
+from runners.teacher.spec import TeacherSpec
 from runners.transfer.gather import Gathered, gather
-from runners.transfer.read import identity
+from runners.transfer.read import count_rows, identity
 from runners.transfer.scores import describe_scores
 from runners.transfer.spec import TransferSpec
 from runners.transfer.store import (
@@ -63,7 +65,7 @@ def prepare_transfer(
     if problem := spec.misfit(task.segments, task.per_token):
         raise InputError(f"{problem[0].upper()}{problem[1:]}.")
     length = max_length or task.max_length
-    key = transfer_key(spec, task, teacher, length)
+    key = transfer_key(spec, task, teacher.key, length)
     folder = cache() / "transfer" / key
 
     def fill(part: Path) -> None:
@@ -72,8 +74,34 @@ def prepare_transfer(
     return make_once(folder, lambda: open_transfer(folder), fill, "transfer text", _log)
 
 
-def transfer_key(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_length: int) -> str:
+def check_transfer(spec: TransferSpec, task: Task, teacher: TeacherSpec, model: Path) -> int | None:
+    """Read the sources of transfer text, so that what is wrong with them is said before a teacher is fine-tuned.
+
+    Args:
+        spec: of the study.
+        task: that the teacher is for.
+        teacher: fine-tuned or not yet.
+        model: folder of the teacher's model.
+
+    Returns:
+        How many rows the sources hold; None where the text is in the cache, so that they are not asked.
+
+    Raises:
+        InputError: a source cannot be read; the data of the teacher's intermediate task are wrong.
+    """
+    length = teacher.max_length or task.max_length
+    key = transfer_key(spec, task, teacher_key(teacher, task, length, model), length)
+    return None if (cache() / "transfer" / key).is_dir() else count_rows(spec.sources)
+
+
+def transfer_key(spec: TransferSpec, task: Task, teacher: str, max_length: int) -> str:
     """Name of the cache entry: what it depends on, hashed. Where files lie is no part of it.
+
+    Args:
+        spec: of the study.
+        task: that the teacher was fine-tuned on.
+        teacher: name of the teacher's cache entry.
+        max_length: longest input of the teacher in word pieces.
 
     Raises:
         InputError: the file of a source is missing.
@@ -84,7 +112,7 @@ def transfer_key(spec: TransferSpec, task: Task, teacher: TeacherOutputs, max_le
     ]
     parts = {
         "format": _FORMAT,
-        "teacher": teacher.key,
+        "teacher": teacher,
         "sources": sources,
         "recombine": spec.recombine,
         "augment": _augment_identity(spec),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from runners.transfer.spec import FileSource, HubSource
 from space.errors import InputError
 from space.paths import expanded
 
+TRANSFER = "transfer.sources"
 _PLAIN = ".txt"
 
 
@@ -31,14 +33,19 @@ class Rows:
     pairs: list[str] | None
 
 
-def read_rows(source: FileSource | HubSource) -> Rows:
+def read_rows(source: FileSource | HubSource, section: str = TRANSFER) -> Rows:
     """All rows of a source.
+
+    Args:
+        source: a file, a folder, or a split of the hub.
+        section: of the study file that names the source, for messages.
 
     Raises:
         InputError: it is missing, cannot be read, or lacks a column of text.
     """
     if isinstance(source, HubSource):
-        table = read_hub(source.hub, source.config, source.split)
+        otherwise = f"set {section} to a file or folder: {{path: FILE, text: COLUMN}}"
+        table = read_hub(source.hub, source.config, source.split, otherwise=otherwise)
         return _rows(table.where, [_columns(table, source)])
     files = source_files(source)
     parts = [
@@ -46,6 +53,15 @@ def read_rows(source: FileSource | HubSource) -> Rows:
         for file in files
     ]
     return _rows(source.path, parts)
+
+
+def count_rows(sources: Iterable[FileSource | HubSource], section: str = TRANSFER) -> int:
+    """How many rows all sources hold; reads every one, so that what is wrong with it is known.
+
+    Raises:
+        InputError: as of `read_rows`.
+    """
+    return sum(len(read_rows(source, section).texts) for source in sources)
 
 
 def identity(source: FileSource | HubSource) -> list[str]:

@@ -41,6 +41,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runners.plan import TaskPlan, TrialPlan
+from runners.supernet.sampling import ElasticSpace
 from space.config import Recipe, StudentConfig
 from space.families import get_family, parse_config
 
@@ -74,7 +75,7 @@ class Row:
     Attributes:
         removed: the method, in words.
         remove: from the whole setup to the one without the method and what stands in its place, in words; None where
-            the setup does not use the method.
+            the setup does not use the method, or starts from what has no weights for a student without it.
     """
 
     removed: str
@@ -93,13 +94,13 @@ def changed(setup: Setup, **fields: Any) -> Setup:
 
 
 def _vocabulary(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
-    if setup.config.vocabulary_keep == 1:
+    if setup.config.vocabulary_keep == 1 or not _has_entries(setup, keep=1.0):
         return None
     return changed(setup, vocabulary_keep=1.0), "the teacher's whole vocabulary"
 
 
 def _vocabulary_at_equal_bytes(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
-    if setup.config.vocabulary_keep == 1:
+    if setup.config.vocabulary_keep == 1 or not _has_entries(setup, keep=1.0):
         return None
     most = facts.count_bytes(setup.config)
     found = changed(setup, vocabulary_keep=1.0)
@@ -115,7 +116,21 @@ def _vocabulary_at_equal_bytes(setup: Setup, facts: Facts) -> tuple[Setup, str] 
 def _vocabulary_score(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:
     if setup.config.vocabulary_score == "frequency" or setup.config.vocabulary_keep == 1:
         return None
+    if not _has_entries(setup, score="frequency"):
+        return None
     return changed(setup, vocabulary_score="frequency"), "as many entries, the most frequent ones"
+
+
+def _has_entries(setup: Setup, keep: float | None = None, score: str | None = None) -> bool:
+    """Whether what the student starts from has the entries of a vocabulary of another share or score.
+
+    A supernet has those of the study's space alone.
+    """
+    if setup.recipe.initialization != "supernet" or setup.plan.space is None:
+        return True
+    space = ElasticSpace(setup.plan.space)
+    asked = keep or setup.config.vocabulary_keep
+    return asked <= space.keeps[-1] and (score or setup.config.vocabulary_score) in space.scores
 
 
 def _sequence(setup: Setup, facts: Facts) -> tuple[Setup, str] | None:

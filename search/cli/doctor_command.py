@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import json as json_format
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from search.cli.completion import complete_study
-from search.cli.options import JsonOption, StorageOption
+from search.cli.options import (
+    JsonOption,
+    LabelOption,
+    StorageOption,
+    TextOption,
+    WhereOption,
+    given_of,
+    overrides_of,
+)
 
 
 def doctor(
+    context: typer.Context,
     study: Annotated[
         str | None,
         typer.Argument(
-            help="Also look at this study's data and teacher: one in the storage, a shipped one or FILE.yaml.",
+            help="Also look at this study's data, text and teacher: one in the storage, a shipped one or FILE.yaml.",
             autocompletion=complete_study,
         ),
     ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with train.* and validation.*.")] = None,
+    text: TextOption = None,
+    label: LabelOption = None,
+    where: WhereOption = None,
     json: JsonOption = False,
     storage: StorageOption = None,
 ) -> None:
@@ -30,8 +44,10 @@ def doctor(
     from search.cli.tables import output_console
     from search.doctor import examine
 
+    if study is None and (given := given_of(context, ("data", "text", "label", "where"))):
+        raise typer.BadParameter(f"{given[0]} is of a study: name it too")
     console, findings = output_console(), []
-    for finding in examine(storage, study):
+    for finding in examine(storage, study, overrides_of(context)):
         findings.append(finding)
         if json:
             continue

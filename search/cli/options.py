@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +32,10 @@ DeviceOption = Annotated[
 ]
 WarmStartOption = Annotated[
     list[str] | None,
-    typer.Option(help="Older study whose good configurations are tried first; may be repeated, or auto for all."),
+    typer.Option(
+        help="Older study whose good configurations are tried first; may be repeated, or auto for the most similar "
+        "ones, four at most."
+    ),
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with a stopped or killed study.")]
 NameOption = Annotated[str | None, typer.Option(help="Another name for the study.")]
@@ -43,12 +47,21 @@ SharedDataOption = Annotated[
 ]
 
 
-def storage_option(storage: str | None) -> list[str]:
-    if storage is None:
-        return []
-    from search.storage import masked
+def to_copy(command: list[str], storage: str | None, *more: str) -> str:
+    """A command that uses a storage, to be copied into a shell; a password in the URL is not shown.
 
-    return ["--storage", masked(storage)]
+    Args:
+        command: words up to where the storage is named.
+        storage: URL as it was given to the command that runs; None if it was not.
+        more: words behind it.
+    """
+    from search.storage import STORAGE, masked
+
+    if storage is None:
+        return shlex.join([*command, *more])
+    if masked(storage) != storage:
+        return f"{shlex.join([*command, *more])} with {STORAGE} set to that storage"
+    return shlex.join([*command, "--storage", storage, *more])
 
 
 def given_of(context: typer.Context, names: Iterable[str]) -> list[str]:

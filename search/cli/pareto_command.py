@@ -158,7 +158,7 @@ def _print(
     output: Path | None = None,
     front: Selection | None = None,
 ) -> None:
-    from search.cli.tables import output_console
+    from search.cli.tables import output_console, trial_cells
     from search.query.formats import write_whole
 
     console = output_console()
@@ -167,6 +167,10 @@ def _print(
     if output is None and form is Format.table:
         _print_table(picked, title, console)
         return
+    if form not in (Format.table, Format.markdown):  # the others are for programs
+        errors = output_console(stderr=True)
+        for remark in trial_cells(picked).remarks:
+            errors.print(remark, markup=False, highlight=False, soft_wrap=True)
     content = _content(picked, form, title)
     if output is None:
         typer.echo(content.decode(), nl=False)
@@ -186,7 +190,8 @@ def _content(picked: Selection, form: Format, title: str) -> bytes:
     if form is Format.csv:
         return (formats.as_csv(picked) + "\n").encode()
     if form is Format.markdown:
-        return (trial_cells(picked).markdown() + "\n").encode()
+        cells = trial_cells(picked)
+        return ("\n\n".join([cells.markdown(), *cells.remarks]) + "\n").encode()
     from rich.console import Console
 
     text = io.StringIO()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import signal
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +27,7 @@ from search.cli.options import (
     WarmStartOption,
     WhereOption,
     overrides_of,
-    storage_option,
+    to_copy,
 )
 from search.cli.pareto_command import print_front
 
@@ -100,8 +99,7 @@ def search(
         return
     best = found.best()
     typer.echo(f"Best bundle: trial {best.trial}, {best.bundle}")
-    copy = ["shoebox", "export", found.name, *storage_option(storage), "--best", "-o", "DIR"]
-    typer.echo(f"Copy it with: {shlex.join(copy)}")
+    typer.echo(f"Copy it with: {to_copy(['shoebox', 'export', found.name], storage, '--best', '-o', 'DIR')}")
 
 
 def _how_to_go_on(study: str, overrides: dict[str, Any], storage: str | None, address: str | None) -> str:
@@ -116,5 +114,5 @@ def _how_to_go_on(study: str, overrides: dict[str, Any], storage: str | None, ad
         return "Stopped before the first trial; run the same command again (a finished teacher is kept)."
     name = ["--name", overrides["name"]] if overrides["name"] else []
     where = ["--address", address] if address else []
-    again = shlex.join(["shoebox", "search", study, *name, *storage_option(storage), *where, "--resume"])
+    again = to_copy(["shoebox", "search", study, *name], storage, *where, "--resume")
     return f"Stopped; what has finished is kept. Resume with: {again}"

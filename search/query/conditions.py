@@ -100,6 +100,8 @@ class _Evaluation:
             text, number = (
                 (comparison.left, comparison.right) if _is_text(left) else (comparison.right, comparison.left)
             )
+            if isinstance(text, Literal):
+                refuse(self._text, text.at, f"{_shown(number)} is a number.", _unquoted(text.value))
             refuse(self._text, number.at, f"{_shown(text)} is a text, {_shown(number)} is not.", 'Quote a text: "...".')
         if _is_text(left):
             if comparison.sign not in ("==", "!="):
@@ -119,8 +121,9 @@ class _Evaluation:
         fails = np.ones(len(self._table), bool)
         for choice in member.choices:
             if isinstance(choice.value, str) != _is_text(operand):
-                kind, other = ("a text", "not") if _is_text(operand) else ("no text", "one")
-                refuse(self._text, choice.at, f"{_shown(member.value)} is {kind}, {_shown(choice)} is {other}.")
+                if isinstance(choice.value, str):
+                    refuse(self._text, choice.at, f"{_shown(member.value)} is a number.", _unquoted(choice.value))
+                refuse(self._text, choice.at, f"{_shown(member.value)} is a text, {_shown(choice)} is not.")
             one = self._compare(Comparison(member.value, "==", choice, choice.at))
             holds, fails = holds | one.holds, fails & one.fails
         return Answer(holds, fails)
@@ -142,6 +145,15 @@ class _Evaluation:
     def _nowhere(self) -> Answer:
         nothing = np.zeros(len(self._table), bool)
         return Answer(nothing, nothing)
+
+
+def _unquoted(text: float | str) -> str:
+    """What to write in place of a text that is compared with a number."""
+    try:
+        float(text)
+    except ValueError:
+        return f'Compare it with a number, not with "{text}".'
+    return f"Write {text} without quotes."
 
 
 def _is_text(operand: Column | float | str) -> bool:

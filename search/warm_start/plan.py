@@ -23,7 +23,7 @@ from space.joint import JointSpace
 
 logger = logging.getLogger("shoebox.search.warm_start")
 
-AUTO = "auto"  # in place of names: all studies of the storage
+AUTO = "auto"  # in place of names: the most similar studies of the storage
 WARM_START = "warm_start"  # attribute of a study: its `WarmStart`
 SHARE = 4  # one trial in so many may be an older study's configuration,
 FEWEST = 4  # but so many may be in a small study, up to half of it

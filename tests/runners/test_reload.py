@@ -53,7 +53,9 @@ def test_trained_further_and_back(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-3)
     earlier = [p.probabilities["good"] for p in before.predict(TEXTS)]
     assert not np.allclose(earlier, [row[1] for row in found], atol=1e-3)
-    assert "has not been measured since" in (tmp_path / "after" / "README.md").read_text()
+    card = (tmp_path / "after" / "README.md").read_text()
+    assert "has not been measured since" in card
+    assert "metrics.json" not in card
     assert not (tmp_path / "after" / "metrics.json").exists()
 
 

@@ -216,7 +216,7 @@ def test_a_full_disk_leaves_nothing_behind(
     spec = TransferSpec(sources=_file(tmp_path / "more.parquet", _sentences(30, 11)))
     with pytest.raises(OutputError, match="No space left for the transfer text in"):
         prepare_transfer(spec, task, teacher)
-    key = prepare.transfer_key(spec, task, teacher, LENGTH)
+    key = prepare.transfer_key(spec, task, teacher.key, LENGTH)
     assert not [path for path in teacher.folder.parents[1].glob(f"transfer/{key}*") if path.is_dir()]
 
 

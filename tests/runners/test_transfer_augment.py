@@ -114,7 +114,7 @@ def test_an_entry_is_named_by_what_its_texts_depend_on(
     teacher = replace(prepare_teacher(TeacherSpec(model=str(model)), task), key="teacher")
 
     def key(**section: Any) -> str:
-        return transfer_key(TransferSpec(**section), task, teacher, 32)
+        return transfer_key(TransferSpec(**section), task, teacher.key, 32)
 
     assert key(recombine=9) == "dc5bc8dcb8081293450b"  # as ever
     assert key(augment=9) != "5f31ef661a27cf619b03"  # of copies that were edited otherwise

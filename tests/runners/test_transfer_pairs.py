@@ -218,7 +218,7 @@ def test_pairs_for_one_domain_are_made_of_its_texts(tmp_path: Path, task: Task, 
     (tmp_path / "single.txt").write_text("a film")
     source = {"path": str(tmp_path / "single.txt")}
     for section, same in (({"recombine": 90}, False), ({"augment": 9}, False), ({"sources": source}, True)):
-        keys = {transfer_key(TransferSpec(**section), found, teacher, LENGTH) for found in (task, targeted)}
+        keys = {transfer_key(TransferSpec(**section), found, teacher.key, LENGTH) for found in (task, targeted)}
         assert (len(keys) == 1) == same
 
 

@@ -13,10 +13,13 @@ from runners.cache_entry import new_array
 from runners.distill import distil
 from runners.grammar import sentiment
 from runners.plan import ONLY, FidelitySpec, TrialPlan
-from runners.transfer import TransferSpec
+from runners.pretraining import PretrainingSpec
+from runners.transfer import HubSource, TransferSpec
+from runners.transfer.prepare import transfer_key
 from runners.trial import prepare
 from runners.wordpiece import encode_texts
 from space.config import Recipe
+from space.errors import InputError
 from space.families import build_student
 from space.joint import JointSpace, SpaceSpec
 
@@ -36,6 +39,45 @@ def plan(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrialP
         fidelity=FidelitySpec(),
         transfer=TransferSpec(sources={"path": str(tmp_path / "more.txt")}),
     )
+
+
+@pytest.fixture
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A source of the hub where nothing answers for it."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens on the discard port
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    return {"hub": "nobody/never-downloaded", "text": "text"}
+
+
+@pytest.mark.parametrize("section", ["transfer", "pretraining"])
+def test_text_that_cannot_be_had_is_said_before_a_teacher_is_made(
+    plan: TrialPlan, section: str, unreachable: dict[str, str], tmp_path: Path
+) -> None:
+    kind = {"transfer": TransferSpec, "pretraining": PretrainingSpec}[section]
+    expected = rf"out of reach .* Set {section}\.sources to a file or folder: {{path: FILE, text: COLUMN}}\.$"
+    for source, message in (
+        (unreachable, expected),
+        ({"path": str(tmp_path / "absent.txt")}, "does not exist"),
+    ):
+        wrong = plan.model_copy(update={section: kind(sources=source)})
+        with pytest.raises(InputError, match=message) as caught:
+            prepare(wrong)
+        assert "--data" not in str(caught.value)
+    assert not list((tmp_path / "cache").glob("teachers/*"))
+
+
+def test_text_in_the_cache_needs_no_hub(plan: TrialPlan, unreachable: dict[str, str]) -> None:
+    assert plan.transfer is not None
+    taught = prepare(plan).tasks[ONLY]
+    assert taught.transfer is not None
+    spec = TransferSpec(sources=HubSource(**unreachable))
+    entry = taught.transfer.folder.with_name(transfer_key(spec, taught.task, taught.teacher.key, 32))
+    taught.transfer.folder.rename(entry)  # as if the hub had held these texts
+    again = prepare(plan.model_copy(update={"transfer": spec})).tasks[ONLY].transfer
+    assert again is not None
+    assert again.folder == entry
 
 
 def test_all_trials_share_the_lessons_of_a_vocabulary_size(plan: TrialPlan) -> None:

@@ -10,9 +10,11 @@ import pytest
 from small_study import start, write, write_several
 
 from runners.plan import FidelitySpec
+from runners.supernet import SupernetSpec
 from runners.transfer import TransferSpec
 from search.ablate import ROWS, Setup
 from search.ablate.rows import Facts, changed
+from space.joint import SpaceSpec
 
 
 @pytest.fixture
@@ -170,3 +172,15 @@ def test_several_tasks_lose_their_text_and_make_more_epochs(tmp_path: Path, mode
         assert found[0].plan.fidelity.epochs == pytest.approx(
             5 / 3
         )  # 64 and 64 further texts, and 32, in batches of 32
+
+
+def test_what_a_supernet_lacks_is_no_row(study: Path) -> None:
+    _, whole = start(study)
+    narrow = SpaceSpec(vocabulary_keep=[0.5, 0.9], vocabulary_score="attention_sum")
+    wide = SpaceSpec(vocabulary_keep=[0.5, 1.0], vocabulary_score=["attention_sum", "frequency"])
+    names = [name for name in ROWS if name.startswith("vocabulary-")]
+    assert len(names) == 3
+    for initialization, space, made in (("supernet", narrow, 0), ("supernet", wide, 3), ("layers", narrow, 3)):
+        plan = whole.plan.model_copy(update={"supernet": SupernetSpec(), "space": space})
+        inherited = changed(replace(whole, plan=plan), initialization=initialization)
+        assert sum(ROWS[name].remove(inherited, FACTS) is not None for name in names) == made

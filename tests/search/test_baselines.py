@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +99,8 @@ def test_options_that_do_not_fit_the_study_are_told(
     unknown = shoebox("baseline", "tinybert", "sst3", "--device", "cortex-a76").stderr
     assert "There is no study 'sst3' in " in unknown
     assert "and no shipped one. Did you mean 'sst2'" in unknown
+    assert "and no shipped one. Did you mean 'toy'" in shoebox("baseline", "tinybert", "toyy").stderr
+    assert re.search(r"Known: toy, .*sst2.* A study of your own is", shoebox("baseline", "tinybert", "zzzz").stderr)
 
 
 def test_columns_of_a_study_in_the_storage_can_be_named(make_engine: Callable[..., Any]) -> None:

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from runners.bundle import read_config, write_results
 from search.cli import app
+from search.cli.options import to_copy
 from search.export import export_bundle
 from search.output import new_file
 from search.storage import default_url, open_storage
@@ -363,3 +364,25 @@ def test_facade() -> None:
     assert all(getattr(search, name) is not None for name in search.__all__)
     with pytest.raises(AttributeError):
         _ = search.nothing
+
+
+@pytest.mark.parametrize(
+    ("storage", "line"),
+    [
+        (None, "shoebox export own --best"),
+        ("sqlite:////a b/s.db", "shoebox export own --storage 'sqlite:////a b/s.db' --best"),
+        ("postgresql://me@host/name", "shoebox export own --storage postgresql://me@host/name --best"),
+        ("postgresql://me:s3cret@host/name", "shoebox export own --best with SHOEBOX_STORAGE set to that storage"),
+        (
+            "postgresql://host/name?password=s3cret",
+            "shoebox export own --best with SHOEBOX_STORAGE set to that storage",
+        ),
+    ],
+)
+def test_commands_to_copy_hold_no_password(storage: str | None, line: str) -> None:
+    assert to_copy(["shoebox", "export", "own"], storage, "--best") == line
+
+
+def test_warm_starts_are_said_to_be_of_four_studies_at_most(shoebox: Shoebox) -> None:
+    shown = " ".join(shoebox("search", "--help").stdout.replace("│", " ").split())
+    assert "auto for the most similar ones, four at most" in shown

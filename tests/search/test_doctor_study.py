@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import small_study
 import yaml
 
+from runners.grammar import sentiment
 from runners.prepared import prepare
 from search.doctor_study import examine_study
 from search.study_file import load_study_file
@@ -48,3 +51,74 @@ def test_the_task_whose_data_are_missing_is_named(tmp_path, model):
     assert found["study: data first"][0] == "ok"
     assert found["study: data second"][0] == "problem"
     assert "nowhere" in found["study: data second"][1]
+
+
+# What a recipe has to have that a section of text is of use.
+USES = {"transfer": {"transfer_share": [0.0, 0.5]}, "pretraining": {"initialization": ["layers", "pretrained"]}}
+
+
+def test_text_that_a_search_would_miss_is_a_problem(tmp_path, model):
+    texts = small_study.write_texts(tmp_path / "more.txt", 50, seed=5)
+    text, absent = {"path": str(texts)}, {"path": str(tmp_path / "absent.csv")}
+    for section, uses in USES.items():
+        file = small_study.write(tmp_path, model, space={"recipe": uses}, **{section: {"sources": [text, absent]}})
+        assert findings(file)[f"study: {section}"] == (
+            "problem",
+            f"Transfer source {tmp_path / 'absent.csv'} does not exist.",
+        )
+        file = small_study.write(tmp_path, model, space={"recipe": uses}, **{section: {"sources": text}})
+        assert findings(file)[f"study: {section}"] == ("ok", "50 rows of text")
+    both = {"transfer": {"sources": text}, "pretraining": {"sources": text, "max_length": 32}}
+    file = small_study.write(tmp_path, model, space={"recipe": USES["transfer"] | USES["pretraining"]}, **both)
+    prepare(load_study_file(str(file)).plan())
+    cached = ("ok", "read by the teacher and cached")
+    found = findings(file)
+    assert (found["study: transfer"], found["study: pretraining"]) == (cached, cached)
+
+
+def test_text_is_looked_at_where_data_or_teacher_are_missing(tmp_path, model):
+    absent = {"sources": {"path": str(tmp_path / "absent.csv")}}
+    space, nowhere = {"recipe": USES["transfer"]}, {"path": str(tmp_path / "nowhere")}
+    file = small_study.write(tmp_path, model, space=space, transfer=absent, task={"data": nowhere})
+    assert findings(file)["study: transfer"][0] == "problem"
+    space = {"recipe": USES["transfer"] | USES["pretraining"]}
+    file = small_study.write(tmp_path, tmp_path / "no-model", space=space, transfer=absent, pretraining=absent)
+    found = findings(file)
+    assert {found[f"study: {part}"][0] for part in ("teacher", "transfer", "pretraining")} == {"problem"}
+
+
+def test_data_are_said_to_be_missing_only_where_they_are(tmp_path, model):
+    data = tmp_path / "data"
+    data.mkdir()
+
+    def fix(of):
+        file = small_study.write(tmp_path, model, task={"data": of})
+        return next(each.fix for each in examine_study(str(file), None) if each.subject == "study: data")
+
+    asked = f"Say where it is: shoebox search {tmp_path / 'small.yaml'} --data DIR"
+    assert fix({"path": str(tmp_path / "nowhere")}) == asked
+    assert fix({"path": str(data)}) == asked
+    files = {split: str(data / f"{split}.csv") for split in ("train", "validation")}
+    assert fix(files) == asked
+    for path in files.values():
+        Path(path).write_bytes(b"")
+    assert fix(files) is None
+    assert fix({"path": str(data)}) is None
+
+
+def test_data_of_ones_own_are_looked_at_before_the_first_search(shoebox, tmp_path, model):
+    file = small_study.write(tmp_path, model)
+    for split in ("train", "validation"):
+        lines = "".join(f'"{text}",{label}\n' for text, label in sentiment(40, 2, seed=len(split))[0])
+        (tmp_path / f"{split}.csv").write_text(f"review,mood\n{lines}")
+    own = ("doctor", str(file), "--data", str(tmp_path), "--label", "mood")
+    wrong = shoebox(*own)
+    assert wrong.returncode == 1
+    assert "problem  study: data" in wrong.stdout
+    right = shoebox(*own, "--text", "review")
+    assert right.returncode == 0, right.stdout
+    assert "40 train and 40 validation examples" in right.stdout
+    assert shoebox(*own, "--text", "review", "--where", "mood=9").returncode == 1
+    alone = shoebox("doctor", "--data", str(tmp_path))
+    assert alone.returncode == 2
+    assert "--data is of a study" in alone.stderr

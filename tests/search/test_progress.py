@@ -10,6 +10,7 @@ from rich.console import Console
 
 from runners.progress import duration
 from search.progress import LiveDisplay, Monitor, NoDisplay, PlainDisplay, display_for
+from search.states import RECORD
 from search.study import load_study
 
 
@@ -87,3 +88,22 @@ def test_live_display_counts_time_from_its_start(monkeypatch: pytest.MonkeyPatch
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_the_start_of_the_workers_is_no_part_of_the_pace(
+    make_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("search.progress.time.monotonic", lambda: now)
+    engine = make_engine(trials=3)
+    monitor = Monitor(engine.ledger, list(engine.file.objectives), engine.file.limits, "accuracy", NoDisplay())
+    for ended in (160.0, 170.0):  # a minute, most of which the workers took to start; then 10 seconds
+        assignment = engine.ledger.next()
+        engine.work(assignment)
+        storage = engine.study._storage
+        record = storage.get_trial(assignment.trial_id).user_attrs[RECORD]
+        storage.set_trial_user_attr(assignment.trial_id, RECORD, {**record, "seconds": {"train": 8.0, "measure": 2.0}})
+        now = ended
+        monitor(assignment.number, engine.ledger.settle(assignment.number))
+        left = engine.ledger.budget - engine.ledger.counts.trained
+        assert monitor.snapshot().seconds_left == pytest.approx(10.0 * left)

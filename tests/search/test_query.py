@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -132,7 +133,10 @@ def test_conditions(condition: str, kept: list[int]) -> None:
         ("qualty > 1", "Did you mean 'quality'", 0),
         ("quality > 0.5 and ffn_bits > 2", "layer0.ffn_bits", 18),
         ("activation == relu", 'A text is quoted: "relu"', 14),
-        ("quality > 'high'", '"high" is a text', 0),
+        ("quality > 'high'", 'quality is a number. Compare it with a number, not with "high"', 10),
+        ("quality > '0.5'", "quality is a number. Write 0.5 without quotes", 10),
+        ("depth in (1, '2')", "depth is a number. Write 2 without quotes", 13),
+        ("activation == 5", "activation is a text, 5 is not. Quote a text", 14),
         ("activation > 'a'", "Texts are compared by ==", 11),
         ("(quality > 1", "This parenthesis is not closed", 0),
         ("quality > 1)", "one ')' too many", 11),
@@ -271,7 +275,7 @@ def test_formats_say_the_same(finished: Study, shoebox: Shoebox, tmp_path: Path)
     read = pandas.read_csv(tmp_path / "t.csv").dropna(axis=1, how="all")
     pandas.testing.assert_frame_equal(read, frame.dropna(axis=1, how="all"), check_dtype=False)
     assert json.loads((tmp_path / "t.json").read_text())["trials"] == rows
-    assert len((tmp_path / "t.md").read_text().splitlines()) == 2 + 8
+    assert (tmp_path / "t.md").read_text().count("\n|") == 1 + 8
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix) == sorted(
         ["t.csv", "t.parquet", "t.json", "t.md", "t.txt", "toy.yaml"]
     )
@@ -339,3 +343,17 @@ def test_scatter_fits_its_width_and_marks_the_front() -> None:
         assert [drawn.count(mark) for mark in ("●◆" if unicode else "o#")] == [1, 1]
     assert scatter([], "x", "y", ["one"]) == ["No trial has both x and y: nothing to draw."]
     assert scatter([Dot(1.0, 1.0, 0, True)], "x", "y", ["one"])
+
+
+def test_remarks_are_told_in_every_format(make_engine: Callable[..., Any], toy_file: Path, shoebox: Shoebox) -> None:
+    make_engine(trials=2).run()
+    toy_file.write_text(toy_file.read_text().replace("name: toy", "name: other").replace("accuracy", "f1"))
+    make_engine(trials=2).run()
+    remark = "These studies learn different tasks"
+    asked = ("pareto", "toy", "other", "--format")
+    markdown = shoebox(*asked, "markdown")
+    assert re.search(rf"\|\n\n.*\n\n{remark}", markdown.stdout, re.DOTALL)
+    for name in ("json", "csv"):
+        done = shoebox(*asked, name)
+        assert remark in done.stderr
+        assert remark not in done.stdout

@@ -361,3 +361,17 @@ def test_the_dashboard_opens_the_storage(
     assert done.returncode == 0, done.stderr
     assert (asked[0]["host"], asked[0]["port"]) == ("127.0.0.1", 8081)
     assert [study["study_name"] for study in asked[0]["study_summaries"]] == ["toy"]
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed")
+def test_the_bits_of_one_student_have_their_title_whole(report: Report, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    alone = dataclasses.replace(report, front=report.front[:1], shown=report.shown[:1])
+    file.write_text(as_page(alone), encoding="utf-8")
+    with browser() as page:
+        page.open(file, 1400, 1000)
+        title, picture = (
+            page.ask(f"(box => [box.left, box.right])(document.querySelector('#bits {part}').getBoundingClientRect())")
+            for part in (".xtitle", ".main-svg")
+        )
+    assert picture[0] <= title[0] < title[1] <= picture[1]

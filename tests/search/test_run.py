@@ -359,3 +359,14 @@ except KeyboardInterrupt:
 """
     done = run([sys.executable, "-c", program], seconds=120)
     assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+
+
+def test_a_study_that_is_there_is_told_in_both_languages(make_engine: Callable[..., Any], toy_file: Path) -> None:
+    make_engine(trials=1).run()
+    from search import run_study
+
+    both = r"--resume \(in Python: resume=True\), .* --name NAME \(in Python: overrides={'name': NAME}\)"
+    with pytest.raises(InputError, match=both):
+        run_study(toy_file, pipeline="toy_pipeline")
+    with pytest.raises(InputError, match=r"Leave out --resume \(in Python: resume=True\)"):
+        run_study(toy_file, resume=True, overrides={"name": "other"}, pipeline="toy_pipeline")
