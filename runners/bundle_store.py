@@ -47,6 +47,10 @@ class _Listed(NamedTuple):
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
         return cls(uuid.uuid4().hex, {name: len(content) for name, content in contents.items()}, digests)
 
+    def text(self) -> bytes:
+        """As it is written."""
+        return json.dumps(self._asdict()).encode()
+
     def but(self, changed: _Listed) -> _Listed:
         """This one with some files replaced."""
         digests = {name: digest for name, digest in self.sha256.items() if name not in changed.files}
@@ -75,13 +79,14 @@ def publish(folder: Path, url: str) -> None:
         system.makedirs(path, exist_ok=True)
         for name, file in files.items():
             system.put_file(str(file), f"{path}/{name}")
-        _list(system, path, _Listed.of(files.values()))
+        system.pipe_file(f"{path}/{COMPLETE}", _Listed.of(files.values()).text())
 
 
 def amend(folder: Path, url: str, changed: Collection[str]) -> None:
     """Replace files of a bundle at a URL by those of a folder: such as tell of its student, and are not the student.
 
-    Interrupted at any point, it leaves a whole bundle, with some of these files new.
+    Interrupted at any point, it leaves a bundle with a whole student, and with some of these files new, or of one a
+    part where the store does not write files at once.
 
     Raises:
         InputError: there is no bundle, or as `publish`.
@@ -89,11 +94,24 @@ def amend(folder: Path, url: str, changed: Collection[str]) -> None:
     """
     system, path = _open(url)
     before, after = _listed(system, path, url), _Listed.of(folder / name for name in changed)
+    meanwhile = before.but(_Listed("", dict.fromkeys(name for name in changed if name in before.files), {}))
+
+    def relist(listed: _Listed) -> None:
+        # At once where the protocol can: without the list there is no bundle.
+        part = f"{path}/.{COMPLETE}.part"
+        system.pipe_file(part, listed.text())
+        try:
+            system.mv(part, f"{path}/{COMPLETE}")
+        except Exception:  # some move no file over another one, or may not remove any
+            system.pipe_file(f"{path}/{COMPLETE}", listed.text())
+            with contextlib.suppress(Exception):
+                system.rm_file(part)
+
     with _written(url):
-        _list(system, path, before.but(_Listed("", dict.fromkeys(changed), {})))
+        relist(meanwhile)
         for name in changed:
             system.put_file(str(folder / name), f"{path}/{name}")
-        _list(system, path, before.but(after))
+        relist(before.but(after))
 
 
 @contextlib.contextmanager
@@ -102,17 +120,6 @@ def _written(url: str) -> Iterator[None]:
         yield
     except Exception as error:  # each protocol has errors of its own
         raise OutputError(f"The bundle cannot be written to {url}: {_reason(error)}.") from error
-
-
-def _list(system: Any, path: str, listed: _Listed) -> None:
-    """Write a bundle's list, at once where the protocol can: without it there is no bundle."""
-    content, part = json.dumps(listed._asdict()).encode(), f"{path}/.{COMPLETE}.part"
-    system.pipe_file(part, content)
-    try:
-        system.mv(part, f"{path}/{COMPLETE}")
-    except Exception:  # some move no file over another one
-        system.pipe_file(f"{path}/{COMPLETE}", content)
-        system.rm_file(part)
 
 
 def published(record: TrialRecord, url: str) -> TrialRecord:

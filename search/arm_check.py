@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 import optuna
 
@@ -12,8 +13,10 @@ from runners.arm_quality import add_arm_quality, measure_arm_quality
 from runners.bundle import CARD, METRICS
 from runners.bundle_store import amend, fetch, is_url
 from runners.latency import DeviceSpec
+from runners.record import ArmQuality, TrialRecord
 from runners.task import Task
 from search.study import ON_ARM, Study
+from space.errors import OutputError
 
 logger = logging.getLogger("shoebox.search.arm_check")
 
@@ -34,11 +37,8 @@ def check_front_on_arm(study: optuna.Study, url: str, tasks: Mapping[str, Task],
         try:
             bundle = fetch(record.bundle)
             measured = measure_arm_quality(bundle, tasks, device, record)
-            add_arm_quality(bundle, record, measured)
-            if is_url(record.bundle):
-                amend(bundle, record.bundle, (METRICS, CARD))
-                shutil.rmtree(bundle, ignore_errors=True)  # the copy in the cache: it goes by the list before
-            # Last: who is killed before measures once more.
+            _write(bundle, record, measured)
+            # After the bundle: who is killed before measures once more.
             found[str(record.trial)] = measured.model_dump(mode="json")
             study.set_user_attr(ON_ARM, found)
         except Exception as error:  # a damaged bundle, a full disk: the search itself has ended well
@@ -54,3 +54,14 @@ def check_front_on_arm(study: optuna.Study, url: str, tasks: Mapping[str, Task],
             measured.quality_here,
             measured.examples,
         )
+
+
+def _write(bundle: Path, record: TrialRecord, measured: ArmQuality) -> None:
+    """Write a result into a bundle, at its URL if it has one; what cannot be written is told: the study keeps it."""
+    try:
+        add_arm_quality(bundle, record, measured)
+        if is_url(record.bundle):
+            amend(bundle, record.bundle, (METRICS, CARD))
+            shutil.rmtree(bundle, ignore_errors=True)  # the copy in the cache: it goes by the list before
+    except (OSError, OutputError) as error:
+        logger.warning("The bundle of trial %d does not tell its quality on ARM: %s", record.trial, error)

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from search.overrides import apply_overrides
-from search.study import Study, list_studies, load_study
+from search.storage import default_url, open_storage, storage_exists, study_names
+from search.study import Study, load_study
 from search.study_file import OWN_STUDY, StudyFile, load_study_file, shipped_studies
 from search.validation import closest, explain
 from space.errors import InputError
@@ -35,8 +36,9 @@ def find_file(
         except InputError:
             if name in shipped_studies() or name.endswith((".yaml", ".yml")):
                 raise
-            known = [*(study.name for study in list_studies(storage)), *shipped_studies()]
-            hint = f"{closest(name, list(dict.fromkeys(known)))} {OWN_STUDY}"
+            url = storage or default_url()
+            known = study_names(open_storage(url)) if storage_exists(url) else []
+            hint = f"{closest(name, list(dict.fromkeys([*known, *shipped_studies()])))} {OWN_STUDY}"
             raise InputError(f"{missing.message[:-1]}, and no shipped one.", hint) from None
     data = study.file.model_dump(mode="json")
     given = apply_overrides(data, overrides or {})

@@ -168,7 +168,7 @@ class Monitor:
 
     def __post_init__(self) -> None:
         self._started = time.monotonic()
-        self._done_before = self.ledger.counts.trained + self.ledger.counts.paused
+        self._done_before = self._done
         for trial in self.ledger.study.get_trials(deepcopy=False):
             self._add(trial.user_attrs, trial.constraints, trial.values)
 
@@ -188,17 +188,22 @@ class Monitor:
         self.display.show(self.snapshot(), event)
 
     def _leave_out_start(self, attributes: dict) -> None:
-        """Let the pace begin where the work of the first finished trial did: what passed before started workers."""
-        if not self._workers_started and RECORD in attributes:
-            self._workers_started = True
-            worked = sum(attributes[RECORD]["seconds"].values())
-            self._started = max(self._started, time.monotonic() - worked)
+        """Let the pace begin where the work of the first trial to end did: what passed before started workers."""
+        if self._workers_started or self._done == self._done_before:
+            return
+        self._workers_started = True
+        told = attributes.get(RECORD) or (attributes.get(RUNGS) or [None])[-1]
+        if told is not None:  # one that failed does not tell
+            self._started = max(self._started, time.monotonic() - sum(told["seconds"].values()))
+
+    @property
+    def _done(self) -> int:
+        return self.ledger.counts.trained + self.ledger.counts.paused
 
     def snapshot(self) -> Snapshot:
         """Where the search stands now."""
         counts = self.ledger.counts
-        done = counts.trained + counts.paused
-        left = None
+        done, left = self._done, None
         if done > self._done_before:
             pace = (time.monotonic() - self._started) / (done - self._done_before)
             left = pace * max(0, self.ledger.budget - done)

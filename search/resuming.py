@@ -43,7 +43,7 @@ def find_whole(storage: Any, name: str) -> optuna.Study | None:
 
 def check_no_bundles(file: StudyFile) -> None:
     """A new study must not write over the bundles of another one, in another storage or deleted."""
-    check_no_password(file.bundles)
+    check_place(file.bundles)
     folder = study_folder(file.name) / "trials"
     if (folder.is_dir() and any(folder.iterdir())) or (file.bundles and names(file.bundles)):
         raise InputError(
@@ -63,7 +63,7 @@ def check_bundles_own(existing: optuna.Study, file: StudyFile) -> None:
         return
     moved = have_moved(existing, file)
     if moved:
-        check_no_password(file.bundles)
+        check_place(file.bundles)
     owner, own = owner_of(file.bundles), existing.user_attrs.get(BUNDLES_OWNER)
     if owner is not None:
         is_own = owner == own
@@ -82,21 +82,30 @@ def have_moved(existing: optuna.Study, file: StudyFile) -> bool:
     return read_file(existing.study_name, existing.user_attrs[STUDY_FILE]).bundles != file.bundles
 
 
-def check_no_password(bundles: str | None) -> None:
-    """Refuse a URL for bundles that holds a password.
+def check_place(bundles: str | None) -> None:
+    """Refuse a URL for bundles that holds a password, or that does not say the same to everybody.
 
     Raises:
         InputError: it does, or is no URL; the message does not hold the password.
     """
+    if bundles is None:
+        return
     try:
-        password = urlsplit(bundles or "").password
+        password = urlsplit(bundles).password
     except ValueError as error:
-        raise InputError(f"search.bundles, {without_passwords(bundles or '')}, is no URL: {error}.") from None
-    if bundles and password:
+        raise InputError(f"search.bundles, {without_passwords(bundles)}, is no URL: {error}.") from None
+    if password:
         raise InputError(
             f"search.bundles, {without_passwords(bundles)}, should hold no password: records name the place of "
             "every bundle.",
             "Give it to fsspec, in its configuration folder or as FSSPEC_FTP_PASSWORD for ftp://.",
+        )
+    protocol, _, path = bundles.partition("://")
+    if protocol == "memory":
+        raise InputError(f"search.bundles, {bundles}, is in the memory of each worker: nobody else finds it.")
+    if protocol in ("file", "local") and not path.startswith(("/", "~")):
+        raise InputError(
+            f"search.bundles, {bundles}, is another folder for each who reads it.", "Name it from the root: file:///..."
         )
 
 

@@ -62,16 +62,6 @@ class SearchSpec(BaseModel):
             raise ValueError("should have at most 4 decimals, which is how Ray counts")
         return value
 
-    @field_validator("bundles")
-    @classmethod
-    def _same_for_all(cls, value: str | None) -> str | None:
-        protocol, _, path = (value or "").partition("://")
-        if protocol == "memory":
-            raise ValueError("should be a place that outlives a worker: what is in its memory nobody else finds")
-        if protocol in ("file", "local") and not path.startswith("/"):
-            raise ValueError(f"should name a folder from the root, as file:///folder: {value} depends on who reads it")
-        return value
-
     @model_validator(mode="after")
     def _shared(self) -> SearchSpec:
         if self.bundles and (self.early_stopping or self.keep_bundles == "front"):

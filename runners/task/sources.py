@@ -9,6 +9,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,13 @@ def read_files(paths: list[Path]) -> Table:
 
 def digest_of(path: Path) -> str:
     """SHA-256 of a file's content, hexadecimal."""
+    state = path.stat()
+    return _digest(path, state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: Path, *state: int) -> str:
+    """That of a file in this state; nobody sets the time of the last change (`st_ctime_ns`) to another one."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

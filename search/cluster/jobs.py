@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from runners.task import FilesData, FolderData
-from search.resuming import check_no_password
+from search.resuming import check_place
 from search.storage import STORAGE, url_problem
 from search.study_file import ResumedFile, StudyFile, load_study_file, resumed_file, shipped_studies
 from space.errors import InputError
@@ -57,7 +57,7 @@ def job_folder(folder: Path, study: str, overrides: Mapping[str, Any], resume: b
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     file = sent_file(study, given, resume)
-    check_no_password(file.bundles)
+    check_place(file.bundles)
     if isinstance(file, StudyFile):
         check_data(file)
     if study in shipped_studies() and not given:

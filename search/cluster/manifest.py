@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from search.cluster.jobs import STUDY, check_data, check_shared, plain_path, search_command, shared_folders, study_text
-from search.resuming import check_no_password
+from search.resuming import check_place
 from search.storage import STORAGE
 from search.study_file import ResumedFile, StudyFile
 from space.errors import InputError
@@ -62,7 +62,7 @@ def check(file: StudyFile | ResumedFile, hosts: Hosts) -> None:
     if _bytes(hosts.memory) < LEAST_MEMORY:
         raise InputError(f"--memory: {hosts.memory!r} is no amount of memory for a host.", "Write it as in 8Gi.")
     check_shared(hosts.shared)
-    check_no_password(file.bundles)
+    check_place(file.bundles)
 
 
 def _check_fit(file: StudyFile, hosts: Hosts) -> None:

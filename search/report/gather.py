@@ -57,7 +57,6 @@ class Bundle:
 
     folder: Path
     config: BundleConfig
-    vocabulary: list[str]
 
 
 @dataclass(frozen=True)
@@ -208,13 +207,18 @@ def _place_of(state: str) -> int:
 def _bundle_of(record: TrialRecord) -> Bundle | None:
     try:
         folder = find_bundle(record.bundle)
-        return None if folder is None else Bundle(folder, read_config(folder), read_vocabulary(folder))
+        if folder is None:
+            return None
+        read_vocabulary(folder)  # whether it is whole; those of a large front are not kept
+        return Bundle(folder, read_config(folder))
     except InputError:  # moved, deleted, damaged or out of reach: the report says of how many that is so
         return None
 
 
 def _bytes_of(bundle: Bundle) -> dict[str, int]:
-    return bytes_by_part(bundle.config.student, bundle.config.shape, bundle.vocabulary, deployed_size(bundle.folder))
+    return bytes_by_part(
+        bundle.config.student, bundle.config.shape, read_vocabulary(bundle.folder), deployed_size(bundle.folder)
+    )
 
 
 def _milliseconds(
@@ -229,7 +233,7 @@ def _milliseconds(
     found = {}
     for record in records:
         bundle = bundles[record.trial]
-        size = len(bundle.vocabulary)
+        size = len(read_vocabulary(bundle.folder))
         found[record.trial] = milliseconds_by_operator(model, record.config, bundle.config.shape, size, record.latency)
     return without_small(found, MOST_PARTS)
 

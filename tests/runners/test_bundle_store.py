@@ -133,6 +133,32 @@ def test_a_bundle_is_whole_wherever_its_amendment_is_interrupted(
     }
 
 
+def test_a_file_that_the_bundle_lacked_is_no_damage_until_it_is_there(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(write(tmp_path / "one", model="weights"), f"{url}/00000")
+
+    def failing(*arguments: object, **options: object) -> None:
+        raise ConnectionError("the network is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(type(fsspec.filesystem("memory")), "put_file", failing)
+        with pytest.raises(OutputError, match="the network is gone"):
+            amend(write(tmp_path / "two", card="new"), f"{url}/00000", ["card"])
+    assert [file.name for file in fetch(f"{url}/00000").iterdir()] == ["model"]
+
+
+def test_a_store_that_lets_nobody_remove_files(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object, **options: object) -> None:
+        raise PermissionError("Access denied")
+
+    for name in ("rm", "rm_file", "mv"):
+        monkeypatch.setattr(type(fsspec.filesystem("memory")), name, refused)
+    publish(write(tmp_path / "one", model="weights", card="old"), f"{url}/00000")
+    amend(write(tmp_path / "two", card="new"), f"{url}/00000", ["card"])
+    assert (fetch(f"{url}/00000") / "card").read_text() == "new"
+
+
 def test_a_store_that_moves_no_file_over_another(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(write(tmp_path / "one", model="weights", card="old"), f"{url}/00000")
 

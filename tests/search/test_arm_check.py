@@ -53,6 +53,17 @@ def test_a_trial_that_cannot_be_judged_does_not_keep_the_others_from_it(make_eng
     assert [each["on_arm"]["quality"] for each in told] == [MEASURED.quality] * len(front)
 
 
+def test_what_cannot_be_written_into_a_bundle_stays_in_the_study(make_engine, monkeypatch, caplog) -> None:
+    engine = make_engine(trials=2)
+    engine.run()
+    monkeypatch.setattr("search.arm_check.measure_arm_quality", lambda *given: MEASURED)
+    for record in load_study("toy").pareto():
+        (Path(record.bundle) / ".metrics.json.part").mkdir()  # where the file would be written first
+    check_front_on_arm(engine.study, default_url(), None, DeviceSpec(latency="emulated"))
+    assert "does not tell its quality on ARM" in caplog.text
+    assert all(record.on_arm == MEASURED for record in load_study("toy").pareto())
+
+
 @pytest.mark.parametrize("device", [DeviceSpec(latency="estimated"), DeviceSpec(check_examples=0)])
 def test_nothing_is_judged_where_nothing_is_emulated_or_wanted(make_engine, monkeypatch, device) -> None:
     engine = make_engine(trials=2)

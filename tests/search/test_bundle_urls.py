@@ -11,14 +11,12 @@ from typing import Any
 
 import pytest
 from helpers.bundles import write_bundle
-from pydantic import ValidationError
 
 from runners.bundle_store import publish
 from search.doctor_study import examine_study
 from search.exchange import export_study, import_study
 from search.report import gather
-from search.resuming import check_no_bundles, claim_bundles
-from search.search_spec import SearchSpec
+from search.resuming import check_no_bundles, check_place, claim_bundles
 from search.states import RECORD
 from search.study import Study, load_study
 from space.errors import InputError
@@ -129,14 +127,16 @@ def test_the_place_of_a_search_without_bundles_yet_is_taken(
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("memory://bundles", "outlives a worker"),
-        ("file://bundles", "depends on who reads it"),
-        ("local://bundles/of/mine", "depends on who reads it"),
+        ("memory://bundles", "in the memory of each worker"),
+        ("file://bundles", "another folder for each who reads it"),
+        ("local://bundles/of/mine", "another folder for each who reads it"),
     ],
 )
-def test_places_that_nobody_else_finds_are_refused(url: str, message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
-        SearchSpec(bundles=url)
+def test_places_that_nobody_else_finds_are_refused(make_engine: Callable[..., Any], url: str, message: str) -> None:
+    for check in (check_place, lambda place: check_no_bundles(make_engine(more={"bundles": place}).file)):
+        with pytest.raises(InputError, match=message):
+            check(url)
+    check_place("file://~/bundles")
 
 
 def test_bundles_out_of_reach_are_not_said_to_be_gone(

@@ -107,3 +107,23 @@ def test_the_start_of_the_workers_is_no_part_of_the_pace(
         monitor(assignment.number, engine.ledger.settle(assignment.number))
         left = engine.ledger.budget - engine.ledger.counts.trained
         assert monitor.snapshot().seconds_left == pytest.approx(10.0 * left)
+
+
+def test_trials_that_fail_first_count_in_the_pace(
+    make_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("search.progress.time.monotonic", lambda: now)
+    engine = make_engine(trials=5)
+    monitor = Monitor(engine.ledger, list(engine.file.objectives), engine.file.limits, "accuracy", NoDisplay())
+    for number in range(3):
+        assignment = engine.ledger.next()
+        if number == 2:  # the others never tell anything
+            engine.work(assignment)
+            storage = engine.study._storage
+            record = storage.get_trial(assignment.trial_id).user_attrs[RECORD]
+            storage.set_trial_user_attr(assignment.trial_id, RECORD, {**record, "seconds": {"train": 95.0}})
+        now += 100.0
+        monitor(assignment.number, engine.ledger.settle(assignment.number))
+        left = engine.ledger.budget - engine.ledger.counts.trained
+        assert monitor.snapshot().seconds_left == pytest.approx(100.0 * left)
