@@ -71,11 +71,8 @@ def publish(folder: Path, url: str) -> None:
     """
     system, path = _open(url)
     files = {file.name: file for file in sorted(folder.iterdir()) if file.is_file()}
-    with _written(url):
-        if system.exists(path):
-            if system.exists(f"{path}/{COMPLETE}"):
-                system.rm_file(f"{path}/{COMPLETE}")  # first, so that a mixture is never a bundle
-            system.rm(path, recursive=True)
+    with _or_else(f"The bundle cannot be written to {url}"):
+        _remove(system, path)
         system.makedirs(path, exist_ok=True)
         for name, file in files.items():
             system.put_file(str(file), f"{path}/{name}")
@@ -107,7 +104,7 @@ def amend(folder: Path, url: str, changed: Collection[str]) -> None:
             with contextlib.suppress(Exception):
                 system.rm_file(part)
 
-    with _written(url):
+    with _or_else(f"The bundle cannot be written to {url}"):
         relist(meanwhile)
         for name in changed:
             system.put_file(str(folder / name), f"{path}/{name}")
@@ -115,11 +112,11 @@ def amend(folder: Path, url: str, changed: Collection[str]) -> None:
 
 
 @contextlib.contextmanager
-def _written(url: str) -> Iterator[None]:
+def _or_else(told: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # each protocol has errors of its own
-        raise OutputError(f"The bundle cannot be written to {url}: {_reason(error)}.") from error
+        raise OutputError(f"{told}: {_reason(error)}.") from error
 
 
 def published(record: TrialRecord, url: str) -> TrialRecord:
@@ -197,13 +194,15 @@ def remove(place: str) -> None:
         shutil.rmtree(place, ignore_errors=True)
         return
     system, path = _open(place)
-    try:
+    with _or_else(f"The bundle at {place} cannot be removed"):
+        _remove(system, path)
+
+
+def _remove(system: Any, path: str) -> None:
+    if system.exists(path):
         if system.exists(f"{path}/{COMPLETE}"):
-            system.rm_file(f"{path}/{COMPLETE}")
-        if system.exists(path):
-            system.rm(path, recursive=True)
-    except Exception as error:
-        raise OutputError(f"The bundle at {place} cannot be removed: {_reason(error)}.") from error
+            system.rm_file(f"{path}/{COMPLETE}")  # first, so that a mixture is never a bundle
+        system.rm(path, recursive=True)
 
 
 def names(url: str) -> list[str]:
@@ -246,11 +245,9 @@ def set_owner(url: str, owner: str) -> None:
         OutputError: nothing can be written there.
     """
     system, path = _open(url)
-    try:
+    with _or_else(f"Bundles cannot be written to {url}"):
         system.makedirs(path, exist_ok=True)
         system.pipe_file(f"{path}/{_OWNER}", json.dumps({"id": owner}).encode())
-    except Exception as error:
-        raise OutputError(f"Bundles cannot be written to {url}: {_reason(error)}.") from error
 
 
 def remove_all(url: str, given: Collection[str]) -> None:

@@ -14,6 +14,10 @@ from search.states import RECORD
 from search.study import load_study
 
 
+def monitor_of(engine: Any) -> Monitor:
+    return Monitor(engine.ledger, list(engine.file.objectives), engine.file.limits, "accuracy", NoDisplay())
+
+
 def watch(engine: Any, display: Any) -> Monitor:
     file = engine.file
     monitor = Monitor(engine.ledger, list(file.objectives), file.limits, file.metric, display)
@@ -50,7 +54,7 @@ def test_figures_are_those_of_the_study_and_survive_a_resume(make_engine: Callab
     assert snapshot.best == study.best().quality
     assert snapshot.hypervolume == pytest.approx(study.hypervolume())
     again = make_engine(trials=9)
-    resumed = Monitor(again.ledger, list(again.file.objectives), again.file.limits, "accuracy", NoDisplay())
+    resumed = monitor_of(again)
     assert resumed.snapshot().best == snapshot.best
     assert resumed.snapshot().seconds_left is None
 
@@ -90,19 +94,24 @@ def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
+def work_for(engine: Any, assignment: Any, seconds: dict[str, float]) -> None:
+    """Run a trial, whose record tells that it took so long."""
+    engine.work(assignment)
+    storage = engine.study._storage
+    record = storage.get_trial(assignment.trial_id).user_attrs[RECORD]
+    storage.set_trial_user_attr(assignment.trial_id, RECORD, {**record, "seconds": seconds})
+
+
 def test_the_start_of_the_workers_is_no_part_of_the_pace(
     make_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
     monkeypatch.setattr("search.progress.time.monotonic", lambda: now)
     engine = make_engine(trials=3)
-    monitor = Monitor(engine.ledger, list(engine.file.objectives), engine.file.limits, "accuracy", NoDisplay())
+    monitor = monitor_of(engine)
     for ended in (160.0, 170.0):  # a minute, most of which the workers took to start; then 10 seconds
         assignment = engine.ledger.next()
-        engine.work(assignment)
-        storage = engine.study._storage
-        record = storage.get_trial(assignment.trial_id).user_attrs[RECORD]
-        storage.set_trial_user_attr(assignment.trial_id, RECORD, {**record, "seconds": {"train": 8.0, "measure": 2.0}})
+        work_for(engine, assignment, {"train": 8.0, "measure": 2.0})
         now = ended
         monitor(assignment.number, engine.ledger.settle(assignment.number))
         left = engine.ledger.budget - engine.ledger.counts.trained
@@ -115,14 +124,11 @@ def test_trials_that_fail_first_count_in_the_pace(
     now = 100.0
     monkeypatch.setattr("search.progress.time.monotonic", lambda: now)
     engine = make_engine(trials=5)
-    monitor = Monitor(engine.ledger, list(engine.file.objectives), engine.file.limits, "accuracy", NoDisplay())
+    monitor = monitor_of(engine)
     for number in range(3):
         assignment = engine.ledger.next()
         if number == 2:  # the others never tell anything
-            engine.work(assignment)
-            storage = engine.study._storage
-            record = storage.get_trial(assignment.trial_id).user_attrs[RECORD]
-            storage.set_trial_user_attr(assignment.trial_id, RECORD, {**record, "seconds": {"train": 95.0}})
+            work_for(engine, assignment, {"train": 95.0})
         now += 100.0
         monitor(assignment.number, engine.ledger.settle(assignment.number))
         left = engine.ledger.budget - engine.ledger.counts.trained
