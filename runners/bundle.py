@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from runners.card import card
@@ -169,3 +170,15 @@ def read_vocabulary(folder: Path) -> list[str]:
         return (folder / VOCABULARY).read_text(encoding="utf-8").split("\n")[:-1]
     except UnicodeDecodeError as error:
         raise DamagedError(f"{folder / VOCABULARY} is damaged: {error}.") from error
+
+
+def check_vocabulary(folder: Path, tokens: list[str]) -> None:
+    """Refuse a vocabulary that lost entries, as by a copy that was cut off: with what is left, answers would be wrong.
+
+    Raises:
+        DamagedError: it has more or fewer entries than the model has embeddings of.
+    """
+    tensors = onnx.load(folder / MODEL).graph.initializer
+    rows = next((tensor.dims[0] for tensor in tensors if tensor.name == "word.scale"), len(tokens))
+    if rows != len(tokens):
+        raise DamagedError(f"{folder / VOCABULARY} has {len(tokens):,} entries, but {MODEL} is made for {rows:,}.")

@@ -16,6 +16,7 @@ from runners.bundle import (
     CHECKPOINT,
     MODEL,
     BundleConfig,
+    check_vocabulary,
     new_folder,
     read_config,
     read_vocabulary,
@@ -73,6 +74,7 @@ class Bundle:
             self._session = open_session(folder / MODEL)
         except Exception as error:  # onnxruntime raises its own classes, which have no common base
             raise InputError(f"{folder / MODEL} cannot be opened: {str(error).splitlines()[0]}.") from error
+        check_vocabulary(folder, self.tokens)
 
     def predict(
         self,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from runners.bundle_store import COMPLETE, fetch, is_url, names
+from space.errors import DamagedError
+
+logger = logging.getLogger("shoebox.search.bundles")
 
 
 def bundle_exists(place: str) -> bool:
@@ -23,3 +27,23 @@ def find_bundle(place: str) -> Path | None:
         InputError: what is at the URL cannot be listed or read.
     """
     return fetch(place) if bundle_exists(place) else None
+
+
+def whole_bundle(place: str) -> Path | None:
+    """As `find_bundle`, and None for one that is damaged, which a warning names.
+
+    Raises:
+        InputError: what is at the URL cannot be listed or read.
+    """
+    from runners.bundle import read_config, read_vocabulary  # whose imports take a second
+
+    try:
+        folder = find_bundle(place)
+        if folder is None or not folder.is_dir():
+            return None
+        read_config(folder)
+        read_vocabulary(folder)
+    except DamagedError as error:
+        logger.warning("%s", error)
+        return None
+    return folder

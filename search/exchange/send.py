@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,16 +9,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal, get_args
 
-from search.bundles import find_bundle
+from search.bundles import whole_bundle
 from search.exchange.archive import write_archive
 from search.exchange.content import bundle_name, contents, study_text, trials_text
 from search.exchange.table import parquet
 from search.storage import find_study, open_storage
 from search.study import Study, load_study
-from space.errors import DamagedError, InputError
+from space.errors import InputError
 from space.paths import expanded
-
-logger = logging.getLogger("shoebox.search.exchange")
 
 Bundles = Literal["all", "front", "none"]
 FILE = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # name of a file in a bundle
@@ -68,7 +65,7 @@ def export_study(name: str, output: Path, bundles: Bundles = "front", storage: s
     assert study is not None
     content, trials = contents(study)
     places = _places(found, bundles)
-    there = {number: folder for number, place in places.items() if (folder := _whole(place)) is not None}
+    there = {number: folder for number, place in places.items() if (folder := whole_bundle(place)) is not None}
     written: list[int] = []
 
     def members() -> Iterator[tuple[str, bytes]]:
@@ -84,20 +81,6 @@ def export_study(name: str, output: Path, bundles: Bundles = "front", storage: s
     write_archive(output, name, made_with, members())
     gone = tuple(sorted(set(places) - set(written)))
     return Exported(output, output.stat().st_size, len(trials), tuple(written), gone)
-
-
-def _whole(place: str) -> Path | None:
-    """The folder of a bundle; None if it is gone or damaged."""
-    from runners.bundle import read_config
-
-    try:
-        folder = find_bundle(place)
-        if folder is not None and folder.is_dir():
-            read_config(folder)
-    except DamagedError as error:
-        logger.warning("%s", error)
-        return None
-    return folder
 
 
 def _files(folder: Path) -> dict[str, bytes]:

@@ -6,7 +6,6 @@ Every bundle holds the file that is to be timed, and weights do not change what 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from search.fields import READINGS
 from search.query.table import Row, TrialTable
 from search.validation import closest
-from space.errors import DamagedError, InputError
+from space.errors import InputError
 
 if TYPE_CHECKING:
     from runners.latency import LatencyMeter
-
-logger = logging.getLogger("shoebox.search.query")
 
 Backend = Literal["emulated", "estimated"]
 BATCH = 10  # students in one emulator process: what it starts with is shared, and a stop loses no more
@@ -98,18 +95,14 @@ def _suitable(table: TrialTable) -> Backend:
 
 def _student(row: Row) -> _Student | None:
     """None where the trial's bundle is gone or damaged."""
-    from runners.bundle import CONFIG, MODEL, VOCABULARY, read_config, read_vocabulary
-    from search.bundles import find_bundle
+    from runners.bundle import MODEL, read_config, read_vocabulary
+    from search.bundles import whole_bundle
     from space.families import architecture_key
 
-    try:
-        folder = find_bundle(row.content["bundle"])
-        if folder is None or not all((folder / name).is_file() for name in (CONFIG, MODEL, VOCABULARY)):
-            return None
-        config, vocabulary = read_config(folder), read_vocabulary(folder)
-    except DamagedError as error:
-        logger.warning("%s", error)
+    folder = whole_bundle(row.content["bundle"])
+    if folder is None:
         return None
+    config, vocabulary = read_config(folder), read_vocabulary(folder)
     readings = [row.content.get(reading) for reading in READINGS]
     return _Student(
         key=architecture_key(config.student, config.shape, len(vocabulary)),

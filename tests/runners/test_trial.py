@@ -331,6 +331,11 @@ def test_damaged_bundles_are_refused(sentences, tmp_path):
     (changed / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config.json is damaged"):
         load_bundle(changed)
+    fewer = shutil.copytree(good, tmp_path / "fewer")
+    words = (fewer / "vocab.txt").read_bytes()
+    (fewer / "vocab.txt").write_bytes(words[: words.rindex(b"\n", 0, -1) + 1])
+    with pytest.raises(InputError, match=r"vocab.txt has [\d,]+ entries, but model.onnx is made for [\d,]+"):
+        load_bundle(fewer)
     loaded = load_bundle(good)
     with pytest.raises(InputError, match="judges single texts"):
         loaded.predict(["a"], ["b"])
