@@ -279,7 +279,7 @@ def tolerance(loss: str | float) -> Callable[[float], float]:
     """The least quality that is good enough, by the best: of `"1%"` or `0.01`.
 
     Raises:
-        InputError: it is neither a share from 0 % to 100 % nor a number of at least 0.
+        InputError: it is neither a share from 0 % to 100 % nor a number from 0 to 1.
     """
     text = str(loss).strip()
     share = text.endswith("%")
@@ -287,9 +287,9 @@ def tolerance(loss: str | float) -> Callable[[float], float]:
         amount = float(text.removesuffix("%"))
     except ValueError:
         amount = -1.0
-    if not 0 <= amount < np.inf or (share and amount > 100):
+    if not 0 <= amount <= (100 if share else 1):  # 5 is meant as 5 %: as a difference it would choose among all
         hint = "Give a share of the best quality, 1%, or a difference in quality, 0.01."
-        raise InputError(f"--within: {text!r} is neither a share nor a number of at least 0.", hint)
+        raise InputError(f"--within: {text!r} is neither a share up to 100% nor a number from 0 to 1.", hint)
     # Of a correlation below zero, a share of its size.
     return (lambda best: best - abs(best) * amount / 100) if share else (lambda best: best - amount)
 

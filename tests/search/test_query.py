@@ -220,7 +220,7 @@ def test_within_is_the_smallest_that_is_good_enough(finished: Study) -> None:
     for loss, least in (("10%", best * 0.9), (0.05, best - 0.05), ("0", best)):
         expected = min((r.deployed_bytes for r in records if r.quality >= least), default=None)
         assert [record.deployed_bytes for record in selection.within(loss).records] == [expected]
-    for wrong in ("x", "-1%", "101%", "nan"):
+    for wrong in ("x", "-1%", "101%", "nan", "5", 1.5):
         with pytest.raises(InputError, match="--within"):
             selection.within(wrong)
 
