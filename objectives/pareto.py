@@ -22,7 +22,7 @@ def non_dominated(points: Points, directions: Sequence[Direction]) -> list[int]:
     """Indices of the points that no other point dominates, in their given order.
 
     A point dominates another if it is at least as good in every objective and better in one. Equal points
-    do not dominate each other: all of them are kept. A point with a NaN is never on the front.
+    do not dominate each other: all of them are kept. One with a NaN or an infinite value is never on the front.
 
     Args:
         points: [n, objectives].
@@ -32,7 +32,7 @@ def non_dominated(points: Points, directions: Sequence[Direction]) -> list[int]:
         ValueError: shape and directions do not fit.
     """
     values, maximise = _check(points, directions)
-    usable = np.flatnonzero(~np.isnan(values).any(axis=1))
+    usable = np.flatnonzero(np.isfinite(values).all(axis=1))
     if usable.size == 0:
         return []
     kept = moocore.is_nondominated(values[usable], maximise=maximise, keep_weakly=True)
@@ -47,11 +47,11 @@ def knee(points: Points, directions: Sequence[Direction]) -> int | None:
     Of equally good points it is the first. An objective that is the same everywhere has no say.
 
     Args:
-        points: [n, objectives], a front; points with a NaN are left out, and dominated ones too.
+        points: [n, objectives], a front; points with a NaN or an infinite value are left out, and dominated ones too.
         directions: one direction per objective.
 
     Returns:
-        None where there is no point without a NaN.
+        None where there is no finite point.
 
     Raises:
         ValueError: shape and directions do not fit.
@@ -71,7 +71,7 @@ def hypervolume(points: Points, reference: Sequence[float], directions: Sequence
     """Volume dominated by the points inside the reference point; 0 without points.
 
     Args:
-        points: [n, objectives]; a point with a NaN counts for nothing.
+        points: [n, objectives]; one with a NaN or an infinite value counts for nothing.
         reference: the worst value of interest per objective.
         directions: one direction per objective.
 
@@ -81,7 +81,7 @@ def hypervolume(points: Points, reference: Sequence[float], directions: Sequence
     values, maximise = _check(points, directions)
     if len(reference) != len(directions) or not np.isfinite(reference).all():
         raise ValueError(f"reference should be {len(directions)} finite numbers, got {list(reference)}")
-    values = values[~np.isnan(values).any(axis=1)]
+    values = values[np.isfinite(values).all(axis=1)]
     if len(values) == 0:
         return 0.0
     return float(moocore.hypervolume(values, ref=list(reference), maximise=maximise))

@@ -22,6 +22,7 @@ from space.errors import NO_SPACE, DamagedError, InputError, OutputError
 from space.families import AnyStudentConfig, Student, export_model
 from space.paths import expanded
 from space.shape import TaskShape
+from space.vocabulary import SPECIAL_TOKENS
 
 MODEL, VOCABULARY, CHECKPOINT = "model.onnx", "vocab.txt", "student.safetensors"
 _NOT_WRITABLE = NO_SPACE | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
@@ -176,8 +177,10 @@ def check_vocabulary(folder: Path, tokens: list[str]) -> None:
     """Refuse a vocabulary that lost entries, as by a copy that was cut off: with what is left, answers would be wrong.
 
     Raises:
-        DamagedError: it has more or fewer entries than the model has embeddings of.
+        DamagedError: it has more or fewer entries than the model has embeddings of, or does not begin as it should.
     """
+    if tuple(tokens[: len(SPECIAL_TOKENS)]) != tuple(SPECIAL_TOKENS):
+        raise DamagedError(f"{folder / VOCABULARY} is damaged: it should begin with {', '.join(SPECIAL_TOKENS)}.")
     tensors = onnx.load(folder / MODEL).graph.initializer
     rows = next((tensor.dims[0] for tensor in tensors if tensor.name == "word.scale"), len(tokens))
     if rows != len(tokens):

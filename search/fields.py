@@ -99,12 +99,14 @@ def parameters(content: Content) -> dict[str, Any]:
     Raises:
         space.errors.InputError, pydantic.ValidationError: another version of Shoebox wrote them.
     """
+    from space.config import Recipe
     from space.families import get_family, parse_config
 
-    config = parse_config(content["config"])
-    shared = {name: found for name, found in content["config"].items() if _scalar(found) is not None}
+    # Built, since older versions did not write what there was no choice of then.
+    config, recipe = parse_config(content["config"]), Recipe.model_validate(content["recipe"])
+    shared = {name: found for name, found in config if _scalar(found) is not None}
     own = get_family(config.family).parameters(config)
-    return {**shared, **own, **{f"recipe.{name}": found for name, found in content["recipe"].items()}}
+    return {**shared, **own, **{f"recipe.{name}": found for name, found in recipe}}
 
 
 def names(content: Content) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
     "device": ("device", "profile"),
 }
 
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")  # 007 is a name
 _OF_WORDS = {"text": ("task", "tokens"), "label": ("task", "tags")}
 
 
@@ -103,5 +105,5 @@ def _conditions(text: str) -> dict[str, Any]:
         if not (column and equals and value):
             raise InputError(f"--where: {condition!r} is no condition.", "Write COLUMN=VALUE, as in lang=en.")
         truth = {"true": True, "false": False}
-        found[column] = truth.get(value, int(value) if value.isdecimal() else value)
+        found[column] = truth.get(value, int(value) if _WHOLE.fullmatch(value) else value)
     return found

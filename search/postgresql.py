@@ -29,7 +29,7 @@ from sqlalchemy.pool import NullPool
 from search.direct_storage import DirectStorage
 from search.study_storage import StudyStorage
 from space.errors import InputError
-from space.secrets import without_passwords
+from space.secrets import url_without_passwords
 
 logger = logging.getLogger("shoebox.search.postgresql")
 
@@ -114,8 +114,9 @@ def with_driver(url: URL) -> URL:
         return url.set(drivername="postgresql+psycopg2")
     if importlib.util.find_spec("psycopg") is not None:
         return url.set(drivername="postgresql+psycopg")
+    shown = url_without_passwords(url.render_as_string(hide_password=False))
     raise InputError(
-        f"The storage {without_passwords(url.render_as_string(hide_password=False))} needs a driver for PostgreSQL.",
+        f"The storage {shown} needs a driver for PostgreSQL.",
         "Install it: pip install 'shoebox[postgres]'.",
     )
 

@@ -21,7 +21,7 @@ from search.storage import find_study
 from search.study import BUNDLES_OWNER, DATA, IMPORTED, STUDY_FILE, TIMED_WITH, half_made, read_file, study_folder
 from search.study_file import StudyFile
 from space.errors import InputError
-from space.secrets import without_passwords
+from space.secrets import url_without_passwords
 
 logger = logging.getLogger("shoebox.search.resuming")
 
@@ -93,10 +93,10 @@ def check_place(bundles: str | None) -> None:
     try:
         password = urlsplit(bundles).password
     except ValueError as error:
-        raise InputError(f"search.bundles, {without_passwords(bundles)}, is no URL: {error}.") from None
+        raise InputError(f"search.bundles, {url_without_passwords(bundles)}, is no URL: {error}.") from None
     if password:
         raise InputError(
-            f"search.bundles, {without_passwords(bundles)}, should hold no password: records name the place of "
+            f"search.bundles, {url_without_passwords(bundles)}, should hold no password: records name the place of "
             "every bundle.",
             "Give it to fsspec, in its configuration folder or as FSSPEC_FTP_PASSWORD for ftp://.",
         )

@@ -30,7 +30,7 @@ from search.postgresql import open_postgresql
 from search.study_storage import StudyCache, StudyStorage
 from space.errors import InputError
 from space.paths import expanded, home
-from space.secrets import passwords, without_passwords
+from space.secrets import passwords, url_without_passwords
 
 logger = logging.getLogger("shoebox.search.storage")
 
@@ -53,7 +53,7 @@ def masked(url: str) -> str:
     except (ArgumentError, ValueError):
         scheme, separator, _ = url.partition("://")
         return f"{scheme}://..." if separator else "(not a URL)"
-    return without_passwords(url)
+    return url_without_passwords(url)
 
 
 def is_sqlite(url: str) -> bool:

@@ -103,6 +103,8 @@ def pareto(
     if not len(table):
         raise _nothing_finished(studies)
     errors = output_console(stderr=True)
+    for name in sorted({*studies} - {study.name for study in table.studies}):
+        _tell(errors, f"Study {name} has no finished trial that keeps its limits.")
     found = query.select(
         table,
         where=where,
@@ -111,6 +113,9 @@ def pareto(
         latency=None if latency is None else latency.value,
         on_progress=lambda done, of: _tell_timing(errors, device or "", done, of),
     )
+    if names is None and len({frozenset(study.objectives) for study in table.studies}) > 1:
+        common = " and ".join(found.objectives)
+        _tell(errors, f"These studies have different objectives: fronts are of {common}. Name others by --objectives.")
     picked = found.front(each=each)
     if knee:
         picked = found.knee(each=each)
@@ -122,7 +127,7 @@ def pareto(
     _print(found, picked, title, form, output, found.front(each=each) if scatter else None)
     if not len(picked):
         asked = f"keeps --where {where!r}" if where and not len(found) else "has every objective"
-        errors.print(f"shoebox: of {len(found.table)} trials none {asked}.", markup=False, highlight=False)
+        _tell(errors, f"shoebox: of {len(found.table)} trials none {asked}.")
         raise typer.Exit(1)
 
 
@@ -170,7 +175,7 @@ def _print(
     if form not in (Format.table, Format.markdown):  # the others are for programs
         errors = output_console(stderr=True)
         for remark in trial_cells(picked).remarks:
-            errors.print(remark, markup=False, highlight=False, soft_wrap=True)
+            _tell(errors, remark)
     content = _content(picked, form, title)
     if output is None:
         typer.echo(content.decode(), nl=False)
@@ -263,7 +268,11 @@ def _count(number: int, noun: str) -> str:
 
 def _tell_timing(console: Console, device: str, done: int, of: int) -> None:
     if done < of:
-        console.print(f"Timing on {device}: {done} of {of} trials", markup=False, highlight=False)
+        _tell(console, f"Timing on {device}: {done} of {of} trials")
+
+
+def _tell(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _nothing_finished(studies: list[str]) -> InputError:

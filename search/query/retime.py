@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from search.fields import READINGS
 from search.query.table import Row, TrialTable
 from search.validation import closest
@@ -29,10 +32,12 @@ class Retimed:
 
     Attributes:
         table: the trials that were timed, with their new readings.
+        indices: int64, the rows that they are in the table that was asked.
         untimed: how many were not, because their bundles are gone or damaged.
     """
 
     table: TrialTable
+    indices: npt.NDArray[np.int64]
     untimed: int
 
 
@@ -83,7 +88,7 @@ def retime(
         on_progress(first, len(pending))
         timed += _time(table, pending[first : first + BATCH], meter)
     on_progress(len(pending), len(pending))
-    return Retimed(TrialTable(timed), len(rows) - len(students))
+    return Retimed(TrialTable(timed), np.array(list(students), np.int64), len(rows) - len(students))
 
 
 def _suitable(table: TrialTable) -> Backend:

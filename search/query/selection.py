@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Studies = str | Study | Sequence[str | Study] | TrialTable
 Indices = npt.NDArray[np.int64]
+ROUNDING = 1e-9  # of a quality
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,7 @@ def select(
     """
     table = load(studies, storage)
     condition = None if where is None else Where(where)
-    untimed = 0
+    untimed, asked, rows = 0, table, None
     if not len(table):
         return Selection(table, np.zeros(0, np.int64), tuple(objectives or ("quality", "latency_ms")), where)
     if device is not None:
@@ -265,13 +266,17 @@ def select(
             maybe = ~condition.answer(table, fields.OF_DEVICE).fails
         retimed: Retimed = retime(table, np.flatnonzero(maybe), device, latency, on_progress)
         if maybe.any():  # else none holds below, whatever its latency is
-            table, untimed = retimed.table, retimed.untimed
+            table, rows, untimed = retimed.table, retimed.indices, retimed.untimed
+            asked = asked.replaced(rows, table.rows)
     chosen = tuple(objectives) if objectives is not None else _common_objectives(table)
     check_objectives(table, chosen)
     everything = Selection(table, np.arange(len(table)), chosen, untimed=untimed)
     if condition is None or not len(table):
         return everything
-    holds = condition.answer(table).holds
+    # Of all trials, so that each name and its type are known that were before trials were left out.
+    holds = condition.answer(asked).holds
+    if rows is not None:
+        holds = holds[rows]
     return replace(everything, indices=np.flatnonzero(holds), where=where)
 
 
@@ -290,8 +295,10 @@ def tolerance(loss: str | float) -> Callable[[float], float]:
     if not 0 <= amount <= (100 if share else 1):  # 5 is meant as 5 %: as a difference it would choose among all
         hint = "Give a share of the best quality, 1%, or a difference in quality, 0.01."
         raise InputError(f"--within: {text!r} is neither a share up to 100% nor a number from 0 to 1.", hint)
-    # Of a correlation below zero, a share of its size.
-    return (lambda best: best - abs(best) * amount / 100) if share else (lambda best: best - amount)
+    # Of a correlation below zero, a share of its size. What loses just as much is good enough, however it is rounded.
+    if share:
+        return lambda best: best - abs(best) * amount / 100 - ROUNDING
+    return lambda best: best - amount - ROUNDING
 
 
 def check_objectives(table: TrialTable, objectives: Iterable[str]) -> tuple[str, ...]:

@@ -85,6 +85,13 @@ class TrialTable:
         with _collected_once():
             return cls([Row(study, number, found) for study in studies for number, found in study.measurements.items()])
 
+    def replaced(self, indices: npt.NDArray[np.int64], rows: Sequence[Row]) -> TrialTable:
+        """The same trials with others in some places."""
+        found = list(self.rows)
+        for index, row in zip(indices.tolist(), rows, strict=True):
+            found[index] = row
+        return TrialTable(found)
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -142,9 +149,8 @@ class TrialTable:
         if reader is not None:
             return [reader(row.content) for row in self.rows]
         found = [fields.value(row.content, name) for row in self.rows]
-        if all(value is None for value in found):  # a parameter whose name only the trial's family knows
-            found = [self.parameters(index).get(name) for index in range(len(self.rows))]
-        return found
+        # A parameter whose name only the trial's family knows, or which a record is older than.
+        return [self.parameters(index).get(name) if value is None else value for index, value in enumerate(found)]
 
     def parameters(self, index: int) -> Mapping[str, Any]:
         """All parameters of a trial; see `search.fields.parameters`.

@@ -23,6 +23,7 @@ from search.bundles import find_bundle
 from search.report.importance import Importance, importances
 from search.report.shares import bytes_by_part, milliseconds_by_operator, without_small
 from search.report.traits import kinds_of
+from search.states import FAILED_AFTER
 from search.storage import find_study, masked, open_storage
 from search.study import Study, StudyTrial, directions, reference_point
 from space.errors import InputError
@@ -190,14 +191,17 @@ def _end_of(trial: StudyTrial, frozen: FrozenTrial | None) -> datetime:
 
 
 def _seconds_of(trial: StudyTrial, frozen: FrozenTrial | None) -> float:
-    """What a trial's record, or a stopped one's last rung, says that it took; else the time between start and end."""
+    """What a trial's record, a stopped one's last rung or a failed one's worker says that it took; else the time
+    between start and end."""
     if trial.record is not None and trial.record.seconds:
         return sum(trial.record.seconds.values())
     if trial.state == "stopped":
         return float(sum(trial.rungs[-1]["seconds"].values()))
-    if frozen is None or frozen.duration is None:
+    if frozen is None:
         return 0.0
-    return frozen.duration.total_seconds()
+    if FAILED_AFTER in frozen.user_attrs:  # without the time that it waited at rungs
+        return float(frozen.user_attrs[FAILED_AFTER])
+    return 0.0 if frozen.duration is None else max(0.0, frozen.duration.total_seconds())
 
 
 def _place_of(state: str) -> int:

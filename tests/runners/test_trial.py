@@ -336,6 +336,10 @@ def test_damaged_bundles_are_refused(sentences, tmp_path):
     (fewer / "vocab.txt").write_bytes(words[: words.rindex(b"\n", 0, -1) + 1])
     with pytest.raises(InputError, match=r"vocab.txt has [\d,]+ entries, but model.onnx is made for [\d,]+"):
         load_bundle(fewer)
+    for first in (b"", b"[BLANK]"):
+        (fewer / "vocab.txt").write_bytes(first + words[words.index(b"\n") :])
+        with pytest.raises(InputError, match=r"vocab.txt is damaged: it should begin with \[PAD\], "):
+            load_bundle(fewer)
     loaded = load_bundle(good)
     with pytest.raises(InputError, match="judges single texts"):
         loaded.predict(["a"], ["b"])

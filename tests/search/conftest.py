@@ -157,6 +157,7 @@ def make_engine(toy_file: Path) -> Callable[..., Engine]:
         limits: dict[str, Any] | None = None,
         more: dict[str, Any] | None = None,
         drivers: Drivers | None = None,
+        objectives: tuple[str, ...] | None = None,
         **search: Any,
     ) -> Engine:
         file = load_study_file(toy_file, search)
@@ -165,6 +166,8 @@ def make_engine(toy_file: Path) -> Callable[..., Engine]:
             file = StudyFile.model_validate({**data, "search": {**data["search"], **more}})
         if limits is not None:
             file = file.model_copy(update={"limits": type(file.limits)(**limits)})
+        if objectives is not None:
+            file = file.model_copy(update={"objectives": objectives})
         return Engine(file, url, drivers)
 
     return make

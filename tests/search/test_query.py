@@ -19,9 +19,11 @@ import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_study import CONFIG
+from small_study import CONFIG, RECIPE
 
+from objectives.latency import LatencyReading
 from objectives.pareto import knee
+from runners.latency import LatencyMeter
 from search import fields, query
 from search.query.conditions import Where
 from search.query.grammar import parse
@@ -46,7 +48,7 @@ def row(study: Any, number: int, **measures: Any) -> Row:
         "latency": {"milliseconds": measures.get("ms"), "device": "cortex-a53"},
         "metrics": {},
         "seconds": {},
-        "recipe": {"temperature": 2.0},
+        "recipe": {**RECIPE, "temperature": 2.0},
         "config": {
             **CONFIG,
             "activation": measures.get("activation", "gelu"),
@@ -220,6 +222,9 @@ def test_within_is_the_smallest_that_is_good_enough(finished: Study) -> None:
     for loss, least in (("10%", best * 0.9), (0.05, best - 0.05), ("0", best)):
         expected = min((r.deployed_bytes for r in records if r.quality >= least), default=None)
         assert [record.deployed_bytes for record in selection.within(loss).records] == [expected]
+    # Of 872 texts, 800 and 760 right: less by 5 % to the text, but not in binary fractions.
+    assert 759 / 872 < query.tolerance("5%")(800 / 872) <= 760 / 872
+    assert 0.78 < query.tolerance(0.05)(834 / 1000) <= 784 / 1000
     for wrong in ("x", "-1%", "101%", "nan", "5", 1.5):
         with pytest.raises(InputError, match="--within"):
             selection.within(wrong)
@@ -279,6 +284,54 @@ def test_formats_say_the_same(finished: Study, shoebox: Shoebox, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix) == sorted(
         ["t.csv", "t.parquet", "t.json", "t.md", "t.txt", "toy.yaml"]
     )
+
+
+def test_records_of_older_versions_have_what_there_was_no_choice_of_then(finished: Study) -> None:
+    rows = TrialTable.of([finished]).rows
+    old = [row for row in rows if row.number % 2 == 0]
+    for each in old:
+        del each.content["config"]["unpacking"]
+        del each.content["recipe"]["head_bias"]
+    table = TrialTable(rows)
+    for condition in ("unpacking == 'run'", "not recipe.head_bias == 'balanced'"):
+        assert len(query.select(table, where=condition)) == len(rows) > len(old) > 0, condition
+    assert {row["recipe.head_bias"] for row in query.select(table).rows()} == {"trained"}
+
+
+def test_a_condition_means_the_same_on_another_device(finished: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def quick(self: LatencyMeter, students: list[Any], tokens: tuple[int, ...]) -> list[list[LatencyReading]]:
+        return [
+            [
+                LatencyReading(milliseconds=1, backend="estimated", device="cortex-a76", calibrated=False, tokens=count)
+                for count in tokens
+            ]
+            for _ in students
+        ]
+
+    monkeypatch.setattr(LatencyMeter, "measure_many", quick)
+    records = sorted(finished.records(), key=lambda record: len(record.config.model_dump()["layers"]))
+    least, last = records[0].deployed_bytes, len(records[-1].config.model_dump()["layers"]) - 1
+    assert len(records[0].config.model_dump()["layers"]) <= last
+    # Of those that are timed, none has that layer.
+    condition = f"(deployed_bytes == {least} or layer{last}.ffn_bits == 16) and latency_ms < 9"
+    found = query.select(finished, where=condition, device="cortex-a76", latency="estimated")
+    assert [record.deployed_bytes for record in found.records] == [least]
+    assert not len(query.select(finished, where="latency_ms > 9", device="cortex-a76", latency="estimated"))
+    with pytest.raises(InputError, match="There is no 'layr'"):
+        query.select(finished, where="layr == 1", device="cortex-a76", latency="estimated")
+
+
+def test_what_studies_do_not_share_is_told(make_engine: Callable[..., Any], shoebox: Shoebox) -> None:
+    make_engine(trials=3, sampler="random", name="one").run()
+    make_engine(trials=3, sampler="random", name="two", objectives=("quality", "deployed_bytes")).run()
+    make_engine(trials=3, sampler="random", name="empty")
+    done = shoebox("pareto", "one", "two", "empty")
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "Study empty has no finished trial that keeps its limits.",
+        "These studies have different objectives: fronts are of quality. Name others by --objectives.",
+    ]
+    assert shoebox("pareto", "one", "two", "--objectives", "quality,latency_ms").stderr == ""
 
 
 @pytest.mark.usefixtures("finished")

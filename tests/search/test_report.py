@@ -29,6 +29,7 @@ from search.report.page import embedded_json, render_markdown
 from search.report.shares import START, bytes_by_part, milliseconds_by_operator, without_small
 from search.report.traits import bits_of_modules
 from search.run import run_study
+from search.states import ERROR, FAILED_AFTER
 from search.storage import find_study, open_storage
 from search.study import STUDY_FILE, load_study
 from space import JointSpace, SpaceSpec, TaskShape, Vocabulary, deployed_bytes
@@ -212,6 +213,18 @@ def test_stopped_trials_end_and_cost_as_their_last_rung_says(make_engine: Callab
     spent = [3600 * (trial.rungs[-1]["share"] if trial.state == "stopped" else 1) for trial in study.trials()]
     assert len(study.trials("stopped")) > 1
     assert [step.seconds for step in steps] == pytest.approx(np.cumsum(spent))
+
+
+def test_failed_trials_cost_what_their_worker_says(make_engine: Callable[..., Any]) -> None:
+    engine = make_engine(trials=3, sampler="random")
+    assignment = engine.ledger.next()
+    for name, value in {ERROR: "out of memory", FAILED_AFTER: 600.0}.items():
+        engine.study._storage.set_trial_user_attr(assignment.trial_id, name, value)
+    engine.ledger.settle(assignment.number)
+    engine.run()
+    trials = engine.study.get_trials()
+    trials[0].datetime_start -= timedelta(hours=9)  # most of which it waited at a rung
+    assert progress_of(load_study("toy"), trials)[0].seconds == 600
 
 
 def test_studies_with_little_in_them(make_engine: Callable[..., Any], shoebox: Shoebox) -> None:

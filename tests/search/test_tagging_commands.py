@@ -59,10 +59,10 @@ def test_teachers_of_tags_do_not_learn_beside_the_student(tmp_path: Path) -> Non
 
 
 def test_columns_and_rows_are_named_on_the_command_line(tmp_path: Path) -> None:
-    given = {"data": tmp_path, "text": "words", "label": "ner", "where": "lang=en, year=3,draft=false"}
+    given = {"data": tmp_path, "text": "words", "label": "ner", "where": "lang=en, year=3,draft=false,fold=-1,room=007"}
     task = load_study_file("wikiann-en", given).task
     assert (task.tokens, task.tags) == ("words", "ner")
-    assert task.where == {"lang": "en", "year": 3, "draft": False}
+    assert task.where == {"lang": "en", "year": 3, "draft": False, "fold": -1, "room": "007"}
     assert load_study_file("sst2", {"data": tmp_path, "where": "genre=news"}).task.where == {"genre": "news"}
     with pytest.raises(InputError, match=r"--where: 'lang' is no condition\. Write COLUMN=VALUE"):
         load_study_file("wikiann-en", {"where": "lang"})
