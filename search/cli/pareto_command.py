@@ -113,7 +113,12 @@ def pareto(
         latency=None if latency is None else latency.value,
         on_progress=lambda done, of: _tell_timing(errors, device or "", done, of),
     )
-    if names is None and len({frozenset(study.objectives) for study in table.studies}) > 1:
+    if (
+        names is None
+        and not all
+        and within is None
+        and len({frozenset(study.objectives) for study in table.studies}) > 1
+    ):
         common = " and ".join(found.objectives)
         _tell(errors, f"These studies have different objectives: fronts are of {common}. Name others by --objectives.")
     picked = found.front(each=each)
