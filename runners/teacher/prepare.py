@@ -29,6 +29,7 @@ from runners.teacher.model import (
     load_encoder,
     load_tokenizer,
     model_identity,
+    normalization_identity,
     restore_teacher,
     save_teacher,
 )
@@ -92,7 +93,7 @@ def teacher_key(spec: TeacherSpec, task: Task, max_length: int, model: Path) -> 
     """Name of the cache entry: what the outputs depend on, hashed. Where the model lies is no part of it.
 
     Raises:
-        InputError: the data of the intermediate task are wrong.
+        InputError: the data of the intermediate task are wrong, or the model's tokenizer is none for students.
     """
     import transformers
 
@@ -106,6 +107,7 @@ def teacher_key(spec: TeacherSpec, task: Task, max_length: int, model: Path) -> 
         "recipe": recipe,
         # A patch release does not change what is computed; the others may.
         "versions": [".".join(module.__version__.split(".")[:2]) for module in (torch, transformers)],
+        **normalization_identity(model, spec.model),
     }
     if first := _first(spec, task):
         before, learned = first
@@ -170,7 +172,7 @@ def _fill(
     return {
         "model": spec.model,
         "vocabulary": pieces.vocabulary,
-        "lower_case": pieces.lower_case,
+        **pieces.normalization.record(),
         "special_tokens": pieces.special_tokens,
         "median_length": float(np.median(train.lengths)),
         "long_length": float(np.percentile(train.lengths, 95)),

@@ -23,6 +23,7 @@ from runners.teacher import TeacherOutputs, TeacherSpec, load_teacher, prepare, 
 from runners.teacher.model import find_model, load_tokenizer
 from runners.teacher.statistics import prepare_statistics
 from space.errors import InputError, OutputError
+from space.normalization import Normalization
 
 WIDTH = 32
 
@@ -84,7 +85,7 @@ def test_outputs_have_the_promised_shapes_and_are_mapped(outputs: TeacherOutputs
         assert isinstance(array, np.memmap)
         assert not array.flags.writeable
     assert outputs.vocabulary == (model / "vocab.txt").read_text().split()
-    assert outputs.lower_case is True
+    assert outputs.normalization == Normalization()
     assert outputs.special_ids == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
     assert outputs.metric == "accuracy"
     assert outputs.seconds > 0

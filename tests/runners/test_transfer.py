@@ -29,6 +29,7 @@ from runners.transfer import TransferOutputs, TransferSpec, prepare, prepare_tra
 from runners.transfer.cleaning import even_sample
 from runners.wordpiece import encode_texts, wordpiece
 from space.errors import InputError, OutputError
+from space.normalization import Normalization
 
 LENGTH = 32
 
@@ -93,7 +94,7 @@ def test_the_teachers_answers_belong_to_the_texts(
     np.testing.assert_allclose(out.logits, logits.numpy(), atol=0.03)  # written in bfloat16 perhaps
     np.testing.assert_allclose(out.hidden, pooled.numpy(), atol=0.05)
     np.testing.assert_array_equal(out.vocabulary_count, np.bincount(encoded.ids, minlength=len(teacher.vocabulary)))
-    student = wordpiece(teacher.vocabulary[:40], True, 16)
+    student = wordpiece(teacher.vocabulary[:40], Normalization(), 16)
     found, expected = out.encoded(student, 16), encode_texts(student, texts, None)
     np.testing.assert_array_equal(found.ids, expected.ids)
     lessons = out.lessons(found)
@@ -108,7 +109,7 @@ def test_long_texts_become_sentences_that_fit(tmp_path: Path, task: Task, teache
     texts.append("the film was so " * 40)
     spec = TransferSpec(sources={**_file(tmp_path / "long.parquet", texts), "sentences": True})
     out = prepare_transfer(spec, task, teacher)
-    student = wordpiece(teacher.vocabulary, True, 512)
+    student = wordpiece(teacher.vocabulary, Normalization(), 512)
     whole = out.encoded(student, 512)
     assert whole.lengths.max() <= LENGTH
     known = {match_key(text) for split in (task.train, task.validation) for text in split.texts}
