@@ -25,6 +25,7 @@ from runners.pretraining.texts import EXCLUDE, SOURCES, gather_texts
 from runners.progress import duration
 from runners.spelling import SpecialIds, spell, split_words, text_tokenizer
 from runners.task import Examples
+from runners.task.matching import MATCH_FORMAT
 from runners.teacher.model import (
     Teacher,
     find_model,
@@ -181,6 +182,7 @@ def corpus_key(spec: PretrainingSpec, model: Path) -> str:
     fields = {"text", "sentences", "limit"}
     parts: dict[str, Any] = {
         "format": _FORMAT,
+        "matching": MATCH_FORMAT,
         "model": model_identity(model),
         "sources": [[identity(s), s.model_dump(mode="json", include=fields)] for s in spec.sources],
         "exclude": [[identity(s), s.model_dump(mode="json", include={"text"})] for s in spec.exclude],
