@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import time
@@ -38,6 +39,7 @@ from runners.teacher.spec import TeacherSpec
 from runners.teacher.store import TeacherOutputs, open_outputs, write_record
 from space.errors import InputError
 from space.paths import cache
+from space.vocabulary import SPECIAL_TOKENS
 
 _log = logging.getLogger("shoebox.runners.teacher")
 _FORMAT = 1  # raise it when cache entries of older code must not be used
@@ -114,7 +116,15 @@ def teacher_key(spec: TeacherSpec, task: Task, max_length: int, model: Path) -> 
         parts["intermediate"] = teacher_key(before, learned, before.max_length or learned.max_length, model)
     if spec.kind != "finetuned":
         parts["kind"] = [spec.kind, _META_FORMAT]
+    if _names_special_tokens(task):
+        parts["special_tokens"] = "text"  # older entries were made as if these names were the tokens
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _names_special_tokens(task: Task) -> bool:
+    splits = (task.train, task.taught_validation)
+    texts = itertools.chain.from_iterable((*split.texts, *(split.pairs or ())) for split in splits)
+    return any("[" in text and any(token in text for token in SPECIAL_TOKENS) for text in texts)
 
 
 def _fill(
