@@ -75,7 +75,7 @@ def _measure(
 ) -> ArmQuality:
     config, profile = read_config(bundle), load_profile(device.profile)
     shape, columns = config.shape.part(name)
-    tokenizer = wordpiece(read_vocabulary(bundle), config.lower_case, shape.max_length)
+    tokenizer = wordpiece(read_vocabulary(bundle), config.normalization, shape.max_length)
     examples = task.validation.evenly(most)
     encoded = encode_examples(tokenizer, examples).for_segments(config.shape.segments)
     here = run_model(open_session(bundle / MODEL), encoded)[:, columns]

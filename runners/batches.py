@@ -57,7 +57,10 @@ class Encoded:
 
 
 def encode(tokenizer: Any, examples: Examples, max_length: int) -> Encoded:
-    """Tokenize a split; longer inputs are cut at `max_length` (of a pair, the longer text first)."""
+    """Tokenize a split; longer inputs are cut at `max_length` (of a pair, the longer text first).
+
+    Names of special tokens in a text, as in "what does [SEP] do", are text here as they are for students.
+    """
     ids: list[npt.NDArray[np.int32]] = []
     segments: list[npt.NDArray[np.uint8]] = []
     lengths: list[int] = []
@@ -72,6 +75,7 @@ def encode(tokenizer: Any, examples: Examples, max_length: int) -> Encoded:
             padding=False,
             return_token_type_ids=examples.pairs is not None,
             is_split_into_words=examples.words is not None,
+            split_special_tokens=True,
         )
         lengths.extend(len(row) for row in found["input_ids"])
         ids.extend(np.array(row, dtype=np.int32) for row in found["input_ids"])

@@ -9,10 +9,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import onnx
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from runners.card import card
 from runners.record import TrialRecord
@@ -20,6 +22,7 @@ from runners.tensors import save_tensors
 from space.config import Recipe
 from space.errors import NO_SPACE, DamagedError, InputError, OutputError
 from space.families import AnyStudentConfig, Student, export_model
+from space.normalization import Normalization
 from space.paths import expanded
 from space.shape import TaskShape
 from space.vocabulary import SPECIAL_TOKENS
@@ -27,6 +30,7 @@ from space.vocabulary import SPECIAL_TOKENS
 MODEL, VOCABULARY, CHECKPOINT = "model.onnx", "vocab.txt", "student.safetensors"
 _NOT_WRITABLE = NO_SPACE | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 CONFIG, METRICS, CARD = "config.json", "metrics.json", "README.md"
+_SWITCHES = {field.name for field in fields(Normalization)}
 LabelNames = tuple[str, ...] | None
 
 
@@ -56,6 +60,8 @@ class BundleConfig(BaseModel):
         label_names: of the classes, or tags, in the order of the logits; None for a regression; of several tasks, by
             task.
         lower_case: whether text is lower-cased before it is split.
+        strip_accents, handle_chinese_chars, clean_text: see `Normalization`; the file names them only where they are
+            not as in nearly all tokenizers.
         shape: outputs, segments and longest input; of several tasks also those of each.
         student, recipe: configuration and training.
         origin: what text the student learned from, and under which terms; None where older versions made the bundle.
@@ -68,10 +74,24 @@ class BundleConfig(BaseModel):
     teacher: str
     label_names: LabelNames | dict[str, LabelNames]
     lower_case: bool
+    strip_accents: bool | None = None
+    handle_chinese_chars: bool = True
+    clean_text: bool = True
     shape: TaskShape
     student: AnyStudentConfig
     recipe: Recipe
     origin: BundleOrigin | None = None
+
+    @property
+    def normalization(self) -> Normalization:
+        """What is done to text before it is split."""
+        return Normalization(self.lower_case, self.strip_accents, self.handle_chinese_chars, self.clean_text)
+
+    @model_serializer(mode="wrap")
+    def _without_ordinary(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        described: dict[str, Any] = handler(self)
+        written = self.normalization.record()
+        return {name: value for name, value in described.items() if name not in _SWITCHES or name in written}
 
     def labels_of(self, task: str) -> LabelNames:
         """Names of the classes of a task; the only task goes by any name."""

@@ -144,7 +144,7 @@ def _interface(config: BundleConfig, record: TrialRecord | None) -> str:
     inputs = "`input_ids`, `attention_mask`" + (", `token_type_ids`" if config.shape.segments == 2 else "")
     operators = _operators(config)
     measured = "; `metrics.json` holds every measurement" if record else ""
-    most, case = config.shape.max_length, "lower-cased" if config.lower_case else "cased"
+    most, case = config.shape.max_length, _normalization(config)
     return f"""- `model.onnx` takes {inputs}, int64 [batch, sequence] of at most {most} word pieces, and answers
   {_answers(config)}.
 - `vocab.txt` is a WordPiece vocabulary ({case}): [PAD] is 0, [CLS] 2, [SEP] 3.
@@ -152,6 +152,19 @@ def _interface(config: BundleConfig, record: TrialRecord | None) -> str:
   {operators["com.microsoft"]}). A build of reduced size needs these and
   {operators["ai.onnx"]} of `ai.onnx`, and whatever its optimiser makes of them.
 - `load_bundle(FOLDER).student()` reloads it in torch for further training{measured}."""
+
+
+def _normalization(config: BundleConfig) -> str:
+    """What is done to text before it is split, in words; beside its case only what is not as in most tokenizers."""
+    found = ["lower-cased" if config.lower_case else "cased"]
+    switches = config.normalization
+    if switches.strip_accents is not None:
+        found.append("accents stripped" if switches.strip_accents else "accents kept")
+    if not switches.handle_chinese_chars:
+        found.append("Chinese characters not split from each other")
+    if not switches.clean_text:
+        found.append("control characters kept")
+    return ", ".join(found)
 
 
 def _operators(config: BundleConfig) -> dict[str, str]:

@@ -127,7 +127,7 @@ class Bundle:
 
     def _tokenizer(self, max_length: int) -> tokenizers.Tokenizer:
         if max_length not in self._tokenizers:
-            self._tokenizers[max_length] = wordpiece(self.tokens, self.config.lower_case, max_length)
+            self._tokenizers[max_length] = wordpiece(self.tokens, self.config.normalization, max_length)
         return self._tokenizers[max_length]
 
     def _part(self, task: str | None) -> tuple[TaskShape, slice]:

@@ -141,7 +141,7 @@ class Prepared:
     def tokenizer(self, name: str, size: int) -> tokenizers.Tokenizer:
         """WordPiece over the first `size` entries of the vocabulary, for inputs as long as the task's."""
         tokens = self.vocabulary.tokens(size)
-        return wordpiece(tokens, self.vocabulary.lower_case, self.tasks[name].task.max_length)
+        return wordpiece(tokens, self.vocabulary.normalization, self.tasks[name].task.max_length)
 
     def encode(self, name: str, size: int, examples: Examples) -> Encoded:
         """Examples of a task as a student with a vocabulary of that size reads them."""
@@ -243,7 +243,7 @@ def prepare(plan: TrialPlan) -> Prepared:
     if plan.pretraining is not None:
         further.append(prepare_corpus(plan.pretraining, plan.teacher.model).count_of(teachers[0].vocabulary))
     vocabulary = Vocabulary(
-        teachers[0].vocabulary, scores, counts, teachers[0].lower_case, sum_of_equals(further) if further else None
+        teachers[0].vocabulary, scores, counts, teachers[0].normalization, sum_of_equals(further) if further else None
     )
     found = Prepared(tasks, TaskShape.joint({name: taught.shape for name, taught in tasks.items()}), vocabulary)
     if plan.supernet is None:

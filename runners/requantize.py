@@ -67,7 +67,7 @@ def requantize(
     student.set_rounding(False)
 
     def encode(name: str, examples: Examples) -> Encoded:
-        tokenizer = wordpiece(bundle.tokens, old.lower_case, tasks[name].max_length)
+        tokenizer = wordpiece(bundle.tokens, old.normalization, tasks[name].max_length)
         return encode_examples(tokenizer, examples).for_segments(old.shape.segments)
 
     teachers = {name: _teacher_quality(record, name) for name in tasks}

@@ -36,9 +36,12 @@ def _python(config: BundleConfig, task: TaskShape, name: str | None) -> str:
     key = "" if name is None else f'["{name}"]'
     output = "logits" if name is None else f"logits.{name}"
     labelled = config.labels_of(name or "") is not None
+    normalization = {"lowercase": config.lower_case, **config.normalization.record()}
+    normalization.pop("lower_case")
+    switches = ", ".join(f"{name}={value}" for name, value in normalization.items())
     head = ("import json\n\n" if labelled else "") + "import numpy as np\nimport onnxruntime\nimport tokenizers\n"
     code = f"""
-tokenizer = tokenizers.BertWordPieceTokenizer("vocab.txt", lowercase={config.lower_case})
+tokenizer = tokenizers.BertWordPieceTokenizer("vocab.txt", {switches})
 tokenizer.enable_truncation({task.max_length})
 session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
 encoding = tokenizer.encode({texts})

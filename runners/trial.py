@@ -172,7 +172,7 @@ def run_in_rungs(
         study=plan.study,
         teacher=plan.teacher.model,
         label_names=_label_names(prepared),
-        lower_case=prepared.vocabulary.lower_case,
+        **prepared.vocabulary.normalization.record(),
         shape=prepared.shape,
         student=config,
         recipe=recipe,

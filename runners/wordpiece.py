@@ -11,24 +11,30 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from runners.batches import Encoded
 from runners.task import Examples
 from runners.word_places import WordPlaces
+from space.normalization import Normalization
 from space.vocabulary import CLS_ID, PAD_ID, SEP_ID
 
 _CHUNK = 4096  # texts per call of the tokenizer: bounds its memory
 
 
-def wordpiece(tokens: Sequence[str], lower_case: bool, max_length: int) -> tokenizers.Tokenizer:
+def wordpiece(tokens: Sequence[str], normalization: Normalization, max_length: int) -> tokenizers.Tokenizer:
     """A BERT tokenizer over the given vocabulary, ids in its order.
 
     Words that the vocabulary lacks are split into the pieces that it has, else they become `[UNK]`.
 
     Args:
         tokens: as in `vocab.txt`, special tokens first (`space.vocabulary.SPECIAL_TOKENS`).
-        lower_case: lower-case and strip accents first.
+        normalization: of text before it is split, as the teacher's tokenizer has it.
         max_length: ids per input, special tokens included; the longer text of a pair is cut first.
     """
     vocabulary = {token: index for index, token in enumerate(tokens)}
     tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=normalization.clean_text,
+        handle_chinese_chars=normalization.handle_chinese_chars,
+        strip_accents=normalization.strip_accents,
+        lowercase=normalization.lower_case,
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.TemplateProcessing(

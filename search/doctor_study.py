@@ -140,7 +140,8 @@ def _teacher(task: str, plan: TaskPlan, data: Task) -> Iterator[Finding]:
         yield Finding(f"study: teacher{task}", "problem", f"{folder} cannot be read: {error.strerror or error}")
         return
     except InputError as error:
-        yield Finding(f"study: teacher{task}", "problem", f"Intermediate task: {error.message}", error.hint)
+        where = "" if plan.teacher.intermediate is None else "Intermediate task: "
+        yield Finding(f"study: teacher{task}", "problem", f"{where}{error.message}", error.hint)
         return
     if (cache() / "teachers" / key).is_dir():
         yield Finding(f"study: teacher{task}", "ok", f"{plan.teacher.model}, fine-tuned and cached")

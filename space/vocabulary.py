@@ -8,6 +8,7 @@ from copy import copy
 import numpy as np
 
 from space.config import VocabularyScore
+from space.normalization import Normalization
 
 # In this order they open every student's vocabulary, so that their ids are the same in every student.
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -25,7 +26,7 @@ class Vocabulary:
         tokens: the teacher's vocabulary in the order of its ids; must hold the `SPECIAL_TOKENS`.
         attention: shape [V], the attention that the occurrences of an entry receive, in sum.
         count: shape [V], occurrences in the training text.
-        lower_case: whether text is lower-cased (and stripped of accents) before it is split.
+        normalization: of text before it is split.
         further_count: shape [V], occurrences in further text; with `count`, breaks ties of the score.
     """
 
@@ -34,13 +35,13 @@ class Vocabulary:
         tokens: Sequence[str],
         attention: np.ndarray,
         count: np.ndarray,
-        lower_case: bool = True,
+        normalization: Normalization | None = None,
         further_count: np.ndarray | None = None,
     ) -> None:
         missing = [token for token in SPECIAL_TOKENS if token not in set(tokens)]
         if missing:
             raise ValueError(f"the vocabulary lacks {', '.join(missing)}: only WordPiece vocabularies will do")
-        self.lower_case = lower_case
+        self.normalization = normalization or Normalization()
         self.teacher_tokens = tuple(tokens)
         self._attention, self._count = np.asarray(attention, np.float64), np.asarray(count)
         self._tie = self._count if further_count is None else self._count + further_count

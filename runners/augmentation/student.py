@@ -84,10 +84,10 @@ class RewardingStudent:
         self.rows = task.learned_rows
         self.held_out = _held_out(len(self.rows), self._generator)
         vocabulary = Vocabulary(
-            teacher.vocabulary, teacher.vocabulary_attention, teacher.vocabulary_count, teacher.lower_case
+            teacher.vocabulary, teacher.vocabulary_attention, teacher.vocabulary_count, teacher.normalization
         )
         shape = TaskShape(outputs=task.outputs, segments=task.segments, max_length=task.max_length)
-        tokenizer = wordpiece(vocabulary.tokens(len(vocabulary)), teacher.lower_case, task.max_length)
+        tokenizer = wordpiece(vocabulary.tokens(len(vocabulary)), teacher.normalization, task.max_length)
         self._train = encode_examples(tokenizer, task.train)
         self._candidates = encode_examples(tokenizer, candidates)
         self._answers = logits, hidden

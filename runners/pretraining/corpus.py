@@ -25,7 +25,15 @@ from runners.pretraining.texts import EXCLUDE, SOURCES, gather_texts
 from runners.progress import duration
 from runners.spelling import SpecialIds, spell, split_words, text_tokenizer
 from runners.task import Examples
-from runners.teacher.model import Teacher, find_model, load_encoder, load_tokenizer, model_identity
+from runners.task.matching import MATCH_FORMAT
+from runners.teacher.model import (
+    Teacher,
+    find_model,
+    load_encoder,
+    load_tokenizer,
+    model_identity,
+    normalization_identity,
+)
 from runners.teacher.prepare import check_length
 from runners.teacher.statistics import (
     LayerStatistics,
@@ -37,6 +45,7 @@ from runners.teacher.words import WordBasis, read_word_states, word_basis, write
 from runners.transfer.read import count_rows, identity
 from runners.transfer.store import read_words, write_words
 from space.errors import InputError
+from space.normalization import Normalization
 from space.paths import cache
 from space.vocabulary import CLS_ID, PAD_ID, SEP_ID
 
@@ -58,7 +67,7 @@ class Corpus:
             the same model.
         parts: those of `single` and `paired` texts that are not empty.
         vocabulary: the teacher's word pieces in id order.
-        lower_case: whether text is lower-cased.
+        normalization: of text before it is split.
         vocabulary_count: int64 [vocabulary], occurrences in the text.
         median_length: of the texts in word pieces.
         width: of the teacher.
@@ -70,7 +79,7 @@ class Corpus:
     model: str
     parts: tuple[str, ...]
     vocabulary: list[str]
-    lower_case: bool
+    normalization: Normalization
     vocabulary_count: npt.NDArray[np.int64]
     median_length: float
     width: int
@@ -168,17 +177,19 @@ def corpus_key(spec: PretrainingSpec, model: Path) -> str:
     """Name of the cache entry: what it depends on, hashed. Where files lie is no part of it.
 
     Raises:
-        InputError: the file of a source is missing.
+        InputError: the file of a source is missing; the teacher's tokenizer is none for students.
     """
     fields = {"text", "sentences", "limit"}
-    parts = {
+    parts: dict[str, Any] = {
         "format": _FORMAT,
+        "matching": MATCH_FORMAT,
         "model": model_identity(model),
         "sources": [[identity(s), s.model_dump(mode="json", include=fields)] for s in spec.sources],
         "exclude": [[identity(s), s.model_dump(mode="json", include={"text"})] for s in spec.exclude],
         "recombine": spec.recombine,
         "max_length": spec.max_length,
         "seed": spec.seed,
+        **normalization_identity(model, spec.model or str(model)),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -216,7 +227,7 @@ def _fill(spec: PretrainingSpec, name: str, model: Path, key: str, folder: Path)
         "model": name,
         "parts": parts,
         "vocabulary": pieces.vocabulary,
-        "lower_case": pieces.lower_case,
+        **pieces.normalization.record(),
         "median_length": float(np.median(np.concatenate(lengths))),
         "width": teacher.width,
         "seconds": seconds,
@@ -240,4 +251,5 @@ def _open(folder: Path, name: str) -> Corpus:
     count = np.load(folder / "vocabulary_count.npy", mmap_mode="r", allow_pickle=False)
     for part in record["parts"]:
         read_word_states(folder / part)
+    record["normalization"] = Normalization.pop(record)
     return Corpus(folder=folder, vocabulary_count=count, **{**record, "parts": tuple(record["parts"])})

@@ -91,7 +91,7 @@ def prepare_encoder(spec: PretrainingSpec, model: str, config: StudentConfig) ->
         OutputError: the disk is full, or the cache folder cannot be written.
     """
     corpus = prepare_corpus(spec, model)
-    vocabulary = Vocabulary(corpus.vocabulary, corpus.vocabulary_count, corpus.vocabulary_count, corpus.lower_case)
+    vocabulary = Vocabulary(corpus.vocabulary, corpus.vocabulary_count, corpus.vocabulary_count, corpus.normalization)
     folder = cache() / "pretraining" / encoder_key(spec, corpus, config)
     saved = folder.with_suffix(".checkpoint")
 

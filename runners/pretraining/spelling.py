@@ -31,7 +31,7 @@ def mixed_spellings(corpus: Corpus, part: str, vocabulary: Vocabulary, max_lengt
     found = []
     for keep in KEPT:
         size = vocabulary.size(keep)
-        tokenizer = wordpiece(vocabulary.tokens(size), vocabulary.lower_case, max_length)
+        tokenizer = wordpiece(vocabulary.tokens(size), vocabulary.normalization, max_length)
         encoded = corpus.encoded(part, tokenizer, max_length)
         found.append(
             Encoded(

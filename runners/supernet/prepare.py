@@ -268,7 +268,7 @@ class _Entries(NamedTuple):
         score = np.zeros(len(vocabulary))
         for name in space.scores:
             score[_kept(vocabulary, name, space.keeps[-1])] = 1
-        ranked = Vocabulary(vocabulary.teacher_tokens, score, score, vocabulary.lower_case)
+        ranked = Vocabulary(vocabulary.teacher_tokens, score, score, vocabulary.normalization)
         return cls(ranked, float(score.mean()))
 
     @property

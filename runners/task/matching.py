@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -15,16 +16,48 @@ from runners.task.spec import TaskSpec
 from space.errors import InputError
 
 _log = logging.getLogger("shoebox.runners.task")
-_IGNORED = re.compile(r"[\W_]+")
+MATCH_FORMAT = 1  # raise it when `match_key` changes: cache entries of text that was sifted by it must not be used then
+_IGNORED = re.compile(r"[^a-z0-9]+")  # of ASCII in lower case
 _told: set[tuple[str, str]] = set()  # what was logged: a search reads its tasks more than once
 
 
 def match_key(text: str) -> str:
-    """What two texts have in common if they differ in case, spacing and punctuation only.
+    """What two texts have in common if they differ in case, spacing, punctuation and Unicode's way to write it only.
 
-    Data sets write the same sentence in different ways: `It's fun.` and `it 's fun .`
+    Data sets write the same sentence in different ways: `It's fun.` and `it 's fun .`, or an accent within its letter
+    and behind it. Marks are kept, since in many scripts they are vowels.
     """
-    return _IGNORED.sub("", text.casefold()) or "".join(text.split())
+    if text.isascii():  # nearly all English text, and twice as fast
+        return _IGNORED.sub("", text.lower()) or "".join(text.split())
+    # What is ignored goes first: a lone ´ would become a mark and join the letter before it.
+    letters = _folded(text.translate(_KEPT)).translate(_KEPT)
+    # To fold a Turkish capital I with its dot leaves the dot behind.
+    return letters.replace("i\u0307", "i") or "".join(_folded(text).split())
+
+
+def _folded(text: str) -> str:
+    """Without differences in case and compatibility; to fold case can undo what was normalised."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+class _Kept(dict[int, int | None]):
+    """For `str.translate`: letters, digits and marks stay, whatever else is looked up goes."""
+
+    def __missing__(self, code: int) -> int | None:
+        self[code] = code if _is_kept(chr(code)) else None
+        return self[code]
+
+
+def _is_kept(character: str) -> bool:
+    category = unicodedata.category(character)
+    if category not in ("Mn", "Mc"):
+        return category[0] in "LN"
+    # Vowel points of Hebrew and Arabic may be left out in writing; variation selectors are never seen.
+    point = 10 <= unicodedata.combining(character) <= 36
+    return not point and "VARIATION SELECTOR" not in unicodedata.name(character, "")
+
+
+_KEPT = _Kept()
 
 
 def without_rows_of(task: Task, judged: Examples, name: str) -> Task:

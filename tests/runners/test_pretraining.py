@@ -247,7 +247,7 @@ def test_students_start_with_the_states_of_the_encoder(encoder: Encoder, segment
     start_from_encoder(student, encoder, vocabulary, 1.0)
     assert torch.equal(student.head.weight, before)
     texts = [text for text, _ in sentiment(8, 2, seed=3)[0]]
-    tokenizer = wordpiece(vocabulary.tokens(len(vocabulary)), True, 16)
+    tokenizer = wordpiece(vocabulary.tokens(len(vocabulary)), vocabulary.normalization, 16)
     batch = collate(encode_texts(tokenizer, texts, texts if segments == 2 else None), np.arange(8), CPU)
     with torch.no_grad():
         found = student.encode(**batch)

@@ -15,6 +15,7 @@ from runners.predict import load_bundle, save_student
 from runners.wordpiece import encode_texts, wordpiece
 from space import InputError
 from space.layers import QuantizedWeight
+from space.normalization import Normalization
 
 TEXTS = ["the film was great", "the film was not very great", "a dull film", "ada met a very dull film"]
 LABELS = torch.tensor([1, 0, 0, 0])
@@ -23,7 +24,7 @@ LABELS = torch.tensor([1, 0, 0, 0])
 def test_trained_further_and_back(tmp_path: Path) -> None:
     before = load_bundle(write_bundle(tmp_path / "before", "texts"))
     student = before.student().train()
-    encoded = encode_texts(wordpiece(before.tokens, True, 24), TEXTS, None)
+    encoded = encode_texts(wordpiece(before.tokens, Normalization(), 24), TEXTS, None)
     longest = int(encoded.lengths.max())
     ids = torch.zeros(len(TEXTS), longest, dtype=torch.int64)
     for row, (start, end) in enumerate(zip(encoded.starts, encoded.starts[1:], strict=False)):

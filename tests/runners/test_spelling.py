@@ -13,6 +13,7 @@ from transformers import BertTokenizer
 
 from runners.spelling import SpecialIds, Words, spell, split_words, text_tokenizer
 from runners.wordpiece import encode_texts, wordpiece
+from space.normalization import Normalization
 from space.vocabulary import CLS_ID, PAD_ID, SEP_ID, SPECIAL_TOKENS
 
 LETTERS = [letter for character in "abcdei" for letter in (character, f"##{character}")]
@@ -31,7 +32,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> tokenizers.Tokenizer:
 
 
 def _same(words: Words, texts: list[str], pairs: list[str] | None, vocabulary: list[str], length: int) -> None:
-    student = wordpiece(vocabulary, True, length)
+    student = wordpiece(vocabulary, Normalization(), length)
     found, expected = spell(words, student, STUDENT, length), encode_texts(student, texts, pairs)
     np.testing.assert_array_equal(found.starts, expected.starts)
     np.testing.assert_array_equal(found.ids, expected.ids)

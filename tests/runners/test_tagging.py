@@ -37,6 +37,7 @@ from runners.word_places import NO_PIECE, WordPlaces
 from runners.wordpiece import encode_examples, encode_words, wordpiece
 from space import InputError, JointSpace, SpaceSpec, deployed_bytes
 from space.config import Recipe
+from space.normalization import Normalization
 from space.vocabulary import SPECIAL_TOKENS
 
 CPU = torch.device("cpu")
@@ -55,7 +56,7 @@ TEXTS = [["good", "U.S.", "films"], ["\u200b", "Ünder"], ["a"], ["x", "?!", "\x
 
 def test_first_pieces_are_those_of_the_words() -> None:
     for tokens in (SMALL, [*SMALL, "good", "films", "under"]):
-        encoded = encode_words(wordpiece(tokens, lower_case=True, max_length=32), TEXTS)
+        encoded = encode_words(wordpiece(tokens, Normalization(), max_length=32), TEXTS)
         words = [word for text in TEXTS for word in text]
         pieces = [
             tokens[encoded.ids[encoded.starts[row] + place]] if place != NO_PIECE else None
@@ -72,7 +73,7 @@ def test_teacher_and_student_find_the_same_words(model: Path) -> None:
     tokenizer, pieces = load_tokenizer(model, "tiny")
     examples = Examples([" ".join(text) for text in TEXTS], None, np.zeros(10, np.int64), TEXTS)
     theirs = encode(tokenizer, examples, 32)
-    ours = encode_examples(wordpiece(pieces.vocabulary, lower_case=True, max_length=32), examples)
+    ours = encode_examples(wordpiece(pieces.vocabulary, Normalization(), max_length=32), examples)
     np.testing.assert_array_equal(theirs.words.first, ours.words.first)
     np.testing.assert_array_equal(theirs.ids, ours.ids)
     joined = encode(tokenizer, Examples(examples.texts, None, np.zeros(4, np.int64)), 32)
@@ -80,7 +81,7 @@ def test_teacher_and_student_find_the_same_words(model: Path) -> None:
 
 
 def test_words_that_are_cut_off_have_no_piece() -> None:
-    encoded = encode_words(wordpiece(SMALL, lower_case=True, max_length=6), [["ab", "cd", "ef"], ["a"]])
+    encoded = encode_words(wordpiece(SMALL, Normalization(), max_length=6), [["ab", "cd", "ef"], ["a"]])
     assert encoded.words.first.tolist() == [1, 3, NO_PIECE, 1]
     words, rows, places = encoded.words.pick(np.array([1, 0]))
     assert (words.tolist(), rows.tolist(), places.tolist()) == ([3, 0, 1], [0, 1, 1], [1, 1, 3])
@@ -107,7 +108,7 @@ def test_entity_f1_of_a_case_counted_by_hand() -> None:
 
 
 def word_lessons() -> Lessons:
-    encoded = encode_words(wordpiece(SMALL, lower_case=True, max_length=6), [["ab", "cd", "ef"], ["a", "b"], ["c"]])
+    encoded = encode_words(wordpiece(SMALL, Normalization(), max_length=6), [["ab", "cd", "ef"], ["a", "b"], ["c"]])
     generator = np.random.default_rng(0)
     logits = generator.normal(size=(6, 3)).astype(np.float16)
     logits[[4, 5]] = np.nan  # the teacher did not see "b" and "c"; the student does not see "ef"
@@ -155,7 +156,7 @@ def test_transfer_text_has_its_words_where_the_tokenizer_has_them(model: Path, m
     tokenizer, _ = load_tokenizer(model, "tiny")
     texts = ["", "a good film, i say.", "x", "\u200b", "the old ünder \u200b film", ""]
     words = split_words(text_tokenizer(tokenizer), texts, None)
-    small = wordpiece(SMALL, lower_case=True, max_length=max_length)
+    small = wordpiece(SMALL, Normalization(), max_length=max_length)
     found = spell(words, small, SpecialIds(2, 3, 0), max_length, per_token=True)
     as_read = encode_words(
         small, [[], ["a", "good", "film", ",", "i", "say", "."], ["x"], [], ["the", "old", "ünder", "film"], []]
@@ -309,7 +310,7 @@ def test_the_file_tags_as_the_torch_student_does(prepared_plan, trial) -> None:
     record, bundle = trial
     task = prepared.tasks[ONLY].task
     examples = task.validation
-    encoded = encode_examples(wordpiece(bundle.tokens, True, 24), examples)
+    encoded = encode_examples(wordpiece(bundle.tokens, Normalization(), 24), examples)
     logits = run_model(open_session(bundle.folder / "model.onnx"), encoded)
     rows = np.arange(len(encoded))
     with torch.no_grad():
@@ -349,7 +350,7 @@ def test_a_bundle_tags_texts_and_words(trial) -> None:
 
 def test_entities_are_as_written() -> None:
     names = ["O", "B-X", "I-X"]
-    tokenizer = wordpiece(SMALL, True, 8)
+    tokenizer = wordpiece(SMALL, Normalization(), 8)
     said = np.array([1, 2, 0, 1, 1])
 
     def run(encoded):
@@ -363,7 +364,9 @@ def test_entities_are_as_written() -> None:
     words, spans = split_text(text)
     assert words == ["ab", "-", "c", "d"]
     said = np.array([1, 2, 2, 0])
-    found = tag_words([words], names, 16, lambda texts: encode_words(wordpiece(SMALL, True, 16), texts), run)[0]
+    found = tag_words(
+        [words], names, 16, lambda texts: encode_words(wordpiece(SMALL, Normalization(), 16), texts), run
+    )[0]
     assert as_written(found, text, spans).entities[0].text == "ab-c"
 
 

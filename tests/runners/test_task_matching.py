@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from runners.task import Task, TaskSpec, load_task
-from runners.task.matching import load_tasks, without_rows_of
+from runners.task.matching import load_tasks, match_key, without_rows_of
 from space.errors import InputError
 
 
@@ -55,3 +57,46 @@ def test_a_task_that_has_nothing_else_to_learn_from_is_refused(tmp_path: Path, j
     task = load_task(_spec(tmp_path / "own", [("p", "q", 0), ("q", "p", 1)], [("k", "l", 0)]))
     with pytest.raises(InputError, match="Every text of a train split stands in the validation split of task mrpc too"):
         without_rows_of(task, load_task(judged).validation, "task mrpc")
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("It's fun.", "it 's fun ."),
+        ("caf\u00e9 cr\u00e8me", "cafe\u0301 cre\u0300me"),
+        ("\uff26\uff35\uff2e 1", "fun \uff11"),  # full width
+        ("e\ufb03cient", "efficient"),  # a ligature
+        ("Stra\u00dfe", "STRASSE"),
+        ("\u1f80", "\u1f88"),  # to fold Greek capitals undoes their normal form
+        ("\u0130stanbul", "istanbul"),
+        ("it\u00b4s", "its"),  # a lone accent for an apostrophe
+        ("fun \u2764\ufe0f", "fun \u2764"),
+        ("\u05e9\u05b8\u05dc\u05d5\u05b9\u05dd", "\u05e9\u05dc\u05d5\u05dd"),  # Hebrew with and without its points
+        ("\uac01", "\u1100\u1161\u11a8"),  # Hangul as one syllable and as its letters
+    ],
+)
+def test_texts_are_the_same_however_they_are_spelt(text: str, other: str) -> None:
+    keys = {match_key(unicodedata.normalize(form, each)) for each in (text, other) for form in ("NFC", "NFD")}
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("\u0915\u0940", "\u0915\u093e"),  # Devanagari: two vowel signs on one letter
+        ("\u0e01\u0e34", "\u0e01\u0e38"),  # Thai: likewise
+        ("sch\u00f6n", "schon"),
+        ("scho\u0308n", "schon"),
+        ("?!", "!!"),
+        ("\u2764", "\u263a"),
+    ],
+)
+def test_other_texts_are_not(text: str, other: str) -> None:
+    assert match_key(text) != match_key(other)
+
+
+def test_ascii_text_takes_the_short_way_to_the_same_key() -> None:
+    generator = random.Random(0)
+    for _ in range(500):
+        text = "".join(generator.choice(" aB1_-'.\t") for _ in range(12))
+        assert match_key(f"{text}\u00e9") == match_key(f"{text}a")[:-1] + "\u00e9"

@@ -21,8 +21,11 @@ from runners.grammar import sentiment
 from runners.task import Examples, Task, TaskSpec, load_task
 from runners.teacher import TeacherOutputs, TeacherSpec, load_teacher, prepare, prepare_teacher
 from runners.teacher.model import find_model, load_tokenizer
+from runners.teacher.prepare import teacher_key
 from runners.teacher.statistics import prepare_statistics
+from runners.wordpiece import encode_examples, wordpiece
 from space.errors import InputError, OutputError
+from space.normalization import Normalization
 
 WIDTH = 32
 
@@ -84,7 +87,7 @@ def test_outputs_have_the_promised_shapes_and_are_mapped(outputs: TeacherOutputs
         assert isinstance(array, np.memmap)
         assert not array.flags.writeable
     assert outputs.vocabulary == (model / "vocab.txt").read_text().split()
-    assert outputs.lower_case is True
+    assert outputs.normalization == Normalization()
     assert outputs.special_ids == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
     assert outputs.metric == "accuracy"
     assert outputs.seconds > 0
@@ -337,6 +340,32 @@ def test_pairs_get_segments_and_long_ones_are_cut(model: Path) -> None:
     assert batch["token_type_ids"][0].tolist() == [0] * 6 + [1] * 2 + [0] * 8
     assert batch["attention_mask"].sum(1).tolist() == [8, 16]
     assert batch["token_type_ids"][1].sum() == 5  # the longer text is cut first: the second one is whole
+
+
+@pytest.mark.parametrize("kind", ["texts", "pairs", "words"])
+def test_names_of_special_tokens_in_a_text_are_text(model: Path, kind: str) -> None:
+    """Else the words behind them would be compared with other words of a student, which takes them for text."""
+    tokenizer, pieces = load_tokenizer(model, "tiny")
+    texts, pairs = ["the [UNK] film was [SEP] good", "[CLS][PAD] a"], ["[MASK] film", "the film"]
+    labels = np.zeros(2, np.int64)
+    examples = {
+        "texts": Examples(texts, None, labels),
+        "pairs": Examples(texts, pairs, labels),
+        "words": Examples(texts, None, np.zeros(8, np.int64), [text.split() for text in texts]),
+    }[kind]
+    theirs = encode(tokenizer, examples, 48)
+    ours = encode_examples(wordpiece(pieces.vocabulary, Normalization(), 48), examples)
+    np.testing.assert_array_equal(theirs.ids, ours.ids)
+    tokens = [pieces.vocabulary[index] for index in theirs.ids]
+    assert (tokens.count("[CLS]"), tokens.count("[SEP]")) == (2, 4 if kind == "pairs" else 2)
+    assert tokenizer("[SEP]")["input_ids"] != encode(tokenizer, Examples(["[SEP]"], None, labels[:1]), 48).ids.tolist()
+
+
+def test_entries_that_took_names_of_special_tokens_for_the_tokens_are_made_again(model: Path, task: Task) -> None:
+    further = dataclasses.replace(task.train, texts=[*task.train.texts[:-1], "what does [SEP] do"])
+    named = dataclasses.replace(task, train=further)  # of the same fingerprint
+    spec = _spec(model)
+    assert teacher_key(spec, named, 32, model) != teacher_key(spec, task, 32, model)
 
 
 def test_an_intermediate_task_is_learned_first(model: Path, task: Task, caplog: pytest.LogCaptureFixture) -> None:

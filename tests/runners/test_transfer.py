@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import multiprocessing
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from runners.transfer import TransferOutputs, TransferSpec, prepare, prepare_tra
 from runners.transfer.cleaning import even_sample
 from runners.wordpiece import encode_texts, wordpiece
 from space.errors import InputError, OutputError
+from space.normalization import Normalization
 
 LENGTH = 32
 
@@ -93,7 +95,7 @@ def test_the_teachers_answers_belong_to_the_texts(
     np.testing.assert_allclose(out.logits, logits.numpy(), atol=0.03)  # written in bfloat16 perhaps
     np.testing.assert_allclose(out.hidden, pooled.numpy(), atol=0.05)
     np.testing.assert_array_equal(out.vocabulary_count, np.bincount(encoded.ids, minlength=len(teacher.vocabulary)))
-    student = wordpiece(teacher.vocabulary[:40], True, 16)
+    student = wordpiece(teacher.vocabulary[:40], Normalization(), 16)
     found, expected = out.encoded(student, 16), encode_texts(student, texts, None)
     np.testing.assert_array_equal(found.ids, expected.ids)
     lessons = out.lessons(found)
@@ -108,7 +110,7 @@ def test_long_texts_become_sentences_that_fit(tmp_path: Path, task: Task, teache
     texts.append("the film was so " * 40)
     spec = TransferSpec(sources={**_file(tmp_path / "long.parquet", texts), "sentences": True})
     out = prepare_transfer(spec, task, teacher)
-    student = wordpiece(teacher.vocabulary, True, 512)
+    student = wordpiece(teacher.vocabulary, Normalization(), 512)
     whole = out.encoded(student, 512)
     assert whole.lengths.max() <= LENGTH
     known = {match_key(text) for split in (task.train, task.validation) for text in split.texts}
@@ -342,3 +344,31 @@ def test_a_null_is_a_blank_text(tmp_path: Path, task: Task, teacher: TeacherOutp
     )
     assert out.texts == ["a film of a film"]
     assert out.counts[str(tmp_path / "null.parquet")]["blank"] == 1
+
+
+def test_the_validation_split_is_left_out_in_any_form_of_unicode(
+    task: Task, teacher: TeacherOutputs, tmp_path: Path
+) -> None:
+    judged = [unicodedata.normalize("NFC", text.replace("e", "\u00e9")) for text in task.validation.texts]
+    accented = dataclasses.replace(task, validation=Examples(judged, None, task.validation.labels))
+    lines = [unicodedata.normalize("NFD", text) for text in judged] + ["a new film ."]
+    (tmp_path / "texts.txt").write_text("\n".join(lines), encoding="utf-8")
+    found = prepare_transfer(TransferSpec(sources=[{"path": str(tmp_path / "texts.txt")}]), accented, teacher)
+    assert found.texts == ["a new film ."]
+
+
+def test_entries_that_were_sifted_otherwise_are_made_again(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of ASCII text alone are kept: their texts are the same."""
+    (tmp_path / "texts.txt").write_text("a new film", encoding="utf-8")
+    further = Examples(["d\u00e9j\u00e0 vu"], None, task.validation.labels[:1])
+    accented = dataclasses.replace(task, validation=further)
+
+    def keys() -> list[str]:
+        own, source = TransferSpec(augment=9), TransferSpec(sources=[{"path": str(tmp_path / "texts.txt")}])
+        return [prepare.transfer_key(*each, "teacher", 32) for each in ((own, task), (own, accented), (source, task))]
+
+    before = keys()
+    monkeypatch.setattr(prepare, "MATCH_FORMAT", 0)
+    assert [old == new for old, new in zip(before, keys(), strict=True)] == [True, False, False]

@@ -26,6 +26,7 @@ from runners.transfer.pairs import pair_key, recombine
 from runners.transfer.prepare import transfer_key
 from runners.wordpiece import encode_texts, wordpiece
 from space.errors import InputError
+from space.normalization import Normalization
 
 LENGTH = 40
 
@@ -165,7 +166,7 @@ def test_the_teachers_answers_cover_the_classes(
     assert shares.min() > 0.15
     assert "the teacher says all: " in caplog.text
     assert set(out.scores) == {"all", "swapped", "edited", "near", "random"}
-    student = wordpiece(teacher.vocabulary, True, LENGTH)
+    student = wordpiece(teacher.vocabulary, Normalization(), LENGTH)
     found, expected = out.encoded(student, LENGTH), encode_texts(student, out.texts, out.pairs)
     np.testing.assert_array_equal(found.ids, expected.ids)
     np.testing.assert_array_equal(found.segments, expected.segments)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from runners.transfer.sentences import fit, split_sentences
 from runners.wordpiece import wordpiece
+from space.normalization import Normalization
 from space.vocabulary import SPECIAL_TOKENS
 
 LETTERS = [piece for character in "abcdefghijklmnopqrstuvwxyz" for piece in (character, f"##{character}")]
@@ -20,7 +21,7 @@ TEXTS = st.lists(
 
 @pytest.fixture(scope="module")
 def tokenizer() -> tokenizers.Tokenizer:
-    found = wordpiece([*SPECIAL_TOKENS, *LETTERS, ".", "!", "?", ",", "word", "the", "film"], True, 512)
+    found = wordpiece([*SPECIAL_TOKENS, *LETTERS, ".", "!", "?", ",", "word", "the", "film"], Normalization(), 512)
     found.no_truncation()
     return found
 

@@ -106,7 +106,7 @@ def test_trained_file_answers_like_the_torch_student_on_the_whole_validation_set
     bundle = load_bundle(tmp_path / "bundle")
     task = prepared.tasks[ONLY].task
     examples = task.validation
-    tokenizer = wordpiece(bundle.tokens, True, prepared.shape.max_length)
+    tokenizer = wordpiece(bundle.tokens, bundle.config.normalization, prepared.shape.max_length)
     encoded = encode_texts(tokenizer, examples.texts, examples.pairs)
     logits = run_model(open_session(tmp_path / "bundle" / "model.onnx"), encoded)
     with torch.no_grad():

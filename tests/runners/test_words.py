@@ -20,6 +20,7 @@ from runners.distill.words import (
 from runners.lessons import WordStates
 from runners.wordpiece import encode_texts, wordpiece
 from space.families.base import LayerStates
+from space.normalization import Normalization
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LARGE = [*SPECIAL, "good", "film", "##s", "a", ",", "bad", "g", "f", "##o", "##d", "##i", "##l", "##m"]
@@ -28,7 +29,7 @@ TEXTS, PAIRS = ["a good film", "films, strange films"], ["bad films", "a"]
 
 
 def encode(tokens: list[str], max_length: int = 32, pairs: bool = False):
-    tokenizer = wordpiece(tokens, lower_case=True, max_length=max_length)
+    tokenizer = wordpiece(tokens, Normalization(), max_length=max_length)
     return encode_texts(tokenizer, TEXTS, PAIRS if pairs else None)
 
 
