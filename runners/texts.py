@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from runners.column_names import refuse_doubled
+from runners.plain_quotes import swallowed_rows, swallows
 from runners.predict import Bundle, Prediction, check_unicode
 from runners.tags import Tagged
 from space.errors import InputError
@@ -168,7 +169,8 @@ def _read_csv(
 def _read_cells(file: IO[str], where: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Rows with the numbers of their first lines, as pandas reads them, which searches read such files with.
 
-    What follows a closed quote belongs to the cell, and a quote must be closed.
+    What follows a closed quote belongs to the cell, and a quote must be closed; in files of tabs, it must not look like
+    a plain character.
     """
     ended = False
 
@@ -183,6 +185,8 @@ def _read_cells(file: IO[str], where: str, separator: str) -> Iterator[tuple[int
     for cells in rows:
         if ended:  # within the row: a complete one asks for no line after its last
             raise InputError(f"{where}, line {line} opens a quote that is not closed.", "End the cell with a quote.")
+        if separator == "\t" and rows.line_num > line and any(map(swallows, cells)):
+            raise swallowed_rows(f"{where}, line {line}")
         yield line, cells
         line = rows.line_num + 1
 

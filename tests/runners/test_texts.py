@@ -99,6 +99,7 @@ def test_a_cell_may_be_long_but_not_endless(tmp_path: Path, monkeypatch: pytest.
         ("a.tsv", 'review\na\n"', "a.tsv, line 3 opens a quote that is not closed."),
         ("a.csv", 'review\na\n"b\nc\n', "a.csv, line 3 opens a quote that is not closed."),
         ("a.csv", '"review,id\na,1\n', "a.csv, line 1 opens a quote that is not closed."),
+        ("a.tsv", 'review\tid\nx\t0\n"a\t1\nb\t2\nc"\t3\nd\t4\n', "a.tsv, line 3: a cell begins with a quote and runs"),
         ("a.csv", "review,x,x\na,1,2\n", "a.csv, line 1 names 'x' twice: one of the two would be lost."),
         ("a.jsonl", '{"review": "a", "review": "b"}\n', "a.jsonl, line 1 names 'review' twice"),
         ("a.jsonl", '{"review": "a"}\n{"review": "a", "x": {"y": 1, "y": 2}}\n', "a.jsonl, line 2 names 'y' twice"),
