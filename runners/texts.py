@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -130,11 +131,19 @@ def _read_jsonl(file: IO[str], where: str) -> Iterator[tuple[int, dict[str, Any]
         refuse_doubled([name for name, _ in pairs], f"{where}, line {number}")
         return dict(pairs)
 
+    def refuse(constant: str) -> float:
+        raise InputError(f"{where}, line {number} is not JSON: {constant}.", "Write null, or leave the value out.")
+
+    def finite(digits: str) -> float:
+        if math.isinf(value := float(digits)):  # it would be written as Infinity
+            raise InputError(f"{where}, line {number} has a number that is too large: {digits}.")
+        return value
+
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
-            values = json.loads(line, object_pairs_hook=unique)
+            values = json.loads(line, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
         except InputError:
             raise
         except (ValueError, RecursionError) as error:
