@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,29 @@ def test_answers_keep_the_order_and_do_not_depend_on_the_batch(texts: Bundle) ->
     assert ask(4)[:20] == pytest.approx(alone, abs=1e-4)
     assert ask(1) == pytest.approx(ask(64), abs=1e-4)
     assert max(alone) - min(alone) > 1e-3
+
+
+@pytest.mark.parametrize("layout", ["txt", "jsonl", "csv"])
+def test_what_a_pipe_brought_is_answered_before_more_is_waited_for(
+    texts: Bundle, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [f"film {number}" for number in range(2000)]
+    lines = [f"{json.dumps({'text': row}) if layout == 'jsonl' else row}\n" for row in rows]
+    reading, writing = os.pipe()
+    with open(reading) as stdin, open(writing, "w", encoding="utf-8") as writer:
+        monkeypatch.setattr("sys.stdin", stdin)
+        answers = answer_rows(texts, read_rows("-", layout, ("text",)), 4)
+        writer.write("text\n" * (layout == "csv") + lines[0] + lines[1] + lines[2][:3])  # a line is on its way
+        writer.flush()
+        late = threading.Timer(20, writer.close)  # else who waits for the end would do so for ever
+        late.start()
+        found = [next(answers), next(answers)]
+        late.cancel()
+        assert not writer.closed
+        writer.write(lines[2][3:] + "".join(lines[3:]))
+        writer.close()
+        found += answers
+    assert [row.texts[0] for row, _ in found] == rows
 
 
 def test_no_more_than_a_window_is_held(texts: Bundle) -> None:
