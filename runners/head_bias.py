@@ -27,13 +27,20 @@ def balanced_bias(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
 
     Args:
         logits: float [n, classes].
-        labels: int [n]; a class without a text keeps the mean bias of 0 or nearly so.
+        labels: int [n]; a class without a text keeps a bias of 0, which is the mean of the others.
     """
+    present, places = np.unique(labels, return_inverse=True)
+    bias = np.zeros(logits.shape[1])
+    bias[present] = _fitted_bias(logits[:, present], places)
+    return bias
+
+
+def _fitted_bias(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+    """The same where each class has a text."""
     count, classes = logits.shape
     spread = max(float(logits.std()), 1e-6)
     inputs = logits.astype(np.float64) / spread
-    present = np.bincount(labels, minlength=classes)
-    weights = (1 / (np.count_nonzero(present) * np.maximum(present, 1)))[labels]
+    weights = (1 / (classes * np.bincount(labels)))[labels]
     rows = np.arange(count)
 
     def loss(parameters: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from runners.evaluate import open_session, run_model, run_student
 from runners.judging import BEFORE, judge, overall, quality_fields
 from runners.latency import DeviceSpec, LatencyMeter
 from runners.predict import Bundle, load_bundle
-from runners.record import TrialRecord, library_versions
+from runners.record import RETENTION, TaskQuality, TrialRecord, library_versions
 from runners.task import Examples, Task
 from runners.wordpiece import encode_examples, wordpiece
 from space.config import Clipping, StudentConfig
@@ -24,6 +25,9 @@ from space.errors import InputError
 from space.families import Student, architecture_key, build_student, export_model, parse_config
 from space.layers import QuantizedWeight
 from space.paths import expanded
+
+_OF_TEACHER = ("teacher_quality", RETENTION)
+_SAME_TEXTS = 0.01  # in quality, retention being in percent: kernels of another machine answer some texts otherwise
 
 
 def requantize(
@@ -39,7 +43,9 @@ def requantize(
     Weights whose bits stay are left as they are, and so is the recipe, which says how the student was trained.
 
     The record of the new bundle has three more metrics: `quality_before_quantization` (of the weights in full
-    precision), `quantization_loss` (that less the quality), and `source_quality` (of the bundle that it came from).
+    precision), `quantization_loss` (that less the quality), and `source_quality` (of the bundle that it came from, on
+    the same texts). Where these are not the texts, or not the metric, that the bundle was judged by, the teacher's
+    quality is not known, and left out together with `retention`.
 
     Args:
         source: the bundle.
@@ -52,7 +58,8 @@ def requantize(
             is learned.
 
     Raises:
-        InputError: the bundle is damaged, is of another task, or has no such bits; or the target cannot be made.
+        InputError: the bundle is damaged, is of another task, or has no such bits; or the target cannot be made; or
+            several tasks bring other validation splits: quality is retention there, and the teachers' is not known.
     """
     target = expanded(target)
     if target.exists():  # found before anything is measured
@@ -71,6 +78,13 @@ def requantize(
         return encode_examples(tokenizer, examples).for_segments(old.shape.segments)
 
     teachers = {name: _teacher_quality(record, name) for name in tasks}
+    judged = judge(partial(run_model, open_session(source / MODEL)), encode, old.shape, tasks, teachers)
+    source_quality, elsewhere = overall(judged), _judged_elsewhere(record, judged, tasks)
+    if elsewhere and len(tasks) > 1:
+        raise InputError(
+            f"{source} was judged on other validation splits: how good its teachers are on these is not known.",
+            "Name a study of the same tasks and text: --study.",
+        )
     before = overall(judge(partial(run_student, student), encode, old.shape, tasks, teachers))
     for layer in changed:
         layer.use_clipping(clipping)
@@ -87,11 +101,15 @@ def requantize(
     with new_folder(target) as folder:
         write_model(folder, student, bundle_config, bundle.tokens)
         judged = judge(partial(run_model, open_session(folder / MODEL)), encode, old.shape, tasks, teachers)
-        metrics = {**record.metrics, BEFORE: before, "source_quality": record.quality}
+        metrics = {**record.metrics, BEFORE: before, "source_quality": source_quality}
+        fields = quality_fields(judged, metrics)
+        if elsewhere or any(map(math.isnan, teachers.values())):
+            fields["metrics"] = {name: value for name, value in fields["metrics"].items() if name not in _OF_TEACHER}
         new = record.model_copy(
             update={
                 "config": config,
-                **quality_fields(judged, metrics),
+                **fields,
+                "validation_examples": {name: len(task.validation) for name, task in tasks.items()},
                 "deployed_bytes": deployed_size(folder),
                 "latency": readings[0],
                 "long_latency": readings[1] if len(readings) > 1 else None,
@@ -127,8 +145,20 @@ def _fit(bundle: Bundle, tasks: Mapping[str, Task]) -> bool:
     return (shape.outputs, shape.segments, names) == (task.outputs, task.segments, task.label_names)
 
 
+def _judged_elsewhere(record: TrialRecord, judged: Mapping[str, TaskQuality], tasks: Mapping[str, Task]) -> bool:
+    """Whether a bundle's record, which names no texts, is of other texts, or another metric, than these."""
+    known = {name: found.metric for name, found in record.tasks.items()} or dict.fromkeys(tasks, record.metric)
+    sizes = {name: len(task.validation) for name, task in tasks.items()}
+    if known != {name: task.metric for name, task in tasks.items()} or record.validation_examples not in ({}, sizes):
+        return True
+    return abs(overall(judged) - record.quality) > (_SAME_TEXTS if len(tasks) == 1 else 100 * _SAME_TEXTS)
+
+
 def _teacher_quality(record: TrialRecord, name: str) -> float:
-    return record.tasks[name].teacher_quality if name in record.tasks else record.metrics["teacher_quality"]
+    """NaN where a student was judged elsewhere before: its record has none."""
+    return (
+        record.tasks[name].teacher_quality if name in record.tasks else record.metrics.get("teacher_quality", math.nan)
+    )
 
 
 def _read_record(folder: Path) -> TrialRecord:

@@ -85,19 +85,24 @@ def tag_words(
         if wrong := [word for word in text if not isinstance(word, str)]:
             raise InputError(f"A word should be text, not {wrong[0]!r}.")
     found = [np.full((len(text), len(names)), np.nan, np.float32) for text in texts]
-    left = {number: 0 for number, text in enumerate(texts) if text}  # where the next part of each text begins
+    left = {number: (0, max_length) for number, text in enumerate(texts) if text}  # where each next part may lie
     while left:
-        encoded = encode([texts[number][start:] for number, start in left.items()])
+        # Not all that is left: that would take time in the square of the length. So many words fill a part, unless the
+        # tokenizer leaves nothing of some; then twice as many are tried.
+        encoded = encode([texts[number][first:end] for number, (first, end) in left.items()])
         assert encoded.words is not None
         logits, starts = run(encoded), encoded.words.starts
         following = {}
-        for row, (number, start) in enumerate(left.items()):
-            part = logits[starts[row] : starts[row + 1]]
-            found[number][start:] = part
+        for row, (number, (first, end)) in enumerate(left.items()):
+            words, filled = len(texts[number]), encoded.lengths[row] >= max_length
+            if not filled and end < words:
+                following[number] = first, first + 2 * (end - first)
+                continue
+            found[number][first:end] = logits[starts[row] : starts[row + 1]]
             answered = np.flatnonzero(encoded.words.answered[starts[row] : starts[row + 1]])
-            end = start + int(answered[-1]) + 1 if len(answered) else len(texts[number])
-            if encoded.lengths[row] >= max_length and end < len(texts[number]):
-                following[number] = end
+            after = first + int(answered[-1]) + 1 if len(answered) else words
+            if filled and after < words:
+                following[number] = after, after + max_length
         left = following
     return [_tagged(list(text), names, logits) for text, logits in zip(texts, found, strict=True)]
 

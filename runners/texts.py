@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from runners.column_names import refuse_doubled
+from runners.plain_quotes import swallowed_rows, swallows
 from runners.predict import Bundle, Prediction, check_unicode
+from runners.standard_lines import StandardLines
 from runners.tags import Tagged
 from space.errors import InputError
 from space.paths import expanded
@@ -35,11 +37,13 @@ class Row:
         values: what stands in it, by column.
         texts: those that the bundle reads: one, or two of a pair; of tagged words a list of words may stand for a text.
         place: where it stands, for messages.
+        last: whether it is the last that is there so far, and who wrote it may wait for the answer.
     """
 
     values: dict[str, Any]
     texts: tuple[Any, ...]
     place: str
+    last: bool = False
 
 
 def layout_of(path: str, given: str | None) -> Layout:
@@ -86,7 +90,8 @@ def read_rows(path: str, layout: Layout, columns: Sequence[str], words: bool = F
                 place = f"{where}, line {line}"
                 if ANSWER in values:
                     raise InputError(f"{place} has {ANSWER!r}, where the answer will stand.", "Name it otherwise.")
-                yield Row(values, tuple(_text(values, column, place, words) for column in columns), place)
+                texts = tuple(_text(values, column, place, words) for column in columns)
+                yield Row(values, texts, place, isinstance(file, StandardLines) and file.waits())
         except UnicodeDecodeError as error:
             raise InputError(f"{where} is not UTF-8 text, after line {line}: {error.reason}.") from None
         except csv.Error as error:
@@ -94,16 +99,11 @@ def read_rows(path: str, layout: Layout, columns: Sequence[str], words: bool = F
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[IO[str]]:
+def _opened(path: str) -> Iterator[Iterable[str]]:
     if path == STANDARD:
         if sys.stdin is None:
             raise InputError("Standard input is closed.", "Give texts as arguments, or a file by --input.")
-        # Read as files are, whatever the locale: strict UTF-8, with or without a byte-order mark.
-        text = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline="")
-        try:
-            yield text
-        finally:
-            text.detach()  # else standard input would be closed with it
+        yield StandardLines(sys.stdin.buffer)
         return
     try:
         file = open(expanded(path), encoding="utf-8-sig", newline="")  # noqa: SIM115  # only what opening raises is wrapped
@@ -114,7 +114,7 @@ def _opened(path: str) -> Iterator[IO[str]]:
 
 
 def _numbered(
-    file: IO[str], where: str, layout: Layout, columns: Sequence[str], words: bool
+    file: Iterable[str], where: str, layout: Layout, columns: Sequence[str], words: bool
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of an open file with the numbers of their lines."""
     if layout == "jsonl":
@@ -124,16 +124,24 @@ def _numbered(
     return _read_csv(file, where, columns, "\t" if layout == "tsv" else ",")
 
 
-def _read_jsonl(file: IO[str], where: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read_jsonl(file: Iterable[str], where: str) -> Iterator[tuple[int, dict[str, Any]]]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         refuse_doubled([name for name, _ in pairs], f"{where}, line {number}")
         return dict(pairs)
+
+    def refuse(constant: str) -> float:
+        raise InputError(f"{where}, line {number} is not JSON: {constant}.", "Write null, or leave the value out.")
+
+    def finite(digits: str) -> float:
+        if math.isinf(value := float(digits)):  # it would be written as Infinity
+            raise InputError(f"{where}, line {number} has a number that is too large: {digits}.")
+        return value
 
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
         try:
-            values = json.loads(line, object_pairs_hook=unique)
+            values = json.loads(line, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
         except InputError:
             raise
         except (ValueError, RecursionError) as error:
@@ -145,7 +153,7 @@ def _read_jsonl(file: IO[str], where: str) -> Iterator[tuple[int, dict[str, Any]
 
 
 def _read_csv(
-    file: IO[str], where: str, columns: Sequence[str], separator: str
+    file: Iterable[str], where: str, columns: Sequence[str], separator: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     rows = _read_cells(file, where, separator)
     _, header = next(rows, (0, None))
@@ -165,10 +173,11 @@ def _read_csv(
         yield line, dict(zip(header, cells, strict=True))
 
 
-def _read_cells(file: IO[str], where: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+def _read_cells(file: Iterable[str], where: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Rows with the numbers of their first lines, as pandas reads them, which searches read such files with.
 
-    What follows a closed quote belongs to the cell, and a quote must be closed.
+    What follows a closed quote belongs to the cell, and a quote must be closed; in files of tabs, it must not look like
+    a plain character.
     """
     ended = False
 
@@ -183,11 +192,15 @@ def _read_cells(file: IO[str], where: str, separator: str) -> Iterator[tuple[int
     for cells in rows:
         if ended:  # within the row: a complete one asks for no line after its last
             raise InputError(f"{where}, line {line} opens a quote that is not closed.", "End the cell with a quote.")
+        if separator == "\t" and rows.line_num > line and any(map(swallows, cells)):
+            raise swallowed_rows(f"{where}, line {line}")
         yield line, cells
         line = rows.line_num + 1
 
 
-def _read_lines(file: IO[str], where: str, columns: Sequence[str], words: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+def _read_lines(
+    file: Iterable[str], where: str, columns: Sequence[str], words: bool
+) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(file, 1):
         parts = line.rstrip("\r\n").split("\t", 1) if len(columns) == 2 else [line.rstrip("\r\n")]
         if len(parts) != len(columns):
@@ -229,6 +242,8 @@ def answer_rows(
 ) -> Iterator[tuple[Row, Prediction | Tagged]]:
     """Each row with the bundle's answer, in order; no more than `WINDOW` batches of rows are held at a time.
 
+    What is there is answered before a row is waited for.
+
     Args:
         bundle: to ask.
         rows: with the texts.
@@ -237,13 +252,22 @@ def answer_rows(
         split_at_spaces: where words are tagged, they are what stands between spaces.
     """
     ask = _tagger(bundle, batch_size, split_at_spaces) if bundle.config.shape.per_token else None
-    while window := list(islice(rows, WINDOW * batch_size)):
+    while window := _window(rows, WINDOW * batch_size):
         if ask is not None:
             yield from zip(window, ask([row.texts[0] for row in window]), strict=True)
             continue
         pairs = [row.texts[1] for row in window] if len(window[0].texts) == 2 else None
         found = bundle.predict([row.texts[0] for row in window], pairs, task, batch_size)
         yield from zip(window, found, strict=True)
+
+
+def _window(rows: Iterator[Row], most: int) -> list[Row]:
+    found = []
+    for row in islice(rows, most):
+        found.append(row)
+        if row.last:
+            break
+    return found
 
 
 def _tagger(bundle: Bundle, batch_size: int, split_at_spaces: bool) -> Callable[[list[Any]], list[Tagged]]:

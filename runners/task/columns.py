@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -51,7 +51,7 @@ def texts(table: Table, column: str) -> list[str]:
         InputError: the column is missing or not text, or a text is null.
     """
     values = values_of(table, column)
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+    if not _is_text(values.type):
         raise InputError(f"Column {column!r} of {table.where} holds {values.type}, not text.")
     refuse_null(table, column, values, "text")
     found: list[str] = values.to_pylist()
@@ -87,7 +87,7 @@ def class_names(table: Table, column: str, declared: int | tuple[str, ...] | Non
         return declared
     values = values_of(table, column)
     refuse_null(table, column, values, "label")
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+    if _is_text(values.type):
         names = tuple(sorted(pc.unique(values).to_pylist()))
         if isinstance(declared, int) and declared != len(names):
             raise InputError(
@@ -113,29 +113,107 @@ def class_names(table: Table, column: str, declared: int | tuple[str, ...] | Non
     return names
 
 
-def class_labels(table: Table, column: str, names: tuple[str, ...]) -> npt.NDArray[np.int64]:
+def class_labels(
+    table: Table, column: str, names: tuple[str, ...], train: Table | None = None, listed: bool = False
+) -> npt.NDArray[np.int64]:
     """Class indices, int64 [n], each in `range(len(names))`.
 
+    Text is read by name, integers as places among the names, with two exceptions. Integers that the data set itself
+    names (`ClassLabel`) are read by these names where the task, or the train split, has them in another order; names of
+    the study that only rename them keep their places. Where the names spell numbers (of truth values: "True", "False")
+    and every integer of the train split is among them, integers are these numbers: of `labels: ["2", "1", "0"]`, 2 is
+    the first class.
+
+    Args:
+        names: of the classes in index order, as `class_names` of the train split.
+        train: the train split, which decides how integers are read; None where `table` is it.
+        listed: whether the study lists the names.
+
     Raises:
-        InputError: the column is missing, or a label is null, unknown or out of range.
+        InputError: the column is missing, or a label is null, unknown or out of range; or the train split has names
+            in no order that the study or the data set tells, and this one has numbers.
     """
     values = values_of(table, column)
     refuse_null(table, column, values, "label")
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+    if _is_text(values.type):
         index = {name: number for number, name in enumerate(names)}
-        found = []
-        for row, name in enumerate(values.to_pylist()):
-            if name not in index:
-                raise InputError(f"Label {name!r} in {place(table, column, row)} is not one of {shown(names)}.")
-            found.append(index[name])
-        return np.array(found, dtype=np.int64)
+        return _known(table, column, names, [(name, index.get(name)) for name in values.to_pylist()])
     numbers = _integers(table, column, values)
-    wrong = np.flatnonzero((numbers < 0) | (numbers >= len(names)))
+    train = table if train is None else train
+    own = table.class_names.get(column) or train.class_names.get(column)
+    if own is not None and _named_otherwise(own, train, column, names):
+        _check_range(table, column, numbers, len(own))
+        index = {name: number for number, name in enumerate(names)}
+        return _known(table, column, names, [(own[number], index.get(own[number])) for number in numbers])
+    spelled = None if column in train.class_names else _spelled_numbers(table, column, names, train, listed)
+    if spelled is not None:
+        return _known(table, column, names, [(number, spelled.get(number)) for number in numbers.tolist()])
+    _check_range(table, column, numbers, len(names))
+    return numbers
+
+
+def _named_otherwise(own: tuple[str, ...], train: Table, column: str, names: tuple[str, ...]) -> bool:
+    """Whether integers that a data set names are no places among the task's names."""
+    if _is_text(values_of(train, column).type):
+        return own != names
+    first = train.class_names.get(column, own)
+    same_as_train = own == first or (not set(own).isdisjoint(first) and not _misplaced(own, first))
+    return _misplaced(first, names) if same_as_train else True
+
+
+def _misplaced(own: tuple[str, ...], names: tuple[str, ...]) -> bool:
+    """Whether a name that both hold has another place in one than in the other, so that neither renames the other."""
+    return any(name in names and names.index(name) != place for place, name in enumerate(own))
+
+
+def _spelled_numbers(
+    table: Table, column: str, names: tuple[str, ...], train: Table, listed: bool
+) -> dict[float, int] | None:
+    """Class index of each number that the names spell; None where integers are places among the names."""
+    values, taught = values_of(table, column), values_of(train, column)
+    boolean = any(pa.types.is_boolean(kind) for kind in (values.type, taught.type))
+    truth = {"true": 1.0, "false": 0.0} if boolean else {}
+    spelled: dict[float, int] = {}
+    for index, name in enumerate(names):
+        try:
+            spelled[truth[name.casefold()] if name.casefold() in truth else float(name)] = index
+        except ValueError:
+            break
+    numeric = len(spelled) == len(names)
+    if _is_text(taught.type):
+        if not numeric and not listed:
+            raise InputError(
+                f"Column {column!r} of {train.where} holds names, {shown(names)}, but that of {table.where} holds "
+                f"{values.type}: which number is which name is not told.",
+                "List the names in the order of their numbers: labels: [NAME, ...].",
+            )
+        return spelled if numeric else None
+    identity = all(number == index for number, index in spelled.items())
+    known = set(np.unique(_integers(train, column, taught)).tolist())
+    return spelled if numeric and not identity and known <= spelled.keys() else None
+
+
+def _known(
+    table: Table, column: str, names: tuple[str, ...], labels: Iterable[tuple[object, int | None]]
+) -> npt.NDArray[np.int64]:
+    found = []
+    for row, (label, index) in enumerate(labels):
+        if index is None:
+            raise InputError(f"Label {label!r} in {place(table, column, row)} is not one of {shown(names)}.")
+        found.append(index)
+    return np.array(found, dtype=np.int64)
+
+
+def _check_range(table: Table, column: str, numbers: npt.NDArray[np.int64], count: int) -> None:
+    wrong = np.flatnonzero((numbers < 0) | (numbers >= count))
     if len(wrong):
         row = int(wrong[0])
         hint = "A split with hidden labels (-1) cannot be used." if numbers[row] == -1 else None
-        raise InputError(f"Label {numbers[row]} in {place(table, column, row)} is outside 0 to {len(names) - 1}.", hint)
-    return numbers
+        raise InputError(f"Label {numbers[row]} in {place(table, column, row)} is outside 0 to {count - 1}.", hint)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 COLUMNS_OF_TEXT = (

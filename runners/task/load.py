@@ -165,8 +165,7 @@ def load_task(spec: TaskSpec) -> Task:
         names = columns.class_names(train_table, spec.label, spec.labels)
     if spec.metric == "f1" and names is not None and len(names) != 2:
         raise InputError(f"Metric f1 is for two labels, but {train_table.where} has {len(names)}.", "Use accuracy.")
-    train = _examples(train_table, spec, names)
-    validation = _examples(validation_table, spec, names)
+    train, validation = (_examples(table, spec, names, train_table) for table in (train_table, validation_table))
     if not spec.per_token and np.ptp(train.labels) == 0:
         raise InputError(f"Column {spec.label!r} of {train_table.where} has the same label in every row.")
     known, target = None, None
@@ -193,18 +192,19 @@ def load_task(spec: TaskSpec) -> Task:
     )
 
 
-def _examples(table: Table, spec: TaskSpec, names: tuple[str, ...] | None) -> Examples:
+def _examples(table: Table, spec: TaskSpec, names: tuple[str, ...] | None, train: Table) -> Examples:
+    listed = isinstance(spec.labels, tuple)
     if spec.per_token:
         assert names is not None
         words = tags.words(table, spec.tokens)
-        found_tags = tags.tag_labels(table, spec.tokens, spec.tags, names, spec.metric == "entity_f1")
+        found_tags = tags.tag_labels(table, spec.tokens, spec.tags, names, spec.metric == "entity_f1", train, listed)
         return Examples([" ".join(row) for row in words], None, found_tags, words)
     found = [columns.texts(table, column) for column in spec.text_columns]
     labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
     if names is None:
         labels = columns.real_labels(table, spec.label)
     else:
-        labels = columns.class_labels(table, spec.label, names)
+        labels = columns.class_labels(table, spec.label, names, train, listed)
     return Examples(texts=found[0], pairs=found[1] if len(found) > 1 else None, labels=labels)
 
 

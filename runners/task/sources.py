@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from runners.column_names import refuse_doubled
 from runners.grammar import domain_of, sentiment
+from runners.plain_quotes import swallowed_rows, swallows
 from runners.task.spec import FilesData, FolderData, GrammarData, HubData
 from space.errors import InputError, OutputError
 from space.paths import cache, expanded
@@ -97,7 +99,7 @@ def read_files(paths: list[Path]) -> Table:
     """The rows of files of one format, one after the other.
 
     Raises:
-        InputError: a file that is missing or cannot be read.
+        InputError: a file that is missing or cannot be read, or one of tabs whose quotes look like plain characters.
         OutputError: no space left for it in the cache.
     """
     where = str(paths[0]) if len(paths) == 1 else str(paths[0].parent / f"{paths[0].stem}...{paths[0].suffix}")
@@ -112,13 +114,13 @@ def read_files(paths: list[Path]) -> Table:
     known = any(folder.rglob("*.arrow"))
     try:
         try:
-            return _table(_loaded(paths, folder), where)
+            table = _table(_loaded(paths, folder), where)
         except Exception:
             if not known:
                 raise
             logger.warning("What is cached of %s is damaged: reading it again", where)
             shutil.rmtree(folder, ignore_errors=True)
-            return _table(_loaded(paths, folder), where)
+            table = _table(_loaded(paths, folder), where)
     except Exception as error:  # datasets raises its own, pandas' and Arrow's errors for bad content
         root = _root(error)
         if isinstance(root, OSError) and root.errno is not None:  # disk full, no permission: not the file's fault
@@ -126,6 +128,19 @@ def read_files(paths: list[Path]) -> Table:
             raise OutputError(f"Could not read {where} by way of {reason}.") from error
         kind = FORMATS[paths[0].suffix.lower()].upper()
         raise InputError(f"{where} could not be read as {kind}: {_first_line(root)}.") from error
+    if _separator(paths[0]) == "\t":
+        _refuse_swallowed(table)
+    return table
+
+
+def _refuse_swallowed(table: Table) -> None:
+    for column in table.columns.column_names:
+        values = table.columns.column(column)
+        if not pa.types.is_string(values.type) and not pa.types.is_large_string(values.type):
+            continue
+        with_tabs = np.flatnonzero(pc.match_substring(values, "\t").fill_null(False).to_numpy())
+        if (row := next((row for row in with_tabs if swallows(values[int(row)].as_py())), None)) is not None:
+            raise swallowed_rows(f"Row {row + 1} of {table.where}, column {column!r}")
 
 
 def digest_of(path: Path) -> str:

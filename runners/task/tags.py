@@ -91,12 +91,23 @@ def tag_names(table: Table, column: str, declared: int | tuple[str, ...] | None,
     return (OUTSIDE, *(f"{prefix}-{kind}" for kind in types for prefix in "BI"))
 
 
-def tag_labels(table: Table, tokens: str, column: str, names: tuple[str, ...], entities: bool) -> npt.NDArray[np.int64]:
+def tag_labels(
+    table: Table,
+    tokens: str,
+    column: str,
+    names: tuple[str, ...],
+    entities: bool,
+    train: Table | None = None,
+    listed: bool = False,
+) -> npt.NDArray[np.int64]:
     """Indices of the tags of all words, int64 [words].
+
+    Args:
+        names, train, listed: as of `columns.class_labels`, which says how integers are read.
 
     Raises:
         InputError: a row has not as many tags as words, a tag is unknown, or it continues an entity that has not
-            begun.
+            begun; or as of `columns.class_labels`.
     """
     counts, wanted = _lengths(table, column), _lengths(table, tokens)
     if len(wrong := np.flatnonzero(counts != wanted)):
@@ -106,7 +117,8 @@ def tag_labels(table: Table, tokens: str, column: str, names: tuple[str, ...], e
             "Give one tag for each word.",
         )
     flat = flattened(table, column)
-    labels = columns.class_labels(flat, column, names)
+    taught = None if train is None else flattened(train, column)
+    labels = columns.class_labels(flat, column, names, taught, listed)
     if entities:
         _check_order(flat, column, labels, names, np.cumsum(wanted)[:-1])
     return labels

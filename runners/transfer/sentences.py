@@ -10,7 +10,8 @@ import tokenizers
 _CHUNK = 4096  # texts per call of the tokenizer: bounds its memory
 _PARAGRAPHS = re.compile(r"\n\s*\n")
 _CLOSING = "\"'”’»)\\]"
-_ENDS = re.compile(rf"(?P<mark>[.!?…]+)[{_CLOSING}]*\s+|[。！？]+[」』”’]*\s*")
+# A match begins with a run of marks and gives nothing back, or a long run would take time in its square.
+_ENDS = re.compile(rf"(?<![.!?…])(?P<mark>[.!?…]++)[{_CLOSING}]*+\s+|[。！？]++[」』”’]*+\s*")
 _CLAUSES = re.compile(r"[,;:—–-]\s|[，；：、]")
 # Words before a full stop that mostly go on.
 _ABBREVIATIONS = frozenset(["mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "vs", "no", "gen", "col", "capt", "lt"])

@@ -75,7 +75,7 @@ def predict(
         rows = iter([Row(dict(zip(("text", "text2"), given, strict=False)), given, "the text")])
     elif pair is not None:  # all lines of standard input go with the same second text
         alone = read_rows(STANDARD, "txt", ("text",))
-        rows = (Row({**row.values, "text2": pair}, (*row.texts, pair), row.place) for row in alone)
+        rows = (Row({**row.values, "text2": pair}, (*row.texts, pair), row.place, row.last) for row in alone)
     else:
         names = ("text", "text2")[: len(names)] if layout == "txt" else names
         rows = read_rows(input or STANDARD, layout, names, words=tags)

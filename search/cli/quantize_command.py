@@ -60,6 +60,9 @@ def quantize(
     else:
         _print(output, bundle, record)
     typer.echo(f"Judged by study {judge.name}.", err=json)
+    if not record.tasks and "teacher_quality" not in record.metrics:
+        note = "These are other texts than the bundle was judged by: the teacher's quality on them is not known."
+        typer.echo(note, err=True)
     if over := broken(constraint_values(plan.limits, record.costs())):
         typer.echo(f"This breaks a limit of the study: {', '.join(over)}.", err=True)
 

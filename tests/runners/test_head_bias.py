@@ -63,6 +63,16 @@ def test_classes_wholly_apart_missing_or_unlike_their_answers_have_finite_biases
     assert (three + balanced_bias(three, np.arange(60) % 3)).argmax(1).tolist() == [row % 3 for row in range(60)]
 
 
+@pytest.mark.parametrize("absent", [0, 1, 2])
+def test_a_class_without_a_text_keeps_its_bias(absent: int) -> None:
+    logits, labels = answers([-0.5, 1.5], [200, 400])
+    present = [place for place in range(3) if place != absent]
+    three = np.insert(logits, absent, -2, axis=1)
+    bias = balanced_bias(three, np.array(present)[labels])
+    assert bias[absent] == 0
+    assert bias[present] == pytest.approx(balanced_bias(logits, labels))
+
+
 @pytest.fixture(scope="module")
 def reviews(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TrialPlan, Prepared]]:
     with pytest.MonkeyPatch.context() as patch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from runners.latency import DeviceSpec
 from runners.plan import ONLY, FidelitySpec, TrialPlan
 from runners.predict import Bundle, load_bundle
 from runners.record import TrialRecord
+from runners.requantize import requantize
 from runners.teacher import load_teacher
 from runners.teacher.origin import Origin, mean_statistics, sum_of_equals
 from runners.trial import Prepared, prepare, run_trial
@@ -104,6 +106,17 @@ def test_every_task_is_judged_by_its_own_metric_on_the_file(prepared, made) -> N
         assert found.retention == pytest.approx(100 * found.quality / found.teacher_quality)
     assert (record.metric, list(record.tasks)) == ("retention", NAMES)
     assert record.quality == pytest.approx(np.mean([task.retention for task in record.tasks.values()]))
+
+
+def test_no_retention_on_splits_that_the_teachers_were_not_judged_on(plan, prepared, made, tmp_path: Path) -> None:
+    record, bundle = made
+    tasks = {name: taught.task for name, taught in prepared.tasks.items()}
+    again = requantize(bundle.folder, tmp_path / "same", tasks, plan.device, {"embedding_bits": 8}, "none")
+    assert again.metrics["source_quality"] == pytest.approx(record.quality)
+    assert again.validation_examples == record.validation_examples
+    fewer = replace(tasks["gap"], validation=tasks["gap"].validation.take(range(30)))
+    with pytest.raises(InputError, match="was judged on other validation splits: how good its teachers are"):
+        requantize(bundle.folder, tmp_path / "other", {**tasks, "gap": fewer}, plan.device, {}, "none")
 
 
 def test_bytes_and_lengths_are_those_of_all_tasks_together(prepared, made) -> None:

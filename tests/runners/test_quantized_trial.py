@@ -82,6 +82,35 @@ def test_students_can_be_rounded_after_training_and_again(sentences, tmp_path, c
         requantize(tmp_path / "bundle", tmp_path / "other", other, plan.device, bits, clipping)
 
 
+def test_a_student_judged_on_another_split_has_the_figures_of_that_split(sentences, tmp_path):
+    plan, prepared = sentences
+    config, recipe = draw(2)
+    record = run_trial(plan, prepared, 0, config, recipe, 7, tmp_path / "bundle")
+    task = prepared.tasks[ONLY].task
+    part = dataclasses.replace(task, validation=task.validation.take(range(20)))
+    bits = {"embedding_bits": 8}
+    again = requantize(tmp_path / "bundle", tmp_path / "part", {ONLY: part}, plan.device, bits, "none")
+    bundle = load_bundle(tmp_path / "bundle")
+    inputs = encode_texts(prepared.tokenizer(ONLY, len(bundle.tokens)), part.validation.texts, None)
+    logits = run_model(open_session(tmp_path / "bundle" / MODEL), inputs)
+    assert again.metrics["source_quality"] == task.quality(part.validation, logits)
+    assert again.validation_examples == {ONLY: 20}
+    assert not {"teacher_quality", "retention"} & again.metrics.keys()
+    card = (tmp_path / "part" / "README.md").read_text()
+    assert "(validation split, 20 texts)" in card
+    assert "the teacher's |" not in card
+    # Rounded once more on the same split, it has no more to tell of its teacher; as many other texts tell as little.
+    once_more = requantize(
+        tmp_path / "part", tmp_path / "more", {ONLY: part}, plan.device, {"embedding_bits": 4}, "none"
+    )
+    assert not {"teacher_quality", "retention"} & once_more.metrics.keys()
+    turned = dataclasses.replace(task.validation, labels=1 - task.validation.labels)
+    other = {ONLY: dataclasses.replace(task, validation=turned)}
+    found = requantize(tmp_path / "bundle", tmp_path / "turned", other, plan.device, bits, "none")
+    assert "teacher_quality" not in found.metrics
+    assert record.metrics.keys() >= {"teacher_quality", "retention"}
+
+
 def test_clipped_students_and_shared_layers_answer_like_their_files(sentences, tmp_path):
     plan, prepared = sentences
     config, recipe = draw(1)

@@ -370,6 +370,32 @@ def test_entities_are_as_written() -> None:
     assert as_written(found, text, spans).entities[0].text == "ab-c"
 
 
+def test_a_long_text_is_read_in_full_parts_without_encoding_its_rest_again() -> None:
+    nothing = "\x00"  # of which no piece is left
+    text = ["ab", "c"] * 100 + [nothing] * 300 + ["d"] * 3 + [nothing] * 40
+    tokenizer, given, lengths = wordpiece(SMALL, True, 8), [], []
+
+    def read(texts):
+        given.extend(map(len, texts))
+        return encode_words(tokenizer, texts)
+
+    def run(encoded):
+        lengths.extend(encoded.lengths.tolist())
+        return np.where(encoded.words.answered[:, None], np.float32([1, 0]), np.float32(np.nan))
+
+    found = tag_words([text], ["O", "B-X"], 8, read, run)[0]
+    assert [score > 0 for score in found.scores] == [word != nothing for word in text]
+    assert sum(given) < 3 * len(text)  # all that is left, each time, is more than 15 times as many
+    expected, start = [], 0
+    while start < len(text):  # what is left, each time
+        encoded = encode_words(tokenizer, [text[start:]])
+        expected.append(int(encoded.lengths[0]))
+        answered = np.flatnonzero(encoded.words.answered)
+        start += int(answered[-1]) + 1 if len(answered) else len(text)
+    parts = iter(lengths)
+    assert all(length in parts for length in expected if length > 2)  # in this order, between tries of too few words
+
+
 def test_the_card_says_what_the_file_answers(trial) -> None:
     card = (trial[1].folder / "README.md").read_text()
     assert "float32 [batch, sequence, 5] (5 tags; the first piece of a word carries its tag)" in card

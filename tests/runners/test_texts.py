@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,9 @@ def test_a_cell_may_be_long_but_not_endless(tmp_path: Path, monkeypatch: pytest.
         ("a.jsonl", '{"review": ["a"]}\n', """line 1: 'review' should be text, not ["a"]."""),
         ("a.jsonl", "[" * 100_000, "line 1 is not JSON"),
         ("a.jsonl", '{"review": "a \\ud800"}\n', "line 1: 'review' is not valid Unicode: character 3 is U+D800."),
+        ("a.jsonl", '{"review": "a"}\n{"review": "a", "x": [NaN]}\n', "a.jsonl, line 2 is not JSON: NaN. Write null"),
+        ("a.jsonl", '{"review": "a", "x": -Infinity}\n', "line 1 is not JSON: -Infinity."),
+        ("a.jsonl", '{"review": "a", "x": 1e999}\n', "line 1 has a number that is too large: 1e999."),
         ("a.csv", "", "a.csv is empty. The first line names the columns."),
         ("a.csv", "text,id\na,1\n", "a.csv has no column 'review'; it has text, id."),
         ("a.csv", "review,id\na,1\nb\n", "a.csv, line 3 has 1 cells, but there are 2 columns."),
@@ -99,6 +104,7 @@ def test_a_cell_may_be_long_but_not_endless(tmp_path: Path, monkeypatch: pytest.
         ("a.tsv", 'review\na\n"', "a.tsv, line 3 opens a quote that is not closed."),
         ("a.csv", 'review\na\n"b\nc\n', "a.csv, line 3 opens a quote that is not closed."),
         ("a.csv", '"review,id\na,1\n', "a.csv, line 1 opens a quote that is not closed."),
+        ("a.tsv", 'review\tid\nx\t0\n"a\t1\nb\t2\nc"\t3\nd\t4\n', "a.tsv, line 3: a cell begins with a quote and runs"),
         ("a.csv", "review,x,x\na,1,2\n", "a.csv, line 1 names 'x' twice: one of the two would be lost."),
         ("a.jsonl", '{"review": "a", "review": "b"}\n', "a.jsonl, line 1 names 'review' twice"),
         ("a.jsonl", '{"review": "a"}\n{"review": "a", "x": {"y": 1, "y": 2}}\n', "a.jsonl, line 2 names 'y' twice"),
@@ -180,6 +186,29 @@ def test_answers_keep_the_order_and_do_not_depend_on_the_batch(texts: Bundle) ->
     assert ask(4)[:20] == pytest.approx(alone, abs=1e-4)
     assert ask(1) == pytest.approx(ask(64), abs=1e-4)
     assert max(alone) - min(alone) > 1e-3
+
+
+@pytest.mark.parametrize("layout", ["txt", "jsonl", "csv"])
+def test_what_a_pipe_brought_is_answered_before_more_is_waited_for(
+    texts: Bundle, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [f"film {number}" for number in range(2000)]
+    lines = [f"{json.dumps({'text': row}) if layout == 'jsonl' else row}\n" for row in rows]
+    reading, writing = os.pipe()
+    with open(reading) as stdin, open(writing, "w", encoding="utf-8") as writer:
+        monkeypatch.setattr("sys.stdin", stdin)
+        answers = answer_rows(texts, read_rows("-", layout, ("text",)), 4)
+        writer.write("text\n" * (layout == "csv") + lines[0] + lines[1] + lines[2][:3])  # a line is on its way
+        writer.flush()
+        late = threading.Timer(20, writer.close)  # else who waits for the end would do so for ever
+        late.start()
+        found = [next(answers), next(answers)]
+        late.cancel()
+        assert not writer.closed
+        writer.write(lines[2][3:] + "".join(lines[3:]))
+        writer.close()
+        found += answers
+    assert [row.texts[0] for row, _ in found] == rows
 
 
 def test_no_more_than_a_window_is_held(texts: Bundle) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import time
+
 import pytest
 import tokenizers
 from hypothesis import example, given, settings
@@ -83,3 +86,22 @@ def test_long_sentences_are_halved_at_commas_then_at_spaces(tokenizer: tokenizer
     many = fit(["word " * 1000], tokenizer, 62)[0]
     assert 17 <= len(many) <= 24  # 17 is the least
     assert min(len(part.split()) for part in many) > 30  # no crumbs
+
+
+@pytest.mark.parametrize("run", [".", "!", "?.", '."', "。"])
+def test_long_runs_of_marks_take_no_longer_than_other_text(run: str) -> None:
+    text = "a" + run * 40_000 + "b"  # in time that grows with its square: 18 s
+    begin = time.monotonic()
+    sentences = split_sentences(text)
+    assert time.monotonic() - begin < 5
+    assert "".join(sentences) == text
+
+
+@settings(max_examples=500, deadline=None)
+@given(text=st.text(".!?…\"')]。！？」”’ \nabA", max_size=30))
+def test_runs_of_marks_end_sentences_as_single_marks_do(text: str) -> None:
+    simple = re.compile("(?P<mark>[.!?…]+)[\"'”’»)\\]]*\\s+|[。！？]+[」』”’]*\\s*")
+    with pytest.MonkeyPatch.context() as patch:
+        found = split_sentences(text)
+        patch.setattr("runners.transfer.sentences._ENDS", simple)
+        assert split_sentences(text) == found
