@@ -373,7 +373,7 @@ def test_entities_are_as_written() -> None:
 def test_a_long_text_is_read_in_full_parts_without_encoding_its_rest_again() -> None:
     nothing = "\x00"  # of which no piece is left
     text = ["ab", "c"] * 100 + [nothing] * 300 + ["d"] * 3 + [nothing] * 40
-    tokenizer, given, lengths = wordpiece(SMALL, True, 8), [], []
+    tokenizer, given, lengths = wordpiece(SMALL, Normalization(), 8), [], []
 
     def read(texts):
         given.extend(map(len, texts))
