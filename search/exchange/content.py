@@ -169,10 +169,26 @@ def frozen_trial(trial: TrialContent, distributions: Sequence[Any], folder: Path
             intermediate_values=trial.intermediate,
             trial_id=trial.number,
         )
-        found._validate()
+        _check(found)
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise InputError(f"Trial {trial.number} of the archive contradicts itself: {error}.") from None
+        reason = str(error).rstrip(".")
+        raise InputError(f"Trial {trial.number} of the archive contradicts itself: {reason}.") from None
     return found
+
+
+def _check(trial: FrozenTrial) -> None:
+    """Optuna's own check, which asks of all that did not wait when they began.
+
+    What is withdrawn from the queue has ended but never began.
+
+    Raises:
+        ValueError: it contradicts itself.
+    """
+    began = trial.datetime_start
+    if trial.state == TrialState.FAIL and began is None:
+        trial.datetime_start = trial.datetime_complete
+    trial._validate()
+    trial.datetime_start = began
 
 
 def study_text(content: StudyContent) -> bytes:

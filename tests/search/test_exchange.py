@@ -27,8 +27,11 @@ from search.exchange.archive import Manifest, write_archive
 from search.exchange.content import read_contents, trials_text
 from search.exchange.table import parquet
 from search.resuming import check_bundles_own, check_no_bundles, check_unchanged, claim_bundles, have_moved
+from search.states import FROM, state_of
 from search.storage import default_url, open_storage
 from search.study import load_study, study_folder
+from search.warm_start import WARM_START, withdraw
+from search.warm_start.agreement import JUDGED
 from space.errors import InputError
 
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
@@ -147,6 +150,30 @@ def test_a_study_with_an_error_that_no_file_can_hold_is_read_and_moved(
     elsewhere()
     import_study(again)
     assert load_study("toy").trial(trial.number).error == "?"
+
+
+def test_a_study_with_withdrawn_trials_is_moved(engine: Any, elsewhere: Callable[..., None], tmp_path: Path) -> None:
+    """What a warm start queued and took back has ended without a beginning."""
+    finished = [trial for trial in engine.study.trials if trial.values is not None]
+    assert len(finished) >= JUDGED
+    quality = engine.study.directions.index(optuna.study.StudyDirection.MAXIMIZE)
+    configurations = [
+        {"study": "old", "trial": trial.number, "quality": -trial.values[quality], "params": trial.params}
+        for trial in finished
+    ]
+    engine.study.set_user_attr(WARM_START, {"sources": [], "configurations": configurations, "knowledge": []})
+    engine.study.enqueue_trial(finished[0].params, user_attrs={FROM: {"study": "old", "trial": 0, "place": 0}})
+    assert withdraw(engine.study) == 1
+    before = engine.study.trials[-1]
+    assert (state_of(before), before.datetime_start) == ("orphaned", None)
+    export_study("toy", tmp_path / "toy.zip", "none")
+    elsewhere()
+    import_study(tmp_path / "toy.zip")
+    after = optuna.load_study(study_name="toy", storage=default_url()).trials[-1]
+    assert (state_of(after), after.datetime_start) == ("orphaned", None)
+    assert after.datetime_complete == before.datetime_complete
+    export_study("toy", tmp_path / "again.zip", "none")
+    assert (tmp_path / "toy.zip").read_bytes() == (tmp_path / "again.zip").read_bytes()
 
 
 def test_imported_study_goes_on_as_the_original_does(
@@ -364,6 +391,12 @@ def lost_trial(found: dict[str, bytes]) -> None:
     found["trials.jsonl"] = b"".join(found["trials.jsonl"].splitlines(keepends=True)[1:])
 
 
+def no_beginning(found: dict[str, bytes]) -> None:
+    lines = [json.loads(line) for line in found["trials.jsonl"].splitlines()]
+    lines[0]["started"] = None
+    found["trials.jsonl"] = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
 def new_field(found: dict[str, bytes]) -> None:
     content = json.loads(found["study.json"])
     content["attributes"]["study_file"]["cloud"] = 1
@@ -375,6 +408,7 @@ def new_field(found: dict[str, bytes]) -> None:
     [
         (other_place, "bundle is '/etc'"),
         (lost_trial, "line 1: holds trial 1, not 0"),
+        (no_beginning, r"Trial 0 .* when the trial state is not waiting\.$"),
         (new_field, "another version of Shoebox"),
     ],
 )
