@@ -77,8 +77,8 @@ def _nearest(dimension: Choices | Range, value: Any) -> Any:
         if value > 0 and min(numbers) > 0:  # widths, bits, rates: what counts is the ratio
             return min(numbers, key=lambda choice: (abs(math.log(choice / value)), choice))
         return min(numbers, key=lambda choice: (abs(choice - value), choice))
-    inside = min(max(value, dimension.low), dimension.high)
+    inside = min(max(value, dimension.low), dimension.last)
     if dimension.step is not None:
-        most = math.floor((dimension.high - dimension.low) / dimension.step + 1e-9)
-        inside = dimension.low + min(round((inside - dimension.low) / dimension.step), most) * dimension.step
+        steps = round((inside - dimension.low) / dimension.step)
+        inside = min(dimension.low + steps * dimension.step, dimension.last)  # a sum of steps may come out above it
     return round(inside) if dimension.whole else inside

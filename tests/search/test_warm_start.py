@@ -101,6 +101,18 @@ def test_configurations_of_another_space_are_brought_into_this_one() -> None:
     other.from_params(found.params)
 
 
+@pytest.mark.parametrize(("low", "high", "step"), [(0.1, 0.7, 0.2), (0.1, 0.75, 0.2), (0.1, 0.7, 0.1), (0.0, 0.3, 0.1)])
+def test_a_value_beyond_a_range_in_steps_gives_way_to_its_last(low: float, high: float, step: float) -> None:
+    """0.1 + 3 * 0.2 is a little above 0.7."""
+    steps = JointSpace(SpaceSpec(recipe={"label_weight": {"low": low, "high": high, "step": step}}))
+    for trial in drawn(20):
+        for value, nearest in ((1.0, steps.spec.recipe.label_weight.last), (0.0, low), (low + 0.9 * step, low + step)):
+            found = adapt(steps, {**trial.values, "recipe.label_weight": value})
+            assert found is not None
+            assert found.params["recipe.label_weight"] == pytest.approx(nearest)
+            steps.from_params(found.params)
+
+
 def test_limits_are_those_of_the_new_study_and_the_choice_is_diverse() -> None:
     trials = drawn(200)
     found, tally = taken(trials, limit=600_000)
