@@ -38,7 +38,13 @@ def flat_values(config: StudentConfig, recipe: Recipe) -> dict[str, Any]:
 
 
 def adapt(space: JointSpace, values: Mapping[str, Any]) -> Adapted | None:
-    """The configuration of a space that is nearest to `flat_values`; None if what comes out cannot be built."""
+    """The configuration of a space that is nearest to `flat_values`.
+
+    None if what comes out cannot be built, or would be of another family: its parameters have nothing in common with
+    these, so that all of it would be first values, under a quality that tells nothing of them.
+    """
+    if values.get("family", space.spec.families[0]) not in space.spec.families:
+        return None
     moved, filled = [], []
 
     def choose(name: str, dimension: Choices | Range) -> Any:
