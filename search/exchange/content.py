@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import optuna
-from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from objectives.pareto import Direction
 from search.states import DRIVERS, RECORD
 from search.study import BUNDLES_OWNER, IMPORTED, OVERRIDES, STUDY_FILE
+from search.trial_reader import described
 from space.errors import InputError
 
 _NAME = "name"
@@ -161,7 +162,7 @@ def frozen_trial(trial: TrialContent, distributions: Sequence[Any], folder: Path
             datetime_complete=trial.ended,
             params=dict(trial.params),
             distributions={
-                name: json_to_distribution(json.dumps(distributions[place]))
+                name: described(json.dumps(distributions[place]))  # one object for all trials
                 for name, place in trial.distributions.items()
             },
             user_attrs=attributes,

@@ -18,10 +18,11 @@ import optuna
 import pyarrow.parquet
 import pytest
 from helpers.bundles import record_of, write_bundle
-from optuna.storages import RDBStorage
 
 from runners.bundle import read_config
 from runners.record import TrialRecord
+from search import direct_storage
+from search.direct_storage import DirectStorage
 from search.exchange import export_study, import_study
 from search.exchange.archive import Manifest, write_archive
 from search.exchange.content import read_contents, trials_text
@@ -446,7 +447,8 @@ def killed_import(path: Path, step: int) -> int:
 
         return call
 
-    for owner, name in ((RDBStorage, "create_new_trial"), (optuna.Study, "set_user_attr"), (Path, "rename")):
+    direct_storage.TOGETHER = 1  # in this process alone
+    for owner, name in ((DirectStorage, "_add_next"), (optuna.Study, "set_user_attr"), (Path, "rename")):
         setattr(owner, name, dying(getattr(owner, name)))
     try:
         import_study(path)
@@ -471,6 +473,22 @@ def test_killed_import_leaves_no_study_and_is_done_again(
     elsewhere("whole")
     assert killed_import(path, last + 1) == 0
     assert [record.trial for record in load_study("toy").pareto()] == front
+
+
+def test_every_storage_takes_the_same_trials(
+    archive: Path, tmp_path: Path, elsewhere: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours in few transactions; those that write as Optuna does, one trial after the other."""
+    import_study(archive, "toy")
+    elsewhere("third")
+    monkeypatch.setattr("search.storage.OLDEST_SQLITE", (99,))
+    import_study(archive, "toy")
+    assert not isinstance(open_storage(default_url()), DirectStorage)
+    one, other = (
+        [line.replace(str(tmp_path / home), "") for line in stored(tmp_path / home / "studies.db")]
+        for home in ("other", "third")
+    )
+    assert one == other
 
 
 def test_table_for_pandas(engine: Any, tmp_path: Path) -> None:
