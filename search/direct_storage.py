@@ -116,7 +116,7 @@ class DirectStorage(StudyStorage):
             KeyError: there is no such study.
             ValueError: a parameter has distributions that are not compatible; nothing is written.
         """
-        _check_compatible(trials)
+        check_compatible(trials)
         there = failed = 0
         while there < len(trials):
             try:
@@ -177,12 +177,20 @@ def _replacement(dialect: str, table: Any, *key: str) -> Any:
     return insertion.on_conflict_do_update(index_elements=key, set_=others)
 
 
-def _check_compatible(trials: Sequence[FrozenTrial]) -> None:
+def check_compatible(trials: Sequence[FrozenTrial]) -> None:
+    """Check that parameters of the same name have distributions that Optuna takes for one study.
+
+    Raises:
+        ValueError: they do not; names the trial and the parameter.
+    """
     first: dict[str, BaseDistribution] = {}
     for trial in trials:
         for name, distribution in trial.distributions.items():
             if (before := first.setdefault(name, distribution)) is not distribution:
-                check_distribution_compatibility(before, distribution)
+                try:
+                    check_distribution_compatibility(before, distribution)
+                except ValueError as error:
+                    raise ValueError(f"trial {trial.number}: parameter {name!r}: {error}") from None
 
 
 def _trial_row(study_id: int, number: int, trial: FrozenTrial) -> dict[str, Any]:

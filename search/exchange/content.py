@@ -25,6 +25,7 @@ from search.trial_reader import described
 from space.errors import InputError
 
 _NAME = "name"
+_STEPS = 2**31  # what an integer of a database holds
 _STATES = "^(RUNNING|COMPLETE|PRUNED|FAIL|WAITING)$"
 
 
@@ -65,10 +66,10 @@ class TrialContent(BaseModel):
     state: Annotated[str, Field(pattern=_STATES)]
     values: list[float] | None
     params: dict[str, int | float | str]
-    distributions: dict[str, int]
+    distributions: dict[str, Annotated[int, Field(ge=0)]]
     attributes: dict[str, Any]
     system_attributes: dict[str, Any]
-    intermediate: dict[int, float]
+    intermediate: dict[Annotated[int, Field(ge=-_STEPS, lt=_STEPS)], float]
     started: datetime | None
     ended: datetime | None
 
@@ -171,7 +172,7 @@ def frozen_trial(trial: TrialContent, distributions: Sequence[Any], folder: Path
             trial_id=trial.number,
         )
         _check(found)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
         reason = str(error).rstrip(".")
         raise InputError(f"Trial {trial.number} of the archive contradicts itself: {reason}.") from None
     return found

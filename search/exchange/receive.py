@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 from runners.bundle import new_folder
 from search.direct_storage import DirectStorage
 from search.exchange.archive import Archive, open_archive
+from search.exchange.check import check_contents, check_distributions
 from search.exchange.content import (
     StudyContent,
     TrialContent,
@@ -85,7 +86,9 @@ def import_study(path: Path, name: str | None = None, storage: str | None = None
         if len(content.directions) != len(file.objectives):
             raise InputError(f"{path}: study.json has other objectives than its study file.")
         folder = study_folder(name)
+        check_contents(content, trials, str(path))
         frozen = [frozen_trial(trial, content.distributions, folder) for trial in trials]
+        check_distributions(frozen, str(path))
         refusal = f"Study {name!r} is being searched or imported by another process right now."
         url = storage or default_url()
         opened = open_storage(url)

@@ -404,9 +404,57 @@ def new_field(found: dict[str, bytes]) -> None:
     found["study.json"] = json.dumps(content).encode()
 
 
+def in_trial(key: str, change: Callable[[Any], Any]) -> Callable[[dict[str, bytes]], None]:
+    """Change what the first trial with a record has of a key."""
+
+    def changed(found: dict[str, bytes]) -> None:
+        trials = [json.loads(line) for line in found["trials.jsonl"].splitlines()]
+        trial = next(trial for trial in trials if "record" in trial["attributes"])
+        trial[key] = change(trial[key])
+        found["trials.jsonl"] = b"".join(json.dumps(trial).encode() + b"\n" for trial in trials)
+
+    return changed
+
+
+def in_record(**fields: Any) -> Callable[[dict[str, bytes]], None]:
+    return in_trial("attributes", lambda attributes: {**attributes, "record": {**attributes["record"], **fields}})
+
+
+def in_system(**values: Any) -> Callable[[dict[str, bytes]], None]:
+    return in_trial("system_attributes", lambda attributes: {**attributes, **values})
+
+
+def two_kinds(found: dict[str, bytes]) -> None:
+    content = json.loads(found["study.json"])
+    other = {"name": "FloatDistribution", "attributes": {"low": 0.0, "high": 1e6, "step": None, "log": False}}
+    content["distributions"].append(other)
+    found["study.json"] = json.dumps(content).encode()
+    trials = [json.loads(line) for line in found["trials.jsonl"].splitlines()]
+    last = [trial for trial in trials if "width" in trial["params"]][-1]
+    last["distributions"]["width"] = len(content["distributions"]) - 1
+    found["trials.jsonl"] = b"".join(json.dumps(trial).encode() + b"\n" for trial in trials)
+
+
+def list_on_arm(found: dict[str, bytes]) -> None:
+    content = json.loads(found["study.json"])
+    content["attributes"]["on_arm"] = [1]
+    found["study.json"] = json.dumps(content).encode()
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
+        (two_kinds, r"changed.zip: trial \d+: parameter 'width': Cannot set different .* name\. Another"),
+        (list_on_arm, r"study.json: attributes.on_arm: Input should be a valid dict"),
+        (in_trial("values", lambda values: values[:1]), r"trial \d+: values: 1 for 2 objectives"),
+        (in_trial("intermediate", lambda steps: {2**70: 1.0}), r"trials.jsonl, line \d+: intermediate.1180591620717"),
+        (in_trial("distributions", lambda places: dict.fromkeys(places, -1)), r"line \d+: distributions\.\w+"),
+        (in_system(constraints="x"), r"trial \d+: system_attributes.constraints: Input should be a valid list"),
+        (in_system(**{"constraints:ms": "0"}), r"trial \d+: system_attributes.constraints:ms: Input should be"),
+        (in_trial("params", lambda params: {**params, "width": 10**400}), r"Trial \d+ .* contradicts itself"),
+        (in_record(seconds=None), r"trial \d+: attributes.record.seconds: Input should be"),
+        (in_record(cloud=1), r"trial \d+: attributes.record.cloud: Extra inputs are not permitted"),
+        (in_trial("attributes", lambda attributes: {**attributes, "record": [1]}), r"trial \d+: attributes.record"),
         (other_place, "bundle is '/etc'"),
         (lost_trial, "line 1: holds trial 1, not 0"),
         (no_beginning, r"Trial 0 .* when the trial state is not waiting\.$"),
