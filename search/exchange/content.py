@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import optuna
-from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from objectives.pareto import Direction
 from search.states import DRIVERS, RECORD
 from search.study import BUNDLES_OWNER, IMPORTED, OVERRIDES, STUDY_FILE
+from search.trial_reader import described
 from space.errors import InputError
 
 _NAME = "name"
+_STEPS = 2**31  # what an integer of a database holds
 _STATES = "^(RUNNING|COMPLETE|PRUNED|FAIL|WAITING)$"
 
 
@@ -64,10 +66,10 @@ class TrialContent(BaseModel):
     state: Annotated[str, Field(pattern=_STATES)]
     values: list[float] | None
     params: dict[str, int | float | str]
-    distributions: dict[str, int]
+    distributions: dict[str, Annotated[int, Field(ge=0)]]
     attributes: dict[str, Any]
     system_attributes: dict[str, Any]
-    intermediate: dict[int, float]
+    intermediate: dict[Annotated[int, Field(ge=-_STEPS, lt=_STEPS)], float]
     started: datetime | None
     ended: datetime | None
 
@@ -161,7 +163,7 @@ def frozen_trial(trial: TrialContent, distributions: Sequence[Any], folder: Path
             datetime_complete=trial.ended,
             params=dict(trial.params),
             distributions={
-                name: json_to_distribution(json.dumps(distributions[place]))
+                name: described(json.dumps(distributions[place]))  # one object for all trials
                 for name, place in trial.distributions.items()
             },
             user_attrs=attributes,
@@ -169,10 +171,26 @@ def frozen_trial(trial: TrialContent, distributions: Sequence[Any], folder: Path
             intermediate_values=trial.intermediate,
             trial_id=trial.number,
         )
-        found._validate()
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise InputError(f"Trial {trial.number} of the archive contradicts itself: {error}.") from None
+        _check(found)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
+        reason = str(error).rstrip(".")
+        raise InputError(f"Trial {trial.number} of the archive contradicts itself: {reason}.") from None
     return found
+
+
+def _check(trial: FrozenTrial) -> None:
+    """Optuna's own check, which asks of all that did not wait when they began.
+
+    What is withdrawn from the queue has ended but never began.
+
+    Raises:
+        ValueError: it contradicts itself.
+    """
+    began = trial.datetime_start
+    if trial.state == TrialState.FAIL and began is None:
+        trial.datetime_start = trial.datetime_complete
+    trial._validate()
+    trial.datetime_start = began
 
 
 def study_text(content: StudyContent) -> bytes:

@@ -13,7 +13,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
 from runners.bundle import new_folder
+from search.direct_storage import DirectStorage
 from search.exchange.archive import Archive, open_archive
+from search.exchange.check import check_contents, check_distributions
 from search.exchange.content import (
     StudyContent,
     TrialContent,
@@ -84,7 +86,9 @@ def import_study(path: Path, name: str | None = None, storage: str | None = None
         if len(content.directions) != len(file.objectives):
             raise InputError(f"{path}: study.json has other objectives than its study file.")
         folder = study_folder(name)
+        check_contents(content, trials, str(path))
         frozen = [frozen_trial(trial, content.distributions, folder) for trial in trials]
+        check_distributions(frozen, str(path))
         refusal = f"Study {name!r} is being searched or imported by another process right now."
         url = storage or default_url()
         opened = open_storage(url)
@@ -139,8 +143,7 @@ def _create(
     study = create_study(opened, name, content.directions, {IMPORTED: {"from": archive.manifest.study, **versions}})
     bundles = folder / "trials"
     try:
-        for trial in frozen:
-            opened.create_new_trial(study._study_id, template_trial=trial)
+        _add(opened, study._study_id, frozen)
         for key, value in content.system_attributes.items():
             opened.set_study_system_attr(study._study_id, key, value)
         attributes = attributes_for(content, name)
@@ -155,6 +158,14 @@ def _create(
         shutil.rmtree(bundles, ignore_errors=True)
         optuna.delete_study(study_name=name, storage=opened)
         raise
+
+
+def _add(opened: RDBStorage, study_id: int, frozen: Sequence[FrozenTrial]) -> None:
+    if isinstance(opened, DirectStorage):
+        opened.add_trials(study_id, frozen)
+        return
+    for trial in frozen:
+        opened.create_new_trial(study_id, template_trial=trial)
 
 
 def _remove_staged(folder: Path) -> None:

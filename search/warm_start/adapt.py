@@ -38,7 +38,13 @@ def flat_values(config: StudentConfig, recipe: Recipe) -> dict[str, Any]:
 
 
 def adapt(space: JointSpace, values: Mapping[str, Any]) -> Adapted | None:
-    """The configuration of a space that is nearest to `flat_values`; None if what comes out cannot be built."""
+    """The configuration of a space that is nearest to `flat_values`.
+
+    None if what comes out cannot be built, or would be of another family: its parameters have nothing in common with
+    these, so that all of it would be first values, under a quality that tells nothing of them.
+    """
+    if values.get("family", space.spec.families[0]) not in space.spec.families:
+        return None
     moved, filled = [], []
 
     def choose(name: str, dimension: Choices | Range) -> Any:
@@ -77,8 +83,8 @@ def _nearest(dimension: Choices | Range, value: Any) -> Any:
         if value > 0 and min(numbers) > 0:  # widths, bits, rates: what counts is the ratio
             return min(numbers, key=lambda choice: (abs(math.log(choice / value)), choice))
         return min(numbers, key=lambda choice: (abs(choice - value), choice))
-    inside = min(max(value, dimension.low), dimension.high)
+    inside = min(max(value, dimension.low), dimension.last)
     if dimension.step is not None:
-        most = math.floor((dimension.high - dimension.low) / dimension.step + 1e-9)
-        inside = dimension.low + min(round((inside - dimension.low) / dimension.step), most) * dimension.step
+        steps = round((inside - dimension.low) / dimension.step)
+        inside = min(dimension.low + steps * dimension.step, dimension.last)  # a sum of steps may come out above it
     return round(inside) if dimension.whole else inside

@@ -52,7 +52,7 @@ class Tally:
     Attributes:
         trials: looked at.
         infeasible: that break a limit of the new study.
-        unfit: that cannot be built in the new space.
+        unfit: that cannot be built in the new space, as those of a family that it lacks.
         moved, filled: parameters that gave way to the nearest value, or were missing; by name, with their number.
     """
 

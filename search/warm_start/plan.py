@@ -285,19 +285,23 @@ def _tell(sources: Sequence[Source], tally: Tally) -> None:
     if not sources:
         logger.info("Warm start: no study in the storage is similar enough; this one starts cold.")
         return
-    parts = ", ".join(f"{s.chosen} of {s.study} (similarity {s.similarity:.2f})" for s in sources)
-    logger.info("Warm start: configurations of older studies are tried first: %s.", parts)
+    if any(source.chosen for source in sources):
+        parts = ", ".join(f"{s.chosen} of {s.study} (similarity {s.similarity:.2f})" for s in sources)
+        logger.info("Warm start: configurations of older studies are tried first: %s.", parts)
+    else:
+        names = ", ".join(source.study for source in sources)
+        logger.warning("Warm start: no trial of %s is of use here; this study starts cold.", names)
     remarks = []
     if tally.infeasible:
-        remarks.append(f"{tally.infeasible} of their {tally.trials} trials break a limit here")
+        remarks.append(f"{tally.infeasible} break a limit here")
     if tally.unfit:
-        remarks.append(f"{tally.unfit} cannot be built here")
+        remarks.append(f"{tally.unfit} cannot be built in this space")
     if tally.moved:
         remarks.append(f"{sum(tally.moved.values())} values were moved into this space ({_most(tally.moved)})")
     if tally.filled:
         remarks.append(f"{sum(tally.filled.values())} missing ones have its first value ({_most(tally.filled)})")
     if remarks:
-        logger.info("Of these studies, %s.", "; ".join(remarks))
+        logger.info("Of their %d trials, %s.", tally.trials, "; ".join(remarks))
 
 
 def _most(counts: dict[str, int]) -> str:

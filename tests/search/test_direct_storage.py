@@ -13,7 +13,8 @@ from typing import Any
 import optuna
 import pytest
 from helpers.postgresql_server import PostgresServer
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -86,6 +87,109 @@ def test_what_is_written_is_what_optuna_writes(storage_url: str, far_west: None)
     made = ours._create_new_trial(1)
     assert shown(made) == shown(own.get_trial(made._trial_id))
     assert made.datetime_start == own.get_trial(made._trial_id).datetime_start
+
+
+def frozen(number: int, state: TrialState, **more: Any) -> FrozenTrial:
+    began, ended = datetime(2026, 3, 8, 1, 59, 59, 123456), datetime(2026, 11, 1, 1, 30, 0, 5)
+    given: dict[str, Any] = {"values": None, "params": {}, "distributions": {}, "user_attrs": {}, "system_attrs": {}}
+    given |= {"intermediate_values": {}, "value": None, "trial_id": number, "datetime_complete": None}
+    given["datetime_start"] = None if state == TrialState.WAITING else began + timedelta(minutes=number)
+    if state.is_finished():
+        given["datetime_complete"] = ended + timedelta(minutes=number)
+    return FrozenTrial(number=number, state=state, **given | more)
+
+
+def every_kind() -> list[FrozenTrial]:
+    distributions = {
+        "rate": FloatDistribution(1e-4, 1e-2, log=True),
+        "share": FloatDistribution(0.1, 0.7, step=0.2),
+        "depth": IntDistribution(1, 9, step=2),
+        "kind": CategoricalDistribution(["a", None, 2, 0.5, True]),
+    }
+    params = {"kind": True, "rate": 1e-4, "depth": 3, "share": 0.1 + 2 * 0.2}  # in another order
+    attributes = {"record": {"of": [1, None, "\u00e4\udcff", math.nan, -math.inf, 1e-05, 10**20]}, "ä": None}
+    steps = {3: math.inf, 1: -math.inf, 2: math.nan, 10: 0.1, -(2**31): 0.1 + 0.2}
+    described: dict[str, Any] = {"params": params, "distributions": distributions}
+    rest = {name: distribution for name, distribution in distributions.items() if name != "kind"}
+    return [
+        frozen(0, TrialState.COMPLETE, values=[0.1 + 0.2, math.inf], user_attrs=attributes, **described),
+        frozen(1, TrialState.COMPLETE, values=[-math.inf, 1e-310], intermediate_values=steps),
+        frozen(2, TrialState.WAITING, system_attrs={"fixed_params": params, "constraints": [0.5]}),
+        frozen(3, TrialState.RUNNING, user_attrs=attributes, intermediate_values=steps, **described),
+        frozen(4, TrialState.PRUNED, system_attrs={"constraints:ms": -1.0}, intermediate_values=steps),
+        frozen(5, TrialState.FAIL, user_attrs={"error": "no"}),
+        frozen(6, TrialState.FAIL, datetime_start=None, user_attrs={"orphaned": True}),  # taken back from the queue
+        frozen(7, TrialState.RUNNING, params={n: params[n] for n in rest}, distributions=rest),
+    ]
+
+
+def whole(trial: FrozenTrial) -> tuple[Any, ...]:
+    """All that there is of a trial but its id; as text, in which NaN is equal to NaN, and True is not 1."""
+    moments = trial.datetime_start, trial.datetime_complete
+    return tuple(map(repr, (*shown(trial), trial.params, trial.distributions, trial.intermediate_values, moments)))
+
+
+@pytest.mark.parametrize("together", [1, 3, 500])
+def test_trials_that_are_added_together_are_those_that_optuna_adds(
+    storage_url: str, together: int, far_west: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.direct_storage.TOGETHER", together)
+    ours, own = direct(storage_url), optunas_own(storage_url)
+    assert isinstance(ours, DirectStorage)
+    ours.create_new_trial(ours.create_new_study(BOTH))  # ids are no numbers
+    added, wanted = (storage.create_new_study(BOTH) for storage in (ours, own))
+    for trial in every_kind():
+        own.create_new_trial(wanted, trial)
+    ours.add_trials(added, every_kind())
+    for reader in (own, ours):
+        found, expected = ([whole(trial) for trial in reader.get_all_trials(study)] for study in (added, wanted))
+        assert found == expected
+    assert [trial.number for trial in own.get_all_trials(added)] == list(range(8))
+    ids = [trial._trial_id for trial in own.get_all_trials(added)]
+    assert ids == sorted(ids)
+    assert ours.create_new_trial(added) > ids[-1]
+    with pytest.raises(KeyError):
+        ours.add_trials(added + 100, every_kind())
+
+
+@pytest.mark.parametrize(
+    "other", [IntDistribution(1, 9), FloatDistribution(1e-4, 1e-2), CategoricalDistribution([0.001])]
+)
+def test_trials_whose_parameters_have_other_distributions_are_not_added(storage_url: str, other: Any) -> None:
+    storage = direct(storage_url)
+    assert isinstance(storage, DirectStorage)
+    study = storage.create_new_study(BOTH)
+    wrong = frozen(8, TrialState.RUNNING, params={"rate": other.to_external_repr(0)}, distributions={"rate": other})
+    with pytest.raises(ValueError, match="to the same parameter name"):
+        storage.add_trials(study, [*every_kind(), wrong])
+    assert storage.get_all_trials(study) == []
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_trials_are_added_once_though_the_connection_breaks(
+    storage_url: str, before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before or after the server has done what it was asked for."""
+    monkeypatch.setattr("search.direct_storage.TOGETHER", 3)
+    storage = direct(storage_url)
+    assert isinstance(storage, DirectStorage)
+    study, adding, left = storage.create_new_study(BOTH), storage._add_next, [1, 1, 1, 0, 1, 0]
+
+    def breaking(*given: Any) -> int:
+        breaks = left and left.pop()
+        if breaks and before:
+            raise StorageInternalError
+        there = adding(*given)
+        if breaks:
+            raise StorageInternalError
+        return there
+
+    monkeypatch.setattr(storage, "_add_next", breaking)
+    storage.add_trials(study, every_kind())
+    assert [trial.number for trial in storage.get_all_trials(study)] == list(range(8))
+    left[:] = [1] * 9
+    with pytest.raises(StorageInternalError):
+        storage.add_trials(storage.create_new_study(BOTH), every_kind())
 
 
 def test_what_has_finished_or_is_not_there_is_refused(storage_url: str) -> None:

@@ -18,17 +18,21 @@ import optuna
 import pyarrow.parquet
 import pytest
 from helpers.bundles import record_of, write_bundle
-from optuna.storages import RDBStorage
 
 from runners.bundle import read_config
 from runners.record import TrialRecord
+from search import direct_storage
+from search.direct_storage import DirectStorage
 from search.exchange import export_study, import_study
 from search.exchange.archive import Manifest, write_archive
 from search.exchange.content import read_contents, trials_text
 from search.exchange.table import parquet
 from search.resuming import check_bundles_own, check_no_bundles, check_unchanged, claim_bundles, have_moved
+from search.states import FROM, state_of
 from search.storage import default_url, open_storage
 from search.study import load_study, study_folder
+from search.warm_start import WARM_START, withdraw
+from search.warm_start.agreement import JUDGED
 from space.errors import InputError
 
 Shoebox = Callable[..., subprocess.CompletedProcess[str]]
@@ -147,6 +151,30 @@ def test_a_study_with_an_error_that_no_file_can_hold_is_read_and_moved(
     elsewhere()
     import_study(again)
     assert load_study("toy").trial(trial.number).error == "?"
+
+
+def test_a_study_with_withdrawn_trials_is_moved(engine: Any, elsewhere: Callable[..., None], tmp_path: Path) -> None:
+    """What a warm start queued and took back has ended without a beginning."""
+    finished = [trial for trial in engine.study.trials if trial.values is not None]
+    assert len(finished) >= JUDGED
+    quality = engine.study.directions.index(optuna.study.StudyDirection.MAXIMIZE)
+    configurations = [
+        {"study": "old", "trial": trial.number, "quality": -trial.values[quality], "params": trial.params}
+        for trial in finished
+    ]
+    engine.study.set_user_attr(WARM_START, {"sources": [], "configurations": configurations, "knowledge": []})
+    engine.study.enqueue_trial(finished[0].params, user_attrs={FROM: {"study": "old", "trial": 0, "place": 0}})
+    assert withdraw(engine.study) == 1
+    before = engine.study.trials[-1]
+    assert (state_of(before), before.datetime_start) == ("orphaned", None)
+    export_study("toy", tmp_path / "toy.zip", "none")
+    elsewhere()
+    import_study(tmp_path / "toy.zip")
+    after = optuna.load_study(study_name="toy", storage=default_url()).trials[-1]
+    assert (state_of(after), after.datetime_start) == ("orphaned", None)
+    assert after.datetime_complete == before.datetime_complete
+    export_study("toy", tmp_path / "again.zip", "none")
+    assert (tmp_path / "toy.zip").read_bytes() == (tmp_path / "again.zip").read_bytes()
 
 
 def test_imported_study_goes_on_as_the_original_does(
@@ -364,17 +392,72 @@ def lost_trial(found: dict[str, bytes]) -> None:
     found["trials.jsonl"] = b"".join(found["trials.jsonl"].splitlines(keepends=True)[1:])
 
 
+def no_beginning(found: dict[str, bytes]) -> None:
+    lines = [json.loads(line) for line in found["trials.jsonl"].splitlines()]
+    lines[0]["started"] = None
+    found["trials.jsonl"] = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
 def new_field(found: dict[str, bytes]) -> None:
     content = json.loads(found["study.json"])
     content["attributes"]["study_file"]["cloud"] = 1
     found["study.json"] = json.dumps(content).encode()
 
 
+def in_trial(key: str, change: Callable[[Any], Any]) -> Callable[[dict[str, bytes]], None]:
+    """Change what the first trial with a record has of a key."""
+
+    def changed(found: dict[str, bytes]) -> None:
+        trials = [json.loads(line) for line in found["trials.jsonl"].splitlines()]
+        trial = next(trial for trial in trials if "record" in trial["attributes"])
+        trial[key] = change(trial[key])
+        found["trials.jsonl"] = b"".join(json.dumps(trial).encode() + b"\n" for trial in trials)
+
+    return changed
+
+
+def in_record(**fields: Any) -> Callable[[dict[str, bytes]], None]:
+    return in_trial("attributes", lambda attributes: {**attributes, "record": {**attributes["record"], **fields}})
+
+
+def in_system(**values: Any) -> Callable[[dict[str, bytes]], None]:
+    return in_trial("system_attributes", lambda attributes: {**attributes, **values})
+
+
+def two_kinds(found: dict[str, bytes]) -> None:
+    content = json.loads(found["study.json"])
+    other = {"name": "FloatDistribution", "attributes": {"low": 0.0, "high": 1e6, "step": None, "log": False}}
+    content["distributions"].append(other)
+    found["study.json"] = json.dumps(content).encode()
+    trials = [json.loads(line) for line in found["trials.jsonl"].splitlines()]
+    last = [trial for trial in trials if "width" in trial["params"]][-1]
+    last["distributions"]["width"] = len(content["distributions"]) - 1
+    found["trials.jsonl"] = b"".join(json.dumps(trial).encode() + b"\n" for trial in trials)
+
+
+def list_on_arm(found: dict[str, bytes]) -> None:
+    content = json.loads(found["study.json"])
+    content["attributes"]["on_arm"] = [1]
+    found["study.json"] = json.dumps(content).encode()
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
+        (two_kinds, r"changed.zip: trial \d+: parameter 'width': Cannot set different .* name\. Another"),
+        (list_on_arm, r"study.json: attributes.on_arm: Input should be a valid dict"),
+        (in_trial("values", lambda values: values[:1]), r"trial \d+: values: 1 for 2 objectives"),
+        (in_trial("intermediate", lambda steps: {2**70: 1.0}), r"trials.jsonl, line \d+: intermediate.1180591620717"),
+        (in_trial("distributions", lambda places: dict.fromkeys(places, -1)), r"line \d+: distributions\.\w+"),
+        (in_system(constraints="x"), r"trial \d+: system_attributes.constraints: Input should be a valid list"),
+        (in_system(**{"constraints:ms": "0"}), r"trial \d+: system_attributes.constraints:ms: Input should be"),
+        (in_trial("params", lambda params: {**params, "width": 10**400}), r"Trial \d+ .* contradicts itself"),
+        (in_record(seconds=None), r"trial \d+: attributes.record.seconds: Input should be"),
+        (in_record(cloud=1), r"trial \d+: attributes.record.cloud: Extra inputs are not permitted"),
+        (in_trial("attributes", lambda attributes: {**attributes, "record": [1]}), r"trial \d+: attributes.record"),
         (other_place, "bundle is '/etc'"),
         (lost_trial, "line 1: holds trial 1, not 0"),
+        (no_beginning, r"Trial 0 .* when the trial state is not waiting\.$"),
         (new_field, "another version of Shoebox"),
     ],
 )
@@ -412,7 +495,8 @@ def killed_import(path: Path, step: int) -> int:
 
         return call
 
-    for owner, name in ((RDBStorage, "create_new_trial"), (optuna.Study, "set_user_attr"), (Path, "rename")):
+    direct_storage.TOGETHER = 1  # in this process alone
+    for owner, name in ((DirectStorage, "_add_next"), (optuna.Study, "set_user_attr"), (Path, "rename")):
         setattr(owner, name, dying(getattr(owner, name)))
     try:
         import_study(path)
@@ -437,6 +521,22 @@ def test_killed_import_leaves_no_study_and_is_done_again(
     elsewhere("whole")
     assert killed_import(path, last + 1) == 0
     assert [record.trial for record in load_study("toy").pareto()] == front
+
+
+def test_every_storage_takes_the_same_trials(
+    archive: Path, tmp_path: Path, elsewhere: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours in few transactions; those that write as Optuna does, one trial after the other."""
+    import_study(archive, "toy")
+    elsewhere("third")
+    monkeypatch.setattr("search.storage.OLDEST_SQLITE", (99,))
+    import_study(archive, "toy")
+    assert not isinstance(open_storage(default_url()), DirectStorage)
+    one, other = (
+        [line.replace(str(tmp_path / home), "") for line in stored(tmp_path / home / "studies.db")]
+        for home in ("other", "third")
+    )
+    assert one == other
 
 
 def test_table_for_pandas(engine: Any, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from search.warm_start import (
 )
 from search.warm_start.adapt import adapt, flat_values
 from search.warm_start.candidates import OldTrial, Tally, candidates, diverse
-from search.warm_start.plan import most_tried
+from search.warm_start.plan import WarmStart, choose_start, most_tried
 from space import JointSpace, deployed_bytes
 from space.joint import SpaceSpec
 
@@ -99,6 +99,44 @@ def test_configurations_of_another_space_are_brought_into_this_one() -> None:
     assert {"embedding_bits", "width", "depth", "recipe.learning_rate"} <= set(found.moved)
     assert "recipe.state_weight" in found.filled
     other.from_params(found.params)
+
+
+@pytest.mark.parametrize(("low", "high", "step"), [(0.1, 0.7, 0.2), (0.1, 0.75, 0.2), (0.1, 0.7, 0.1), (0.0, 0.3, 0.1)])
+def test_a_value_beyond_a_range_in_steps_gives_way_to_its_last(low: float, high: float, step: float) -> None:
+    """0.1 + 3 * 0.2 is a little above 0.7."""
+    steps = JointSpace(SpaceSpec(recipe={"label_weight": {"low": low, "high": high, "step": step}}))
+    for trial in drawn(20):
+        for value, nearest in ((1.0, steps.spec.recipe.label_weight.last), (0.0, low), (low + 0.9 * step, low + step)):
+            found = adapt(steps, {**trial.values, "recipe.label_weight": value})
+            assert found is not None
+            assert found.params["recipe.label_weight"] == pytest.approx(nearest)
+            steps.from_params(found.params)
+
+
+def test_a_student_of_a_family_that_is_not_searched_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    both, one = (JointSpace(SpaceSpec(families=families)) for families in (["transformer", "birnn"], ["transformer"]))
+    birnn, generator = JointSpace(SpaceSpec(families=["birnn"])), np.random.default_rng(0)
+    others = [OldTrial(20 + i, flat_values(*birnn.draw(generator)), 0.99) for i in range(20)]
+    trials = drawn(20) + others
+    assert all(adapt(both, trial.values) is not None for trial in trials)
+    assert [trial.number for trial in trials if adapt(one, trial.values) is not None] == list(range(20))
+
+    def start(some: list[OldTrial]) -> WarmStart:
+        given = {"old": (1.0, some)}
+        return choose_start(given, one, PROBLEM.costs, ("quality", "latency_ms"), {"deployed_bytes": 10**9}, 40)
+
+    caplog.set_level("INFO", "shoebox")
+    found = start(trials)
+    assert {configuration.trial for configuration in found.configurations} <= set(range(20))
+    assert [max(known.qualities) < 0.99 for known in found.knowledge] == [True]
+    assert "tried first: 10 of old (similarity 1.00)." in caplog.text
+    assert "Of their 40 trials, 20 cannot be built in this space." in caplog.text
+    caplog.clear()
+    found = start(others)
+    assert (found.configurations, found.knowledge) == ([], [])
+    assert "no trial of old is of use here; this study starts cold." in caplog.text
+    assert "Of their 20 trials, 20 cannot be built in this space." in caplog.text
+    assert "tried first" not in caplog.text
 
 
 def test_limits_are_those_of_the_new_study_and_the_choice_is_diverse() -> None:
@@ -189,6 +227,18 @@ def test_search_starts_warm_and_is_resumed_without_queueing_twice(shoebox: Shoeb
     start = plan_warm_start(olds, file, task, space, costs, automatic=True)
     assert [(source.study, source.similarity) for source in start.sources] == [("new", 1.0), ("toy", 0.5)]
     assert len(start.configurations) == most_tried(file.search.trials)
+
+
+@pytest.mark.usefixtures("toy", "old")
+def test_search_begins_though_no_older_trial_is_of_use(shoebox: Shoebox, toy_file: Path) -> None:
+    toy_file.write_text(toy_file.read_text() + "space: {families: [birnn]}\n")
+    command = ["search", str(toy_file), "--name", "new", "--trials", "3", "--workers", "1", "--sampler", "known-cost"]
+    done = shoebox(*command, "--warm-start", "toy")
+    assert done.returncode == 0, done.stderr
+    assert "no trial of toy is of use here; this study starts cold." in done.stderr
+    assert len(load_study("new").trials("finished")) == 3
+    study = optuna.load_study(study_name="new", storage=open_storage(default_url()))
+    assert not any(FROM in trial.user_attrs for trial in study.trials)
 
 
 @pytest.mark.usefixtures("toy", "old")
