@@ -29,6 +29,8 @@ from space.paths import expanded
 _OF_TEACHER = ("teacher_quality", RETENTION)
 _SAME_TEXTS = 0.01  # in quality, retention being in percent: kernels of another machine answer some texts otherwise
 
+_FEW = 2  # texts of a small split that may be answered otherwise
+
 
 def requantize(
     source: Path,
@@ -151,7 +153,8 @@ def _judged_elsewhere(record: TrialRecord, judged: Mapping[str, TaskQuality], ta
     sizes = {name: len(task.validation) for name, task in tasks.items()}
     if known != {name: task.metric for name, task in tasks.items()} or record.validation_examples not in ({}, sizes):
         return True
-    return abs(overall(judged) - record.quality) > (_SAME_TEXTS if len(tasks) == 1 else 100 * _SAME_TEXTS)
+    most = max(_SAME_TEXTS, _FEW / min(sizes.values()))
+    return abs(overall(judged) - record.quality) > (most if len(tasks) == 1 else 100 * most)
 
 
 def _teacher_quality(record: TrialRecord, name: str) -> float:

@@ -192,7 +192,11 @@ def _read_cells(file: Iterable[str], where: str, separator: str) -> Iterator[tup
     for cells in rows:
         if ended:  # within the row: a complete one asks for no line after its last
             raise InputError(f"{where}, line {line} opens a quote that is not closed.", "End the cell with a quote.")
-        if separator == "\t" and rows.line_num > line and any(map(swallows, cells)):
+        if (
+            separator == "\t"
+            and rows.line_num > line
+            and any(swallows(cell, column, len(cells)) for column, cell in enumerate(cells))
+        ):
             raise swallowed_rows(f"{where}, line {line}")
         yield line, cells
         line = rows.line_num + 1

@@ -21,7 +21,7 @@ from search.storage import find_study
 from search.study import BUNDLES_OWNER, DATA, IMPORTED, STUDY_FILE, TIMED_WITH, half_made, read_file, study_folder
 from search.study_file import StudyFile
 from space.errors import InputError
-from space.secrets import url_without_passwords
+from space.secrets import passwords, url_without_passwords
 
 logger = logging.getLogger("shoebox.search.resuming")
 
@@ -91,10 +91,10 @@ def check_place(bundles: str | None) -> None:
     if bundles is None:
         return
     try:
-        password = urlsplit(bundles).password
+        urlsplit(bundles)
     except ValueError as error:
         raise InputError(f"search.bundles, {url_without_passwords(bundles)}, is no URL: {error}.") from None
-    if password:
+    if passwords(bundles):
         raise InputError(
             f"search.bundles, {url_without_passwords(bundles)}, should hold no password: records name the place of "
             "every bundle.",

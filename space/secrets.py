@@ -10,7 +10,7 @@ _SECRET_NAMES = r"pass|pwd|secret|token|key|credential|signature"
 _PASSWORD = re.compile(r"(://[^:/?#\s'\"]*:)\S*(?=@)")
 _VALUE = re.compile(rf"([?&][^=&\s'\"]*(?:{_SECRET_NAMES})[^=&\s'\"]*=)[^&\s'\"]+", re.IGNORECASE)
 # Where nothing but a URL stands, there is no doubt where it ends.
-_PASSWORD_OF_URL = re.compile(r"(^[^:/?#]*://[^:/?#]*:).*(?=@)", re.DOTALL)
+_PASSWORD_OF_URL = re.compile(r"(^[^/?#]*://[^:/?#]*:).*(?=@)", re.DOTALL)
 _VALUE_OF_URL = re.compile(rf"([?&][^=&]*(?:{_SECRET_NAMES})[^=&]*=)[^&]+", re.IGNORECASE)
 
 

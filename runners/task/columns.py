@@ -141,10 +141,14 @@ def class_labels(
     numbers = _integers(table, column, values)
     train = table if train is None else train
     own = table.class_names.get(column) or train.class_names.get(column)
+    if own == names:
+        _check_range(table, column, numbers, len(names))
+        return numbers
     if own is not None and _named_otherwise(own, train, column, names):
         _check_range(table, column, numbers, len(own))
         index = {name: number for number, name in enumerate(names)}
-        return _known(table, column, names, [(own[number], index.get(own[number])) for number in numbers])
+        hint = f"The data set names its classes {shown(own)}: list all of these names under labels, or none of them."
+        return _known(table, column, names, [(own[number], index.get(own[number])) for number in numbers], hint)
     spelled = None if column in train.class_names else _spelled_numbers(table, column, names, train, listed)
     if spelled is not None:
         return _known(table, column, names, [(number, spelled.get(number)) for number in numbers.tolist()])
@@ -194,12 +198,16 @@ def _spelled_numbers(
 
 
 def _known(
-    table: Table, column: str, names: tuple[str, ...], labels: Iterable[tuple[object, int | None]]
+    table: Table,
+    column: str,
+    names: tuple[str, ...],
+    labels: Iterable[tuple[object, int | None]],
+    hint: str | None = None,
 ) -> npt.NDArray[np.int64]:
     found = []
     for row, (label, index) in enumerate(labels):
         if index is None:
-            raise InputError(f"Label {label!r} in {place(table, column, row)} is not one of {shown(names)}.")
+            raise InputError(f"Label {label!r} in {place(table, column, row)} is not one of {shown(names)}.", hint)
         found.append(index)
     return np.array(found, dtype=np.int64)
 

@@ -134,12 +134,15 @@ def read_files(paths: list[Path]) -> Table:
 
 
 def _refuse_swallowed(table: Table) -> None:
-    for column in table.columns.column_names:
+    count = table.columns.num_columns
+    for place, column in enumerate(table.columns.column_names):
         values = table.columns.column(column)
         if not pa.types.is_string(values.type) and not pa.types.is_large_string(values.type):
             continue
         with_tabs = np.flatnonzero(pc.match_substring(values, "\t").fill_null(False).to_numpy())
-        if (row := next((row for row in with_tabs if swallows(values[int(row)].as_py())), None)) is not None:
+        if (
+            row := next((row for row in with_tabs if swallows(values[int(row)].as_py(), place, count)), None)
+        ) is not None:
             raise swallowed_rows(f"Row {row + 1} of {table.where}, column {column!r}")
 
 

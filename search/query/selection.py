@@ -156,9 +156,12 @@ class Selection:
             each: of each study instead of all.
 
         Raises:
-            InputError: `loss` is neither.
+            InputError: `loss` is neither, or a difference that every trial keeps.
         """
         least_of = tolerance(loss)
+        best = max(self.table.require("quality").numbers[self.indices], default=0.0) if len(self) else 0.0
+        if best <= 1 and best - least_of(best) > 1 + 2 * ROUNDING:  # 5 is meant as 5 %
+            raise InputError(f"--within: {loss} is a difference in quality that all trials keep.", f"Write {loss}%.")
 
         def smallest(part: Selection) -> Indices:
             quality, size = (self.table.require(name).numbers[part.indices] for name in ("quality", "deployed_bytes"))
@@ -284,7 +287,7 @@ def tolerance(loss: str | float) -> Callable[[float], float]:
     """The least quality that is good enough, by the best: of `"1%"` or `0.01`.
 
     Raises:
-        InputError: it is neither a share from 0 % to 100 % nor a number from 0 to 1.
+        InputError: it is neither a share from 0 % to 100 % nor a number of at least 0.
     """
     text = str(loss).strip()
     share = text.endswith("%")
@@ -292,9 +295,9 @@ def tolerance(loss: str | float) -> Callable[[float], float]:
         amount = float(text.removesuffix("%"))
     except ValueError:
         amount = -1.0
-    if not 0 <= amount <= (100 if share else 1):  # 5 is meant as 5 %: as a difference it would choose among all
+    if not 0 <= amount <= 100:  # quality is at most 1, of several tasks a share in percent
         hint = "Give a share of the best quality, 1%, or a difference in quality, 0.01."
-        raise InputError(f"--within: {text!r} is neither a share up to 100% nor a number from 0 to 1.", hint)
+        raise InputError(f"--within: {text!r} is neither a share up to 100% nor a difference in quality.", hint)
     # Of a correlation below zero, a share of its size. What loses just as much is good enough, however it is rounded.
     if share:
         return lambda best: best - abs(best) * amount / 100 - ROUNDING

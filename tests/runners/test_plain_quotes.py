@@ -25,7 +25,10 @@ def test_rows_that_a_quote_swallows_are_not_lost_in_silence(tmp_path: Path, end:
             read_files([tmp_path / "train.tsv"])
 
 
-@pytest.mark.parametrize("cell", ['"two\nlines"', '"a\tb"', '"a ""great"" film"', 'a "great" film', '"Great" film'])
+@pytest.mark.parametrize(
+    "cell",
+    ['"two\nlines"', '"a\tb"', '"def f():\n\treturn 0\n"', '"a ""great"" film"', 'a "great" film', '"Great" film'],
+)
 def test_cells_that_are_quoted_as_they_must_be_are_read(tmp_path: Path, cell: str) -> None:
     (tmp_path / "train.tsv").write_text(f"sentence\tlabel\n{cell}\t1\n\t0\n")
     assert read_files([tmp_path / "train.tsv"]).columns.num_rows == 2

@@ -104,9 +104,11 @@ def test_a_student_judged_on_another_split_has_the_figures_of_that_split(sentenc
         tmp_path / "part", tmp_path / "more", {ONLY: part}, plan.device, {"embedding_bits": 4}, "none"
     )
     assert not {"teacher_quality", "retention"} & once_more.metrics.keys()
-    turned = dataclasses.replace(task.validation, labels=1 - task.validation.labels)
-    other = {ONLY: dataclasses.replace(task, validation=turned)}
-    found = requantize(tmp_path / "bundle", tmp_path / "turned", other, plan.device, bits, "none")
+    every = encode_texts(prepared.tokenizer(ONLY, len(bundle.tokens)), task.validation.texts, None)
+    answers = run_model(open_session(tmp_path / "bundle" / MODEL), every).argmax(-1)
+    assert record.quality < 0.9
+    other = {ONLY: dataclasses.replace(task, validation=dataclasses.replace(task.validation, labels=answers))}
+    found = requantize(tmp_path / "bundle", tmp_path / "right", other, plan.device, bits, "none")
     assert "teacher_quality" not in found.metrics
     assert record.metrics.keys() >= {"teacher_quality", "retention"}
 

@@ -53,6 +53,7 @@ NEG_POS, POS_NEG = ["neg", "pos"], ["pos", "neg"]
         (NEG_POS, ["unknown", "pos", "neg"], None),  # a name that no row has does no harm
         (NEG_POS, ["neg", "pos", "unknown"], ("neg", "pos")),
         (None, POS_NEG, None),
+        (None, NEG_POS, None),
         (None, NEG_POS, ("pos", "neg")),
         (POS_NEG, None, None),
     ],

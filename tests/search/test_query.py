@@ -228,6 +228,7 @@ def test_within_is_the_smallest_that_is_good_enough(finished: Study) -> None:
     for wrong in ("x", "-1%", "101%", "nan", "5", 1.5):
         with pytest.raises(InputError, match="--within"):
             selection.within(wrong)
+    assert query.tolerance("2")(97.0) == pytest.approx(95)  # of several tasks, whose quality is in percent
 
 
 def test_knee_is_where_the_front_bends_most() -> None:

@@ -14,6 +14,7 @@ from space.secrets import passwords, url_without_passwords, without_passwords
         ("s3://bucket/x?X-Amz-Signature=a&Token=b", "s3://bucket/x?X-Amz-Signature=***&Token=***", ["a", "b"]),
         ("ftp://u:a@h/x?secret=b", "ftp://u:***@h/x?secret=***", ["a", "b"]),
         ("postgresql://u:it's\"so@h/db", "postgresql://u:***@h/db", ["it's\"so"]),
+        ("simplecache::ftp://u:a@h/x", "simplecache::ftp://u:***@h/x", ["a"]),
         ("postgresql://u@h:5432/db", "postgresql://u@h:5432/db", []),
         ("sqlite:////folder/a:b@c/studies.db", "sqlite:////folder/a:b@c/studies.db", []),
     ],
