@@ -18,7 +18,7 @@ from search.study import Study
 FEWEST = 6  # trials: below, a forest finds nothing but chance
 ROUGH = 30  # trials: below, only the first places of the order mean something
 _MOST = 400  # trials looked at, evenly spaced: the time grows with them
-_OF_LAYER = re.compile(r"layer\d+\.(\w+)")
+_OF_LAYER = re.compile(r"(?:\w+_)?layer\d+\.(\w+)")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from objectives.latency import LatencyModel, LatencyReading
@@ -12,14 +13,16 @@ from space.operators import OperatorCall
 from space.shape import TaskShape
 
 WORDS, EMBEDDING, ATTENTION, FEED_FORWARD = "word embeddings", "other embedding weights", "attention", "feed-forward"
+RECURRENT, CELLS = "recurrent layers", "cells"
 HEAD, GRAPH, VOCABULARY = "head", "graph", "vocab.txt"
-PARTS = (WORDS, EMBEDDING, ATTENTION, FEED_FORWARD, HEAD, GRAPH, VOCABULARY)
+PARTS = (WORDS, EMBEDDING, ATTENTION, FEED_FORWARD, RECURRENT, CELLS, HEAD, GRAPH, VOCABULARY)
 # A weight is named after its place: `word.q`, `l0.qkv.scale`.
 _EMBEDDING_NAMES = {"position", "segment", "embedding", "projection"}
 _LAYER_PARTS = {
     **dict.fromkeys(("qkv", "out", "norm1"), ATTENTION),
     **dict.fromkeys(("up", "down", "norm2"), FEED_FORWARD),
 }
+_RECURRENT, _CELL = re.compile(r"rnn\d+"), re.compile(r"c\d+")
 START, OTHER = "start of a run, memory", "other operators"
 
 
@@ -37,19 +40,23 @@ def bytes_by_part(
     for part in get_family(config.family).graph(config, shape, len(vocabulary)):
         for item in part.items:
             if not isinstance(item, Node) and item.value is None:
-                found[_part_of(item.name)] += Part((item,)).size
+                found[_part_of(item.name, config.family)] += Part((item,)).size
     found[VOCABULARY] = sum(len(token.encode()) + 1 for token in vocabulary)
     found[GRAPH] += deployed_bytes - sum(found.values())
     return {name: size for name, size in found.items() if size}
 
 
-def _part_of(name: str) -> str:
+def _part_of(name: str, family: str) -> str:
     first, _, rest = name.partition(".")
     if first == "word":
         return WORDS
+    if _RECURRENT.fullmatch(first) or (family, first) == ("birnn", "projection"):  # of the last layer's states
+        return RECURRENT
+    if _CELL.fullmatch(first):
+        return CELLS
     if first in _EMBEDDING_NAMES:
         return EMBEDDING
-    if first == "head":
+    if first in ("head", "query"):  # attentive pooling has a query
         return HEAD
     return _LAYER_PARTS.get(rest.partition(".")[0], GRAPH)
 

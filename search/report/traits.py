@@ -96,10 +96,12 @@ def _architecture(config: StudentConfig) -> dict[str, float]:
         **{f"{name} bits": bits for name, bits in _bits(config).items()},
     }
     layers = _layers(config)
-    if layers:
-        found = {"depth": len(layers), **found}
-    if isinstance(width := getattr(config, "width", None), int):
-        found = {"width": width, **found}
+    depth = len(layers) or getattr(config, "depth", None)  # cells are alike: their number is a field
+    if depth is not None:
+        found = {"depth": depth, **found}
+    for field in ("layer_repeats", "heads", "width"):
+        if isinstance(value := getattr(config, field, None), int):
+            found = {field.replace("_", " "): value, **found}
     for field, name in _LAYER.items():
         values = [getattr(layer, field) for layer in layers if hasattr(layer, field)]
         if values:

@@ -17,22 +17,23 @@ import plotly.graph_objects as graph_objects
 import pytest
 from helpers.chromium import browser, find_chromium
 from optuna.distributions import FloatDistribution
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from objectives.latency import LatencyModel, load_profile
 from runners.bundle import BundleConfig, write_model
 from search.report import Report, as_markdown, as_page, gather
 from search.report import figures as drawn
 from search.report.gather import progress_of, spread_evenly, without_secrets
-from search.report.importance import _importance, importances
+from search.report.importance import _importance, features, importances
 from search.report.page import embedded_json, render_markdown
 from search.report.shares import START, bytes_by_part, milliseconds_by_operator, without_small
-from search.report.traits import bits_of_modules
+from search.report.traits import _architecture, bits_of_modules
 from search.run import run_study
 from search.states import ERROR, FAILED_AFTER
 from search.storage import find_study, open_storage
 from search.study import STUDY_FILE, load_study
 from space import JointSpace, SpaceSpec, TaskShape, Vocabulary, deployed_bytes
+from space.dimensions import draw_from
 from space.families import build_student
 from space.vocabulary import SPECIAL_TOKENS
 
@@ -267,6 +268,43 @@ def test_parts_add_up_to_the_file(seed: int, tmp_path: Path) -> None:
     few = without_small({1: found}, 4)[1]
     assert len(few) == 4
     assert sum(few.values()) == pytest.approx(sum(found.values()))
+
+
+@pytest.mark.parametrize(("family", "part"), [("birnn", "recurrent layers"), ("conv", "cells")])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_weights_of_every_family_count_where_they_are_used(family: str, part: str, depth: int) -> None:
+    tokens = [*SPECIAL_TOKENS, *(f"w{n}" for n in range(500))]
+    vocabulary = Vocabulary(tokens, np.ones(len(tokens)), np.ones(len(tokens)))
+    shape = TaskShape(outputs=2, segments=1, max_length=32)
+    wide: dict[str, Any] = {"depth": [depth], "width": [128], "pooling": ["max" if family == "birnn" else "attentive"]}
+    spec = SpaceSpec(families=(family,), vocabulary_keep=[0.5], **{family: wide})
+    config, _ = JointSpace(spec).draw(np.random.default_rng(depth))
+    student = build_student(config, shape, vocabulary.size(config.vocabulary_keep))
+    of_layers = sum(values.nbytes for name, values in student.weights().items() if re.match(r"(rnn|c)\d", name))
+    total = deployed_bytes(config, shape, vocabulary)
+    parts = bytes_by_part(config, shape, vocabulary.tokens(vocabulary.size(config.vocabulary_keep)), total)
+    assert sum(parts.values()) == total
+    assert of_layers <= parts[part] < 1.1 * of_layers + 20_000
+    assert parts["graph"] < 40_000
+
+
+@pytest.mark.parametrize(("family", "group"), [("transformer", "mean ffn_bits"), ("birnn", "mean input_bits")])
+def test_parameters_of_all_layers_count_by_their_mean(family: str, group: str) -> None:
+    space = JointSpace(SpaceSpec(families=(family,), birnn={"depth": [2]}, transformer={"depth": [2]}))
+    drawn = space.choose(draw_from(np.random.default_rng(0)))
+    distributions = {name: FloatDistribution(0, 8) for name, value in drawn.items() if name.endswith("_bits")}
+    params = {name: float(drawn[name]) for name in distributions}
+    found = features(create_trial(params=params, distributions=distributions, value=0.0))  # type: ignore[arg-type]
+    assert group in found
+    assert not [name for name in found if "layer" in name]
+
+
+def test_cells_have_a_depth_as_layers_have() -> None:
+    shapes = {"transformer": 2, "birnn": 2, "conv": 3}
+    for family, depth in shapes.items():
+        space = JointSpace(SpaceSpec(families=(family,), **{family: {"depth": [depth]}}))
+        config, _ = space.draw(np.random.default_rng(0))
+        assert _architecture(config)["depth"] == depth
 
 
 def load_reading(tokens: int) -> Any:
