@@ -23,7 +23,7 @@ from space.config import Recipe
 from space.errors import NO_SPACE, DamagedError, InputError, OutputError
 from space.families import AnyStudentConfig, Student, export_model
 from space.normalization import Normalization
-from space.paths import expanded
+from space.paths import expanded, ordinary_mode
 from space.shape import TaskShape
 from space.vocabulary import SPECIAL_TOKENS
 
@@ -114,7 +114,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         yield part
-        part.chmod(0o755)
+        part.chmod(ordinary_mode(folder=True))
         os.rename(part, target)
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
@@ -156,11 +156,16 @@ def copy_bundle(source: Path, target: Path) -> None:
     """Copy a bundle into a new folder; all of it or nothing.
 
     Raises:
-        InputError: the target exists or cannot be written.
+        InputError: the target exists or cannot be written, or a file of the source cannot be read.
     """
     with new_folder(target) as folder:
         for file in source.iterdir():
-            shutil.copyfile(file, folder / file.name)
+            try:
+                shutil.copyfile(file, folder / file.name)
+            except PermissionError as error:
+                if error.filename != str(file):
+                    raise
+                raise InputError(f"{file} cannot be read: {error.strerror}.", "Its owner can permit it.") from None
 
 
 def read_config(folder: Path) -> BundleConfig:

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from objectives.interval import interval
-from runners.record import TaskQuality, TrialRecord
+from runners.record import SOURCE_QUALITY, TaskQuality, TrialRecord
 from runners.snippets import snippets
 from space.families import get_family
 from space.graph import Node
@@ -25,6 +25,8 @@ def card(config: BundleConfig, record: TrialRecord | None) -> str:
         record: what was measured; None of a student that was changed since, of which nothing is known.
     """
     title = f"{config.study}, trial {record.trial}" if record else f"{config.study}, trained further"
+    if _rounded(record):
+        title += ", rounded to other bits"
     sections = [
         f"# {_plain(title)}\n\n{_what(config, record)}",
         f"## How good it is\n\n{_measures(config, record)}",
@@ -33,6 +35,11 @@ def card(config: BundleConfig, record: TrialRecord | None) -> str:
         f"## Licence\n\n{_licence(config)}",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _rounded(record: TrialRecord | None) -> bool:
+    """Whether `shoebox quantize` made the bundle from a trial's."""
+    return record is not None and SOURCE_QUALITY in record.metrics
 
 
 def _plain(text: str) -> str:
@@ -84,10 +91,14 @@ def _measures(config: BundleConfig, record: TrialRecord | None) -> str:
     if record.on_arm is not None:
         arm = record.on_arm
         kernels = f"{record.metric} with the kernels of {arm.device} ({arm.examples:,} examples, emulated)"
-        rows.append((kernels, f"{arm.quality:.4f} ({arm.quality_here:.4f} with those of this machine)"))
+        rows.append((kernels, f"{arm.quality:.4f}"))
+        rows.append(("the same with those of the machine that searched", f"{arm.quality_here:.4f}"))
+        alike = f"{100 * arm.agreement:.4g} %; a logit differs by at most {arm.largest_difference:.2g}"
+        rows.append(("answers that are alike with both", alike))
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    which = "the student that this one was rounded from" if _rounded(record) else "this student"
     selected = (
-        "The validation split also selected this student among others of its study: on new text expect a little less."
+        f"The validation split also selected {which} among others of its study: on new text expect a little less."
     )
     return f"| measure | value |\n|---|---|\n{table}\n\n{selected}"
 
@@ -130,6 +141,9 @@ def _where_from(config: BundleConfig, record: TrialRecord | None) -> str:
         trained = f", {seen:,.0f} examples in {record.seconds.get('train', 0):,.0f} s" if seen else ""
         which = f"study {_code(config.study)}, trial {record.trial}, seed {record.seed}"
         lines.append(f"- Found by `shoebox search`: {which}{trained}.")
+        if _rounded(record):
+            before = f"{record.metric} {record.metrics[SOURCE_QUALITY]:.4f} before, on the same texts"
+            lines.append(f"- Rounded after it by `shoebox quantize`, without training, to the bits above: {before}.")
         versions = ", ".join(f"{name} {version}" for name, version in record.versions.items() if name != "machine")
         machine = f" ({record.versions['machine']})" if "machine" in record.versions else ""
         lines.append(f"- Made and measured with {versions}{machine}; quality is that of `model.onnx` in ONNX Runtime.")

@@ -15,6 +15,7 @@ from space.families import AnyStudentConfig
 
 LATENCIES = ("latency_ms", "long_latency_ms")  # costs by the readings of a trial, shorter text first
 RETENTION = "retention"  # quality of a student of several tasks, in percent
+SOURCE_QUALITY = "source_quality"  # of the bundle that another was made from by rounding its weights to other bits
 
 
 class TaskQuality(BaseModel):
@@ -73,6 +74,15 @@ class ArmQuality(BaseModel):
     median_difference: float
     versions: dict[str, str]
     tasks: dict[str, ArmQuality] = {}
+
+    def beside(self, quality: float) -> str:
+        """The quality as text for a place beside that of the whole validation split, which this machine measured.
+
+        Where the same texts give another one than the split on this machine too, that follows in brackets: what
+        differs is the texts then, more than the kernels.
+        """
+        told, here = f"{self.quality:.4f}", f"{self.quality_here:.4f}"
+        return told if here == f"{quality:.4f}" else f"{told} ({here} here, {self.examples:,} texts)"
 
     @model_serializer(mode="wrap")
     def _without_tasks(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

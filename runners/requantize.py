@@ -17,7 +17,7 @@ from runners.evaluate import open_session, run_model, run_student
 from runners.judging import BEFORE, judge, overall, quality_fields
 from runners.latency import DeviceSpec, LatencyMeter
 from runners.predict import Bundle, load_bundle
-from runners.record import RETENTION, TaskQuality, TrialRecord, library_versions
+from runners.record import RETENTION, SOURCE_QUALITY, TaskQuality, TrialRecord, library_versions
 from runners.task import Examples, Task
 from runners.wordpiece import encode_examples, wordpiece
 from space.config import Clipping, StudentConfig
@@ -103,7 +103,7 @@ def requantize(
     with new_folder(target) as folder:
         write_model(folder, student, bundle_config, bundle.tokens)
         judged = judge(partial(run_model, open_session(folder / MODEL)), encode, old.shape, tasks, teachers)
-        metrics = {**record.metrics, BEFORE: before, "source_quality": source_quality}
+        metrics = {**record.metrics, BEFORE: before, SOURCE_QUALITY: source_quality}
         fields = quality_fields(judged, metrics)
         if elsewhere or any(map(math.isnan, teachers.values())):
             fields["metrics"] = {name: value for name, value in fields["metrics"].items() if name not in _OF_TEACHER}

@@ -12,15 +12,18 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from space.paths import ordinary_mode
+
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file.
+    """Write a safetensors file, with a new file's ordinary permissions.
 
     Raises:
         OSError: it cannot be written, as of `system_errors`.
     """
     with system_errors(path):
         save_file({name: value.contiguous() for name, value in tensors.items()}, str(path), metadata)
+    path.chmod(ordinary_mode())
 
 
 @contextmanager

@@ -17,6 +17,8 @@ Content = Mapping[str, Any]
 _PATHS: dict[str, tuple[str, ...]] = {
     "quality": ("quality",),
     "quality_on_arm": ("on_arm", "quality"),
+    "quality_here": ("on_arm", "quality_here"),
+    "arm_examples": ("on_arm", "examples"),
     "metric": ("metric",),
     "deployed_bytes": ("deployed_bytes",),
     "latency_ms": ("latency", "milliseconds"),
@@ -44,7 +46,7 @@ def direction_of(name: str) -> Direction | None:
     """Whether more of a measure is better, or less; None for what is neither."""
     from objectives.quality import METRICS  # takes scikit-learn along
 
-    if name in ("quality", "quality_on_arm") or name.rpartition(".")[2] in (*METRICS, "retention"):
+    if name in ("quality", "quality_on_arm", "quality_here") or name.rpartition(".")[2] in (*METRICS, "retention"):
         return "maximize"  # of a task called seconds, too
     if name in COSTS or name.startswith("seconds.") or name in ("final_loss", "quantization_loss"):
         return "minimize"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from space.errors import InputError, OutputError
-from space.paths import expanded
+from space.paths import expanded, ordinary_mode
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def new_file(target: Path) -> Iterator[IO[bytes]]:
         with open(handle, "wb") as file:
             yield file
             _flush(file, target)
-        os.chmod(part, 0o666 & ~_mask())
+        os.chmod(part, ordinary_mode())
         os.replace(part, target)
     finally:
         with suppress(FileNotFoundError):
@@ -45,10 +45,3 @@ def _flush(file: IO[bytes], target: Path) -> None:
         file.flush()
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror}.") from error
-
-
-def _mask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

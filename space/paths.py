@@ -26,6 +26,16 @@ def expanded(path: str | Path) -> Path:
         raise InputError(f"There is no home folder for the ~ of {path}.", "Write the whole path.") from None
 
 
+def ordinary_mode(folder: bool = False) -> int:
+    """Permissions that a new file, or folder, has here: what the process's file mode mask leaves.
+
+    Files made under a temporary name, and those of safetensors, are their owner's alone until they get these.
+    """
+    mask = os.umask(0)  # reading it takes setting it
+    os.umask(mask)
+    return (0o777 if folder else 0o666) & ~mask
+
+
 def _folder(variable: str, default: str) -> Path:
     # Absolute: records name bundles by their path, and the emulator runs in a folder of its own.
     try:

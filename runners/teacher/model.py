@@ -20,7 +20,7 @@ from runners.tensors import save_tensors, system_errors
 from runners.word_places import Picked
 from space.errors import InputError
 from space.normalization import Normalization
-from space.paths import expanded
+from space.paths import expanded, ordinary_mode
 from space.vocabulary import SPECIAL_TOKENS
 
 OFFLINE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -223,6 +223,8 @@ def save_teacher(teacher: Teacher, folder: Path) -> None:
     """
     with _quiet(), system_errors(folder):
         teacher.encoder.save_pretrained(str(folder))  # type: ignore[operator]
+    for file in folder.glob("*.safetensors"):
+        file.chmod(ordinary_mode())
     save_tensors(teacher.head.state_dict(), folder / "head.safetensors")
 
 

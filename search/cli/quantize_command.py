@@ -68,8 +68,10 @@ def quantize(
 
 
 def _print(output: Path, bundle: Path, record: TrialRecord) -> None:
+    from runners.record import SOURCE_QUALITY
+
     typer.echo(
         f"{output}: {record.metric} {record.quality:.4f} ({record.metrics['quality_before_quantization']:.4f} in full "
-        f"precision, {record.metrics['source_quality']:.4f} in {bundle}), {record.deployed_bytes:,} bytes, "
+        f"precision, {record.metrics[SOURCE_QUALITY]:.4f} in {bundle}), {record.deployed_bytes:,} bytes, "
         f"{record.latency.milliseconds:.2f} ms"
     )

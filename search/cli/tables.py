@@ -108,11 +108,12 @@ def _qualities(records: list[TrialRecord], studies: dict[str, Study]) -> list[Tr
 
         columns.append(TrialColumn(f"{name} {metric}", quality))
     if any(record.on_arm for record in records):
-        columns.append(
-            TrialColumn(
-                "ARM kernels", lambda trial: f"{trial.record.on_arm.quality:.4f}" if trial.record.on_arm else ""
-            )
-        )
+
+        def on_arm(trial: SelectedTrial) -> str:
+            record = trial.record
+            return record.on_arm.beside(record.quality) if record.on_arm else ""
+
+        columns.append(TrialColumn("ARM kernels", on_arm))
     return columns
 
 

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from search.study_file import NAME
 from space.errors import InputError, OutputError
+from space.paths import ordinary_mode
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -109,7 +110,7 @@ def write_archive(
             seal = _digest_before_seal(file)
             file.seek(-SEAL, os.SEEK_END)
             file.write(seal.encode())
-        part.chmod(0o644)
+        part.chmod(ordinary_mode())
         _put(part, output)
     except FileExistsError:
         raise taken from None

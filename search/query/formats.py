@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from space.errors import InputError, OutputError
-from space.paths import expanded
+from space.paths import expanded, ordinary_mode
 
 if TYPE_CHECKING:
     from search.query.selection import SelectedTrial, Selection
@@ -44,6 +44,8 @@ def _measures(trial: SelectedTrial) -> dict[str, Any]:
         "trial": trial.number,
         "quality": record.quality,
         "quality_on_arm": record.on_arm.quality if record.on_arm else None,
+        "quality_here": record.on_arm.quality_here if record.on_arm else None,
+        "arm_examples": record.on_arm.examples if record.on_arm else None,
         "metric": record.metric,
         **tasks,
         "latency_ms": record.latency.milliseconds,
@@ -138,7 +140,7 @@ def write_whole(path: Path, content: bytes) -> None:
         handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        os.chmod(part, 0o644)
+        os.chmod(part, ordinary_mode())
         os.replace(part, path)
     except OSError as error:
         if part:

@@ -43,7 +43,7 @@ def front_table(report: Report) -> tuple[list[str], list[tuple[TrialRecord, list
     for record in front:
         cells = [str(record.trial), f"{record.quality:.4f}", *(f"{record.tasks[name].quality:.4f}" for name in names)]
         if on_arm:
-            cells.append(f"{record.on_arm.quality:.4f}" if record.on_arm else "")
+            cells.append(record.on_arm.beside(record.quality) if record.on_arm else "")
         cells.append(f"{record.latency.milliseconds:.2f}")
         if longer:
             cells.append(f"{record.long_latency.milliseconds:.2f}" if record.long_latency else "")

@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers.bundles import write_bundle
+from helpers.bundles import record_of, write_bundle
 
 from objectives.interval import interval
 from runners.bundle import BundleOrigin, read_config
 from runners.card import card
 from runners.origin import data_in_words, licence_of
 from runners.predict import load_bundle
+from runners.record import SOURCE_QUALITY, ArmQuality
 from runners.task.spec import TaskSpec
 from runners.teacher.model import OFFLINE_MODEL
 from space.families import export_model
@@ -69,6 +70,42 @@ def test_the_card_says_what_how_good_from_where_and_under_which_terms(kind: str,
     model = export_model(config.student, config.shape, len(load_bundle(folder).tokens), load_bundle(folder).student())
     for operator in {node.op_type for node in model.graph.node}:
         assert re.search(rf"\b{operator}\b", text)
+
+
+def test_the_card_of_a_rounded_student_does_not_say_that_a_search_found_it(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "b", "texts")
+    config = read_config(folder)
+    record = record_of(folder, "texts", config)
+    found = card(config, record)
+    rounded = card(config, record.model_copy(update={"metrics": {**record.metrics, SOURCE_QUALITY: 0.875}}))
+    assert found.startswith("# small, trial 3\n")
+    assert "round" not in found
+    assert rounded.startswith("# small, trial 3, rounded to other bits\n")
+    assert "Rounded after it by `shoebox quantize`, without training" in rounded
+    assert "accuracy 0.8750 before, on the same texts" in rounded
+    assert "selected the student that this one was rounded from" in rounded
+
+
+def test_quality_on_arm_stands_beside_that_of_the_same_texts(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "b", "texts")
+    config = read_config(folder)
+    record = record_of(folder, "texts", config)  # accuracy 0.85 of 400 texts
+    on_arm = ArmQuality(
+        device="cortex-a53",
+        examples=50,
+        quality=0.88,
+        quality_here=0.9,
+        agreement=0.98,
+        largest_difference=0.125,
+        median_difference=0.001,
+        versions={},
+    )
+    text = card(config, record.model_copy(update={"on_arm": on_arm}))
+    assert "| accuracy with the kernels of cortex-a53 (50 examples, emulated) | 0.8800 |" in text
+    assert "| the same with those of the machine that searched | 0.9000 |" in text
+    assert "| answers that are alike with both | 98 %; a logit differs by at most 0.12 |" in text
+    assert on_arm.beside(0.85) == "0.8800 (0.9000 here, 50 texts)"  # worse kernels, easier texts
+    assert on_arm.beside(0.9) == "0.8800"
 
 
 def test_a_card_cannot_be_formatted_by_names(tmp_path: Path) -> None:

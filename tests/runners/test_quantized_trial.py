@@ -57,6 +57,8 @@ def test_students_can_be_rounded_after_training_and_again(sentences, tmp_path, c
     again = requantize(tmp_path / "bundle", tmp_path / "again", tasks, plan.device, bits, clipping)
     assert again.deployed_bytes == deployed_bytes(again.config, prepared.shape, prepared.vocabulary)
     assert again.metrics["source_quality"] == record.quality
+    assert "rounded to other bits" in (tmp_path / "again" / "README.md").read_text(encoding="utf-8")
+    assert "rounded to other bits" not in (tmp_path / "bundle" / "README.md").read_text(encoding="utf-8")
     # The same weights in full precision; 8 bits lose next to nothing of them.
     assert again.metrics["quality_before_quantization"] == record.metrics["quality_before_quantization"]
     bundle = load_bundle(tmp_path / "again")

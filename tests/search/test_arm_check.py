@@ -10,6 +10,8 @@ import pytest
 from runners.latency import DeviceSpec
 from runners.record import ArmQuality
 from search.arm_check import check_front_on_arm
+from search.query import select
+from search.report import as_markdown, gather
 from search.run import run_study
 from search.storage import default_url
 from search.study import TIMED_ON, load_study
@@ -51,6 +53,11 @@ def test_a_trial_that_cannot_be_judged_does_not_keep_the_others_from_it(make_eng
     assert all(record.on_arm == MEASURED for record in load_study("toy").pareto())
     told = [json.loads((Path(record.bundle) / "metrics.json").read_text()) for record in load_study("toy").pareto()]
     assert [each["on_arm"]["quality"] for each in told] == [MEASURED.quality] * len(front)
+
+    rows = select("toy").front().rows()
+    assert {(row["quality_on_arm"], row["quality_here"], row["arm_examples"]) for row in rows} == {(0.5, 0.6, 10)}
+    beside = "0.5000 (0.6000 here, 10 texts)"
+    assert as_markdown(gather(load_study("toy"))).count(beside) == len(front)
 
 
 def test_what_cannot_be_written_into_a_bundle_stays_in_the_study(make_engine, monkeypatch, caplog) -> None:

@@ -136,7 +136,9 @@ def test_a_study_from_start_to_front(
     assert [row["trial"] for row in answer["trials"]] == [record.trial for record in study.pareto()]
     assert answer["split"] == "validation"
     table = shoebox("pareto", "toy", "--format", "csv").stdout.splitlines()
-    assert table[0].startswith("study,task,trial,quality,quality_on_arm,metric,latency_ms,device,tokens,")
+    assert table[0].startswith(
+        "study,task,trial,quality,quality_on_arm,quality_here,arm_examples,metric,latency_ms,device,tokens,"
+    )
     assert len(table) == 1 + len(study.pareto())
     assert shoebox("export", "toy", "--best", "-o", str(tmp_path / "out")).returncode == 0
     assert (tmp_path / "out" / "model.onnx").read_bytes().startswith(b"toy")
