@@ -64,6 +64,13 @@ def reference_point(objectives: list[Objective], limits: Limits) -> list[float]:
     return [worst[name] for name in objectives]
 
 
+def reference_in_words(objectives: list[Objective], limits: Limits, volume: float) -> str:
+    """What a hypervolume was taken against, and that all lie beyond it where that is why there is none."""
+    worst = zip(objectives, reference_point(objectives, limits), strict=True)
+    told = "against " + ", ".join(f"{name} {value:,.10g}" for name, value in worst)
+    return told if volume else f"{told}: every student lies beyond"
+
+
 def study_folder(name: str) -> Path:
     """Where a study's bundles and lock are."""
     return home() / "studies" / name

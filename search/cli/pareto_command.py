@@ -211,6 +211,7 @@ def _content(picked: Selection, form: Format, title: str) -> bytes:
 
 def _print_table(picked: Selection, title: str, console: Console) -> None:
     from search.cli.tables import trial_cells
+    from search.study import reference_in_words
 
     if not len(picked):
         return
@@ -220,7 +221,9 @@ def _print_table(picked: Selection, title: str, console: Console) -> None:
         console.print(remark, markup=False, highlight=False)
     volume = picked.hypervolume()
     if volume is not None and len(picked) > 1:
-        console.print(f"Hypervolume: {volume:.4g}", highlight=False)
+        limits = picked.studies[0].file.limits
+        reference = reference_in_words(list(picked.objectives), limits, volume)  # type: ignore[arg-type]
+        console.print(f"Hypervolume: {volume:.4g} ({reference})", highlight=False)
 
 
 def _print_scatter(found: Selection, picked: Selection, front: Selection, console: Console) -> None:

@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from search.report import figures
 from search.report.gather import Report
 from search.report.words import front_table, summary, trials_in_words
+from search.study import reference_in_words
 
 
 def as_page(report: Report) -> str:
@@ -34,6 +35,7 @@ def as_page(report: Report) -> str:
         study=report.study,
         description=report.study.file.description,
         summary=summary(report),
+        reference=reference_in_words(report.study.objectives, report.study.file.limits, report.study.hypervolume()),
         header=header,
         rows=rows,
         cards={number: render_markdown(text) for number, text in report.cards.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from runners.record import TrialRecord
 from search.report.gather import Report
+from search.study import reference_in_words
 
 _STATE_WORDS = {
     "finished": "trained to the end",
@@ -18,7 +19,8 @@ _STATE_WORDS = {
 
 def summary(report: Report) -> list[tuple[str, str]]:
     """The few figures that come first, each with what it is."""
-    best = report.front[0]
+    study, best = report.study, report.front[0]
+    volume = study.hypervolume()
     fastest = min(report.front, key=lambda record: record.latency.milliseconds)
     smallest = min(report.front, key=lambda record: record.deployed_bytes)
     teacher = best.metrics.get("teacher_quality")
@@ -27,7 +29,7 @@ def summary(report: Report) -> list[tuple[str, str]]:
         (f"{best.quality:.4f}", f"best {best.metric}{taught}"),
         (f"{fastest.latency.milliseconds:.2f} ms", f"fastest of the front, {fastest.metric} {fastest.quality:.4f}"),
         (f"{smallest.deployed_bytes:,} bytes", f"smallest of the front, {smallest.metric} {smallest.quality:.4f}"),
-        (f"{report.study.hypervolume():.4g}", "hypervolume"),
+        (f"{volume:.4g}", f"hypervolume {reference_in_words(study.objectives, study.file.limits, volume)}"),
     ]
 
 

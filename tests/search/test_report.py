@@ -31,7 +31,7 @@ from search.report.traits import _architecture, bits_of_modules
 from search.run import run_study
 from search.states import ERROR, FAILED_AFTER
 from search.storage import find_study, open_storage
-from search.study import STUDY_FILE, load_study
+from search.study import REFERENCE_COSTS, STUDY_FILE, load_study, reference_in_words
 from space import JointSpace, SpaceSpec, TaskShape, Vocabulary, deployed_bytes
 from space.dimensions import draw_from
 from space.families import build_student
@@ -305,6 +305,21 @@ def test_cells_have_a_depth_as_layers_have() -> None:
         space = JointSpace(SpaceSpec(families=(family,), **{family: {"depth": [depth]}}))
         config, _ = space.draw(np.random.default_rng(0))
         assert _architecture(config)["depth"] == depth
+
+
+def test_a_hypervolume_names_what_it_was_taken_against(
+    report: Report, monkeypatch: pytest.MonkeyPatch, shoebox: Shoebox
+) -> None:
+    limits = report.study.file.limits
+    objectives = report.study.objectives
+    told = reference_in_words(objectives, limits, report.study.hypervolume())
+    assert told == "against quality 0, latency_ms 100"
+    assert told in as_page(report)
+    assert told in as_markdown(report).replace("\\_", "_")
+    assert f"({told})" in shoebox("pareto", "toy").stdout.replace("\n", " ")
+    monkeypatch.setitem(REFERENCE_COSTS, "latency_ms", 0.001)
+    assert report.study.hypervolume() == 0
+    assert "against quality 0, latency_ms 0.001: every student lies beyond" in as_page(report)
 
 
 def load_reading(tokens: int) -> Any:
