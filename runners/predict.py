@@ -140,14 +140,15 @@ class Bundle:
         return self.config.shape.part(task or "")
 
     def tag(self, texts: Sequence[str], batch_size: int | None = None) -> list[Tagged]:
-        """Run `model.onnx` on texts, which are split into words at spaces and punctuation.
+        """Run `model.onnx` on texts, which are split into words as by `split_text`.
 
         Raises:
             InputError: the bundle does not tag words, or a text is not valid Unicode.
         """
         for number, text in enumerate(texts, 1):
             check_unicode(text, f"Text {number}")
-        split = [split_text(text) for text in texts]
+        chinese = self.config.normalization.handle_chinese_chars
+        split = [split_text(text, chinese) for text in texts]
         found = self.tag_words([words for words, _ in split], batch_size)
         return [as_written(*rest) for rest in zip(found, texts, (spans for _, spans in split), strict=True)]
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from seqeval.metrics.sequence_labeling import get_entities
-from tokenizers import pre_tokenizers
+from tokenizers import Regex, pre_tokenizers
 
 from objectives.quality import OUTSIDE
 from runners.batches import Encoded
@@ -53,9 +53,22 @@ class Tagged(BaseModel):
     entities: tuple[Entity, ...]
 
 
-def split_text(text: str) -> tuple[list[str], list[tuple[int, int]]]:
-    """The words of a text and where they stand in it: what is between spaces, and each mark of punctuation."""
-    found = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(text)
+# What `BertNormalizer(handle_chinese_chars=True)` puts blanks around.
+_CHINESE = Regex(
+    r"[\x{3400}-\x{4DBF}\x{4E00}-\x{9FFF}\x{F900}-\x{FAFF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B81F}"
+    r"\x{2B920}-\x{2CEAF}\x{2F800}-\x{2FA1F}]"
+)
+_SPLIT = pre_tokenizers.BertPreTokenizer()
+_SPLIT_CHINESE = pre_tokenizers.Sequence([_SPLIT, pre_tokenizers.Split(_CHINESE, "isolated")])
+
+
+def split_text(text: str, handle_chinese_chars: bool = True) -> tuple[list[str], list[tuple[int, int]]]:
+    """The words of a text and where they stand in it.
+
+    They are what is between spaces, each mark of punctuation, and each Chinese character where these are handled: as
+    the tokenizer splits text before it looks for word pieces.
+    """
+    found = (_SPLIT_CHINESE if handle_chinese_chars else _SPLIT).pre_tokenize_str(text)
     return [word for word, _ in found], [span for _, span in found]
 
 

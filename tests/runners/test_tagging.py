@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from tokenizers.normalizers import BertNormalizer
 from torch.nn import functional
 
 from objectives.quality import score_tags
@@ -26,7 +27,7 @@ from runners.plan import ONLY, FidelitySpec, TrialPlan
 from runners.predict import Bundle, load_bundle
 from runners.record import TrialRecord
 from runners.spelling import SpecialIds, spell, split_words, text_tokenizer
-from runners.tags import tag_words
+from runners.tags import as_written, split_text, tag_words
 from runners.task import Examples
 from runners.teacher.model import load_tokenizer
 from runners.transfer.scores import describe_scores
@@ -358,8 +359,6 @@ def test_entities_are_as_written() -> None:
 
     found = tag_words([["ab", "c", "d", "e", "f"]], names, 8, lambda texts: encode_words(tokenizer, texts), run)[0]
     assert [(entity.type, entity.text) for entity in found.entities] == [("X", "ab c"), ("X", "e"), ("X", "f")]
-    from runners.tags import as_written, split_text
-
     text = "ab-c  d"
     words, spans = split_text(text)
     assert words == ["ab", "-", "c", "d"]
@@ -368,6 +367,17 @@ def test_entities_are_as_written() -> None:
         [words], names, 16, lambda texts: encode_words(wordpiece(SMALL, Normalization(), 16), texts), run
     )[0]
     assert as_written(found, text, spans).entities[0].text == "ab-c"
+
+
+def test_texts_are_split_as_the_tokenizer_splits_them() -> None:
+    text = "我爱 Beijing，x天y"
+    assert split_text(text)[0] == ["我", "爱", "Beijing", "，", "x", "天", "y"]
+    assert split_text(text, handle_chinese_chars=False)[0] == ["我爱", "Beijing", "，", "x天y"]
+    assert [text[start:end] for start, end in split_text(text)[1]] == split_text(text)[0]
+    normalizer = BertNormalizer(clean_text=False, handle_chinese_chars=True, strip_accents=False, lowercase=False)
+    for code in [*range(0x2000, 0xD800), *range(0xE000, 0x30000)]:
+        word = f"x{chr(code)}y"
+        assert (split_text(word)[0] == split_text(word, False)[0]) == (normalizer.normalize_str(word) == word), code
 
 
 def test_a_long_text_is_read_in_full_parts_without_encoding_its_rest_again() -> None:
