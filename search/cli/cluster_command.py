@@ -74,9 +74,11 @@ def manifest(
             f"--kind ray-start writes a script that any hosts run, which has no use for {', '.join(given)}.",
             "Leave that out.",
         )
-    file = sent_file(study, overrides_of(context), resume)
+    overrides = overrides_of(context)
+    file = sent_file(study, overrides, resume)
     described = Hosts(image, hosts, cpus, gpus, memory, shared, claim, secret)
-    text = rayjob(file, described, resume) if kind is Kind.rayjob else ray_start(file, described, resume)
+    write = rayjob if kind is Kind.rayjob else ray_start
+    text = write(file, described, resume, overrides)
     try:
         with expanded(output).open("x", encoding="utf-8") as target:
             target.write(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -120,10 +121,13 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
-def rayjob(file: StudyFile | ResumedFile, hosts: Hosts, resume: bool = False) -> str:
+def rayjob(
+    file: StudyFile | ResumedFile, hosts: Hosts, resume: bool = False, overrides: Mapping[str, Any] | None = None
+) -> str:
     """A KubeRay RayJob (ray.io/v1) with what it needs: the study as a ConfigMap, a claim for the shared folder.
 
-    The storage's URL comes from a secret, which the text says how to make.
+    The storage's URL comes from a secret, which the text says how to make. The search's command line
+    names the `overrides` that the file was written with once more, as of `search_command`.
 
     Raises:
         InputError: trials do not fit the hosts; no image; Kubernetes would refuse a name or a folder.
@@ -157,7 +161,7 @@ def rayjob(file: StudyFile | ResumedFile, hosts: Hosts, resume: bool = False) ->
         "template": _pod("ray-head", name, claim, hosts, {"cpu": "2", "memory": "8Gi"}, 0),
     }
     spec = {
-        "entrypoint": shlex.join(search_command(f"{STUDY_FOLDER}/{STUDY}", resume)),
+        "entrypoint": shlex.join(search_command(f"{STUDY_FOLDER}/{STUDY}", resume, overrides)),
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 600,
         "backoffLimit": 0,
@@ -215,8 +219,10 @@ def _kubernetes_name(study: str) -> str:
     return name[: LONGEST_NAME - len(digest)].rstrip("-") + digest
 
 
-def ray_start(file: StudyFile | ResumedFile, hosts: Hosts, resume: bool = False) -> str:
-    """A bash script that makes hosts a cluster by `ray start` and searches the study on it.
+def ray_start(
+    file: StudyFile | ResumedFile, hosts: Hosts, resume: bool = False, overrides: Mapping[str, Any] | None = None
+) -> str:
+    """A bash script that makes hosts a cluster by `ray start` and searches the study on it; `overrides` as of `rayjob`.
 
     Raises:
         InputError: trials do not fit the hosts.
@@ -256,7 +262,7 @@ search)
     : "${{{STORAGE}:?set it to postgresql://USER@HOST/NAME}}"
     cat >{shlex.quote(target)} <<'{end}'
 {text}{end}
-    exec {shlex.join(search_command(target, resume))} "${{@:2}}"
+    exec {shlex.join(search_command(target, resume, overrides))} "${{@:2}}"
     ;;
 stop)
     exec ray stop

@@ -125,6 +125,25 @@ def test_amounts_of_memory_are_those_of_kubernetes(toy: StudyFile, memory: str) 
 
 
 @pytest.mark.parametrize("resume", [(), ("--resume",)])
+@pytest.mark.parametrize("kind", ["rayjob", "ray-start"])
+def test_options_are_named_to_the_search_so_that_a_resume_keeps_them(
+    toy_file: Path, shoebox: Shoebox, tmp_path: Path, kind: str, resume: tuple[str, ...]
+) -> None:
+    target = tmp_path / "job"
+    given = ["--kind", kind, *(["--image", "x"] if kind == "rayjob" else []), "--trials", "20", "--data", "my texts"]
+    done = shoebox("cluster", "manifest", str(toy_file), *given, "-o", str(target), *resume)
+    assert done.returncode == 0, done.stderr
+    text = target.read_text()
+    if kind == "rayjob":
+        line = by_kind(text)["RayJob"]["spec"]["entrypoint"]
+    else:
+        (line,) = (line for line in text.splitlines() if "exec shoebox search" in line)
+    words = shlex.split(line)
+    assert words[words.index("--trials") + 1] == "20"
+    assert words[words.index("--data") + 1] == str(Path("my texts").absolute())
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
 def test_a_password_is_not_written(toy_file: Path, shoebox: Shoebox, tmp_path: Path, resume: tuple[str, ...]) -> None:
     content = yaml.safe_load(toy_file.read_text())
     content["search"]["bundles"] = "s3://me:s3cret@bucket/x"
