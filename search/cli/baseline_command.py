@@ -9,13 +9,16 @@ import typer
 
 from search.cli.messages import messages_on
 from search.cli.options import JsonOption, StorageOption
-from search.cli.pareto_command import print_front
+from search.cli.running import print_result, resume_with, stoppable
 
 
 def baseline(
     name: Annotated[str, typer.Argument(help="tinybert, minilm, distilbert, ei-bert, ...; `list` shows all.")],
     study: Annotated[str | None, typer.Argument(help="A study in the storage, a shipped study or FILE.yaml.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings, each with another seed.")] = 1,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trainings, each with another seed.", show_default="1, or those of a resumed run"),
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder with train.* and validation.*.")] = None,
     text: Annotated[str | None, typer.Option(help="Text column; two with a comma for pairs.")] = None,
     label: Annotated[str | None, typer.Option(help="Label column.")] = None,
@@ -46,6 +49,7 @@ def baseline(
     from search.find_file import find_file
     from search.progress import display_for
     from search.run import run_study
+    from search.study import load_study
 
     overrides = {
         "data": data,
@@ -57,9 +61,15 @@ def baseline(
         "workers": workers,
     }
     file, _ = find_file(study, storage, overrides)
+    trains = baseline_study(name, file, seeds or 1)
+    if resume and seeds is None:
+        trains = baseline_study(name, file, load_study(trains.name, storage).file.search.trials)
     console = output_console(stderr=True)
-    with messages_on(console):
-        trained = run_study(
-            baseline_study(name, file, seeds), resume=resume, storage=storage, display=display_for(console)
-        )
-    print_front(trained, as_json=json)
+
+    def how_to_go_on() -> str:
+        given = [text for key, value in overrides.items() if value is not None for text in (f"--{key}", str(value))]
+        return resume_with(trains.name, ["shoebox", "baseline", name, study, *given], storage)
+
+    with stoppable(how_to_go_on), messages_on(console):
+        trained = run_study(trains, resume=resume, storage=storage, display=display_for(console))
+    print_result(trained, as_json=json)

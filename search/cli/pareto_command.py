@@ -141,8 +141,6 @@ def print_front(study: Study, *, as_json: bool = False) -> None:
     from search import query
 
     found = query.select(study)
-    if not len(found):
-        raise _nothing_finished([study.name])
     front = found.front()
     _print(found, front, _title(found, front), Format.json if as_json else Format.table)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -29,7 +28,7 @@ from search.cli.options import (
     overrides_of,
     to_copy,
 )
-from search.cli.pareto_command import print_front
+from search.cli.running import print_result, resume_with, stoppable
 
 
 def search(
@@ -68,9 +67,15 @@ def search(
 
     console = output_console(stderr=True)
     overrides = overrides_of(context)
-    # A terminated search ends as cleanly as one stopped by Ctrl-C.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+
+    def how_to_go_on() -> str:
+        from search.study_file import study_name
+
+        named = ["--name", overrides["name"]] if overrides["name"] else []
+        where = ["--address", address] if address else []
+        return resume_with(study_name(study, overrides), ["shoebox", "search", study, *named], storage, *where)
+
+    with stoppable(how_to_go_on):
         with console.status("Loading ...") if console.is_terminal else contextlib.nullcontext():
             from search.progress import display_for
             from search.run import run_study
@@ -84,35 +89,9 @@ def search(
                 address=address,
                 warm_start=warm_start or (),
             )
-    except KeyboardInterrupt:
-        typer.echo(_how_to_go_on(study, overrides, storage, address), err=True)
-        raise typer.Exit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    failed = found.trials("failed")
-    if failed and not found.trials("finished"):
-        first = failed[0]
-        typer.echo(f"shoebox: all {len(failed)} trials failed; trial {first.number}: {first.error}", err=True)
-        raise typer.Exit(1)
-    print_front(found, as_json=json)
+    print_result(found, as_json=json)
     if json:
         return
     best = found.best()
     typer.echo(f"Best bundle: trial {best.trial}, {best.bundle}")
     typer.echo(f"Copy it with: {to_copy(['shoebox', 'export', found.name], storage, '--best', '-o', 'DIR')}")
-
-
-def _how_to_go_on(study: str, overrides: dict[str, Any], storage: str | None, address: str | None) -> str:
-    """What to do after a stopped search: resume it if it is in the storage, else start it again."""
-    from search.study import load_study
-    from search.study_file import study_name
-    from space.errors import InputError
-
-    try:
-        load_study(study_name(study, overrides), storage)
-    except InputError:
-        return "Stopped before the first trial; run the same command again (a finished teacher is kept)."
-    name = ["--name", overrides["name"]] if overrides["name"] else []
-    where = ["--address", address] if address else []
-    again = to_copy(["shoebox", "search", study, *name], storage, *where, "--resume")
-    return f"Stopped; what has finished is kept. Resume with: {again}"

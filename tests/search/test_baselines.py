@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from search.baselines import baseline_study, baselines
 from search.find_file import find_file
@@ -87,6 +89,41 @@ def test_the_study_in_the_storage_is_taken_whatever_is_shipped(
     changed = load_study("toy-minilm").file
     assert (changed.device.profile, changed.device.tokens) == ("cortex-a76", stored.device.tokens)
     assert (changed.search.workers, changed.limits) == (1, stored.limits)
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_stopped_run_is_resumed_with_as_many_seeds(
+    shoebox: Shoebox, toy_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    content = yaml.safe_load(toy_file.read_text())
+    toy_file.write_text(yaml.safe_dump({**content, "limits": ROOMY}))
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr("search.run.run_trials", stopped)
+        done = shoebox("baseline", "tinybert", str(toy_file), "--seeds", "2", "--device", "cortex-a76")
+    assert done.returncode == 130
+    assert f"Resume with: shoebox baseline tinybert {toy_file} --device cortex-a76 --resume\n" in done.stderr
+    assert signal.getsignal(signal.SIGTERM) is handler
+    done = shoebox("baseline", "tinybert", str(toy_file), "--device", "cortex-a76", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert len(load_study("toy-tinybert").trials("finished")) == 2
+    done = shoebox("baseline", "tinybert", str(toy_file), "--device", "cortex-a76", "--resume", "--seeds", "3")
+    assert done.returncode == 0, done.stderr
+    assert len(load_study("toy-tinybert").trials("finished")) == 3
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_run_of_which_all_failed_is_no_wrong_input(
+    shoebox: Shoebox, toy_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = yaml.safe_load(toy_file.read_text())
+    toy_file.write_text(yaml.safe_dump({**content, "limits": ROOMY}))
+    monkeypatch.setenv("SHOEBOX_TOY_FAIL", "0")
+    done = shoebox("baseline", "tinybert", str(toy_file))
+    assert (done.returncode, "shoebox: all 1 trials failed; trial 0: " in done.stderr) == (1, True)
 
 
 def test_options_that_do_not_fit_the_study_are_told(
