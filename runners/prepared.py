@@ -12,6 +12,7 @@ import tokenizers
 
 from runners.batches import Encoded, encode
 from runners.distill import Course
+from runners.encodings import RecentEncodings
 from runners.lessons import Lessons
 from runners.plan import TaskPlan, TrialPlan
 from runners.pretraining.corpus import check_corpus, prepare_corpus
@@ -110,9 +111,8 @@ class Prepared:
     shape: TaskShape
     vocabulary: Vocabulary
     supernet: Supernet | None = None
-    _encoded: dict[tuple[str, int], Encoded] = field(default_factory=dict, repr=False)
+    _encodings: RecentEncodings = field(default_factory=RecentEncodings, repr=False)
     _lengths: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)
-    _encoded_transfer: dict[tuple[str, int], Encoded] = field(default_factory=dict, repr=False)
     _ranked: dict[str, Prepared] = field(default_factory=dict, repr=False)
     _taught: dict[str, Prepared] = field(default_factory=dict, repr=False)
 
@@ -120,8 +120,7 @@ class Prepared:
         """The same with the vocabulary ranked by that score; made once per score."""
         self._ranked.setdefault(self.vocabulary.score, self)
         if score not in self._ranked:
-            # What was encoded belongs to a ranking.
-            fresh: dict[str, Any] = {"_encoded": {}, "_lengths": {}, "_encoded_transfer": {}, "_taught": {}}
+            fresh: dict[str, Any] = {"_lengths": {}, "_taught": {}}
             self._ranked[score] = replace(self, vocabulary=self.vocabulary.ranked_by(score), **fresh)
         return self._ranked[score]
 
@@ -134,7 +133,7 @@ class Prepared:
         if kind not in self._taught:
             tasks = {name: taught.taught_by(kind) for name, taught in self.tasks.items()}
             same = all(tasks[name] is taught for name, taught in self.tasks.items())
-            fresh: dict[str, Any] = {"_encoded_transfer": {}, "_ranked": {}, "_taught": {}}
+            fresh: dict[str, Any] = {"_ranked": {}, "_taught": {}}
             self._taught[kind] = self if same else replace(self, tasks=tasks, **fresh)
         return self._taught[kind]
 
@@ -148,10 +147,10 @@ class Prepared:
         return encode_examples(self.tokenizer(name, size), examples).for_segments(self.shape.segments)
 
     def encoded_train(self, name: str, size: int) -> Encoded:
-        """The train split of a task in the word pieces of a vocabulary of that size; made once per size."""
-        if (name, size) not in self._encoded:
-            self._encoded[name, size] = self.encode(name, size, self.tasks[name].task.train)
-        return self._encoded[name, size]
+        """The train split of a task in the word pieces of a vocabulary of that size; see `RecentEncodings`."""
+        return self._encodings.of(
+            (self.vocabulary.score, size), name, lambda: self.encode(name, size, self.tasks[name].task.train)
+        )
 
     def text_lengths(self, size: int) -> tuple[int, int]:
         """Median and 95th percentile of the length of the train texts, in word pieces of a vocabulary of that size.
@@ -173,14 +172,17 @@ class Prepared:
         return int(median), int(long)
 
     def encoded_transfer(self, name: str, size: int) -> Encoded:
-        """The transfer text of a task in the word pieces of a vocabulary of that size; made once per size."""
-        taught = self.tasks[name]
-        if taught.transfer is None:
+        """The transfer text of a task in the word pieces of a vocabulary of that size; see `RecentEncodings`."""
+        task, transfer = self.tasks[name].task, self.tasks[name].transfer
+        if transfer is None:
             raise ValueError("the task has no transfer text")
-        if (name, size) not in self._encoded_transfer:
-            encoded = taught.transfer.encoded(self.tokenizer(name, size), taught.task.max_length)
-            self._encoded_transfer[name, size] = encoded.for_segments(self.shape.segments)
-        return self._encoded_transfer[name, size]
+
+        def encode() -> Encoded:
+            encoded = transfer.encoded(self.tokenizer(name, size), task.max_length)
+            return encoded.for_segments(self.shape.segments)
+
+        # Another kind of teacher may have other text.
+        return self._encodings.of((self.vocabulary.score, size), (name, transfer.key), encode)
 
     def course(self, name: str, size: int, recipe: Recipe) -> Course:
         """Train split and, if the recipe has a share of it, transfer text of a task, with all that the recipe needs."""

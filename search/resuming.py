@@ -13,8 +13,8 @@ import optuna
 
 from runners.bundle_store import names, owner_of, set_owner
 from runners.latency import DeviceSpec
-from runners.plan import TaskPlan
-from runners.task import Task
+from runners.plan import TaskSections
+from runners.task import Task, load_task
 from runners.transfer.read import identity
 from search.states import PROPOSED
 from search.storage import find_study
@@ -139,21 +139,28 @@ def check_unchanged(existing: optuna.Study, file: StudyFile) -> None:
         )
 
 
-def data_digests(plans: Mapping[str, TaskPlan], tasks: Mapping[str, Task]) -> dict[str, Any]:
+def data_digests(sections: TaskSections, tasks: Mapping[str, Task]) -> dict[str, Any]:
     """What tells the data of a study from other data, by the section of the study file that names it.
 
-    Where the data lies is no part of it. Of transfer text on the hub only the names count, as in the cache of it.
+    Where the data lies is no part of it. Of transfer and pre-training text on the hub only the names count, as in the
+    cache of it.
 
     Raises:
-        InputError: a file of transfer text is missing or cannot be read.
+        InputError: a file of text is missing or cannot be read; the data of the teacher's intermediate task are wrong.
     """
     found: dict[str, Any] = {}
+    plans = sections.task_plans
     for name, plan in plans.items():
         # An only task has its transfer text beside it, one of several in its own section.
         task, transfer = ("task", "transfer") if len(plans) == 1 else (f"tasks.{name}", f"tasks.{name}.transfer")
         found[f"{task}.data"] = tasks[name].fingerprint
         if plan.transfer is not None and plan.transfer.sources:
             found[f"{transfer}.sources"] = [identity(source) for source in plan.transfer.sources]
+    if sections.teacher.intermediate is not None:
+        found["teacher.intermediate.data"] = load_task(sections.teacher.intermediate).fingerprint
+    if sections.pretraining is not None:
+        for name in ("sources", "exclude"):
+            found[f"pretraining.{name}"] = [identity(source) for source in getattr(sections.pretraining, name)]
     return found
 
 
@@ -162,7 +169,7 @@ def check_data_unchanged(existing: optuna.Study, digests: Mapping[str, Any]) -> 
     would go on with other texts than they began with.
 
     Args:
-        existing: a study, of which an older version may not have kept the digests.
+        existing: a study, of which an older version may have kept no digests, or not all.
         digests: of `data_digests`, now.
     """
     before = existing.user_attrs.get(DATA, {})

@@ -154,7 +154,7 @@ def run_study(
                 f"Set its profile back to resume, or start {_ANOTHER}.",
             )
         tasks = load_tasks({name: plan.task for name, plan in file.task_plans.items()})
-        digests = data_digests(file.task_plans, tasks)
+        digests = data_digests(file, tasks)
         if existing is not None:
             check_data_unchanged(existing, digests)
         meter.prepare()  # here, not in the workers, so that the emulator is set up once

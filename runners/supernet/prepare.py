@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from runners.prepared import Prepared, TaughtTask
 
 _log = logging.getLogger("shoebox.runners.supernet")
-_FORMAT = 1  # raise it when cache entries of older code must not be used
+_FORMAT = 2  # raise it when cache entries of older code must not be used
 _TENSORS, _RECORD = "supernet.safetensors", "supernet.json"
 _PROJECTION = "teacher."  # before the names of the projection onto the teacher's hidden state
 _SAVED_EVERY = 200  # steps

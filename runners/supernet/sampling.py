@@ -15,7 +15,7 @@ from space.joint import JointSpace
 
 _FAMILY = "transformer"
 _LEVELS = 4  # shares of the vocabulary that stand for a range of them: texts are split once for each
-_UNORDERED = frozenset({"heads", "block_size", "accuracy_level"})  # neither end makes the better student
+_UNORDERED = frozenset({"heads", "block_size"})  # neither end makes the better student
 
 
 class ElasticSpace:
@@ -57,7 +57,12 @@ class ElasticSpace:
 
     def _config(self, choose: Chooser) -> TransformerConfig:
         def of_family(name: str, dimension: Choices | Range) -> Any:
-            return _FAMILY if name == "family" else choose(name, dimension)
+            if name == "family":
+                return _FAMILY
+            # Nothing of a supernet depends on these: to draw them would make it depend on what may be drawn.
+            if name == "accuracy_level" or name.startswith("recipe."):
+                return ends(dimension)[0]
+            return choose(name, dimension)
 
         found = self._space.config_from(self._space.choose(of_family))
         assert isinstance(found, TransformerConfig)
@@ -70,7 +75,7 @@ class ElasticSpace:
 
         def choose(name: str, dimension: Choices | Range) -> Any:
             values = ends(dimension)
-            if name.startswith("recipe.") or name in _UNORDERED or isinstance(values[0], str):
+            if name in _UNORDERED or isinstance(values[0], str):
                 return draw(name, dimension)
             return pick(values)
 

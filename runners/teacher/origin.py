@@ -44,8 +44,8 @@ class Origin:
         positions = [teacher.position_embeddings for teacher in teachers if teacher.position_embeddings is not None]
         return cls(
             teachers=tuple(teachers),
-            word_embeddings=np.mean([teacher.word_embeddings for teacher in teachers], axis=0),
-            position_embeddings=np.mean(positions, axis=0) if positions else None,
+            word_embeddings=_mean_table([teacher.word_embeddings for teacher in teachers]),
+            position_embeddings=_mean_table(positions) if positions else None,
             vocabulary_count=sum_of_equals([teacher.vocabulary_count for teacher in teachers]),
             median_length=float(np.mean([teacher.median_length for teacher in teachers])),
         )
@@ -57,11 +57,13 @@ class Origin:
 
     def encoder(self) -> nn.Module:
         """The torch encoder, on the CPU in evaluation mode."""
-        models = [load_teacher(teacher).encoder for teacher in self.teachers]
-        states = [model.state_dict() for model in models]
-        mean = {name: _mean([state[name] for state in states]) for name in states[0]}
-        models[0].load_state_dict(mean)
-        return models[0]
+        found = load_teacher(self.teachers[0]).encoder
+        total = {name: value.double() for name, value in found.state_dict().items()}
+        for teacher in self.teachers[1:]:  # one in memory at a time: there may be fifty
+            for name, value in load_teacher(teacher).encoder.state_dict().items():
+                total[name] += value
+        found.load_state_dict({name: value / len(self.teachers) for name, value in total.items()})
+        return found
 
 
 def sum_of_equals(counts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
@@ -103,6 +105,14 @@ def _pooled(moments: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     apart = [each - mean for each, _ in moments]
     spread = _mean([torch.einsum("li,lj->lij", each, each) for each in apart])
     return mean, _mean([covariance for _, covariance in moments]) + spread
+
+
+def _mean_table(tables: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """Of memory-mapped tables, one in memory at a time."""
+    total = np.array(tables[0])
+    for table in tables[1:]:
+        total += table
+    return total / np.float32(len(tables))
 
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:

@@ -122,6 +122,8 @@ def transfer_key(spec: TransferSpec, task: Task, teacher: str, max_length: int) 
     }
     if task.target is not None and (spec.recombine or spec.augment):
         parts["target"] = task.target.domain  # whose rows are copied; the teacher has one key for all domains
+    if spec.augment is not None and "learned" in spec.augment.methods:
+        parts["metric"] = task.metric  # what the selector of texts is rewarded by
     if sources or not _is_ascii(task):  # of ASCII text alone all entries are of use
         parts["matching"] = MATCH_FORMAT
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -252,6 +254,28 @@ def test_students_start_from_the_mean_of_the_teachers(prepared) -> None:
     second = sum(s.state_covariance + torch.einsum("li,lj->lij", s.state_mean, s.state_mean) for s in statistics) / 3
     expected = second - torch.einsum("li,lj->lij", pooled.state_mean, pooled.state_mean)
     torch.testing.assert_close(pooled.state_covariance, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_the_mean_of_many_teachers_takes_the_memory_of_two(prepared, monkeypatch) -> None:
+    teachers = [taught.teacher for taught in prepared.tasks.values()]
+    states = [load_teacher(teacher).encoder.state_dict() for teacher in teachers]
+    held: list[weakref.ref[Any]] = []
+    alive = []
+
+    def load(outputs):
+        gc.collect()
+        alive.append(sum(teacher() is not None for teacher in held))
+        found = load_teacher(outputs)
+        held.append(weakref.ref(found.encoder))
+        return found
+
+    monkeypatch.setattr("runners.teacher.origin.load_teacher", load)
+    origin = Origin.of(teachers)
+    for name, value in origin.encoder().state_dict().items():
+        assert torch.equal(value, torch.stack([state[name] for state in states]).double().mean(0).to(value.dtype))
+    assert alive == [0, 1, 1]
+    words = [teacher.word_embeddings for teacher in teachers]
+    np.testing.assert_array_equal(origin.word_embeddings, np.mean(words, axis=0), strict=True)
 
 
 def test_every_task_has_the_same_say_in_the_vocabulary() -> None:

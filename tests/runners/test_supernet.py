@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,6 +196,20 @@ def test_it_learns_at_all_sizes(prepared: Prepared, supernet: Supernet) -> None:
     assert [each.width for each in found[:2]] == [64, 32]
     assert [each.vocabulary_keep for each in found[:2]] == [0.9, 0.6]
     assert [each.layer_repeats for each in found[:2]] == [2, 1]
+
+
+def test_recipes_that_may_be_drawn_change_nothing() -> None:
+    """The name of a supernet in the cache does not hold them."""
+    given = SPACE.model_dump(exclude_unset=True)
+    recipe = {"learning_rate": [1e-3, 2e-3], "temperature": {"low": 1.0, "high": 3.0}}
+    other = SpaceSpec(**{**given, "accuracy_level": [0, 4], "recipe": {**given.get("recipe", {}), **recipe}})
+
+    def drawn(spec: Any) -> list[TransformerConfig]:
+        generator = np.random.default_rng(0)
+        found = [config for _ in range(4) for config in ElasticSpace(spec).sandwich(generator, 2)]
+        return [config.model_copy(update={"accuracy_level": 4}) for config in found]
+
+    assert drawn(other) == drawn(SPACE)
 
 
 def test_the_same_seed_gives_the_same_bytes_killed_or_not(

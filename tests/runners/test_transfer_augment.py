@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from objectives.quality import Metric
 from runners.task import Examples, TaskSpec, load_task
 from runners.task.matching import match_key
 from runners.teacher import TeacherSpec, prepare_teacher
@@ -113,11 +114,13 @@ def test_an_entry_is_named_by_what_its_texts_depend_on(
     task = load_task(TaskSpec(data=data, max_length=32))
     teacher = replace(prepare_teacher(TeacherSpec(model=str(model)), task), key="teacher")
 
-    def key(**section: Any) -> str:
-        return transfer_key(TransferSpec(**section), task, teacher.key, 32)
+    def key(metric: Metric = "accuracy", **section: Any) -> str:
+        return transfer_key(TransferSpec(**section), replace(task, metric=metric), teacher.key, 32)
 
     assert key(recombine=9) == "dc5bc8dcb8081293450b"  # as ever
     assert key(augment=9) != "5f31ef661a27cf619b03"  # of copies that were edited otherwise
     drawn = {"count": 9, "methods": ["random", "masked"]}
     learned = {"count": 9, "methods": ["random", "learned"]}
     assert len({key(augment=learned), key(augment={**learned, "episodes": 7}), key(augment=drawn)}) == 3
+    assert key("f1", augment=learned) != key(augment=learned)  # whose selector is rewarded by the metric
+    assert key("f1", augment=drawn) == key(augment=drawn)

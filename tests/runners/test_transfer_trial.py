@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ import torch
 from objectives.limits import Limits
 from runners.cache_entry import new_array
 from runners.distill import distil
+from runners.encodings import RecentEncodings
 from runners.grammar import sentiment
 from runners.plan import ONLY, FidelitySpec, TrialPlan
 from runners.pretraining import PretrainingSpec
@@ -90,11 +94,23 @@ def test_all_trials_share_the_lessons_of_a_vocabulary_size(plan: TrialPlan) -> N
         np.testing.assert_array_equal(encoded.ids, expected.ids)
         assert len(encoded) == len(transfer)
         assert prepared.encoded_transfer(ONLY, size) is encoded
+    ranked = prepared.ranked_by("frequency")
+    assert ranked.encoded_transfer(ONLY, 60) is not prepared.encoded_transfer(ONLY, 60)
+    assert prepared.ranked_by("attention_sum").encoded_transfer(ONLY, 60) is prepared.encoded_transfer(ONLY, 60)
     without = prepare(plan.model_copy(update={"transfer": None}))
     assert without.tasks[ONLY].transfer is None
     with pytest.raises(ValueError, match="no transfer text"):
         without.encoded_transfer(ONLY, 60)
     assert TrialPlan.model_validate_json(plan.model_dump_json()) == plan
+
+
+def test_vocabularies_that_are_large_do_not_pile_up(plan: TrialPlan) -> None:
+    """Half a million sentences take 100 MB in each of a space's vocabularies, and a search has no end of trials."""
+    prepared = replace(prepare(plan), _encodings=RecentEncodings(most_bytes=0))
+    held = [weakref.ref(prepared.encoded_transfer(ONLY, size)) for size in (60, 80, 100)]
+    held.append(weakref.ref(prepared.ranked_by("frequency").encoded_transfer(ONLY, 100)))
+    gc.collect()
+    assert [encoded() is not None for encoded in held] == [False, False, False, True]
 
 
 def test_the_vocabulary_is_the_train_splits_first(plan: TrialPlan) -> None:

@@ -29,6 +29,7 @@ Shoebox = Callable[..., subprocess.CompletedProcess[str]]
 LINE = re.compile(r"\d\d:\d\d:\d\d trial \d+ .* \(\d+ of \d+ trials, .*\)$")
 
 
+TEXTS = (("transfer", "sources"), ("pretraining", "sources"), ("pretraining", "exclude"))
 STARTED: set[int] = set()  # processes of this module's searches, whose folders are named after them
 
 
@@ -315,32 +316,42 @@ def test_data_named_from_one_folder_is_found_from_another(
 def test_a_study_whose_data_changed_is_not_resumed(toy_file: Path, tmp_path: Path) -> None:
     from search import run_study
 
-    def write(validation: str = "fine,1\npoor,0\n") -> None:
-        (tmp_path / "train.csv").write_text("sentence,label\nfine,1\npoor,0\n")
-        (tmp_path / "validation.csv").write_text(f"sentence,label\n{validation}")
+    def write(folder: Path, validation: str = "fine,1\npoor,0\n") -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "train.csv").write_text("sentence,label\nfine,1\npoor,0\n")
+        (folder / "validation.csv").write_text(f"sentence,label\n{validation}")
 
     def go_on() -> Any:
         return run_study(toy_file, resume=True, overrides={"trials": 2}, pipeline="toy_pipeline")
 
-    more = tmp_path / "more.txt"
-    more.write_text("a film\n")
+    first = tmp_path / "first"
+    texts = {f"{section}.{name}": tmp_path / f"{section}.{name}.txt" for section, name in TEXTS}
+    for file in texts.values():
+        file.write_text("a film\n")
+    sections: dict[str, Any] = {"transfer": {}, "pretraining": {"max_length": 128}}
+    for section, name in TEXTS:
+        sections[section][name] = {"path": str(texts[f"{section}.{name}"])}
+    recipe = {"transfer_share": [0.3], "initialization": ["random", "pretrained"]}
     content = yaml.safe_load(toy_file.read_text())
-    further = {"transfer": {"sources": {"path": str(more)}}, "space": {"recipe": {"transfer_share": [0.3]}}}
-    toy_file.write_text(yaml.safe_dump({**content, **further}))
-    write()
+    content["teacher"]["intermediate"] = {"data": {"path": str(first)}}
+    toy_file.write_text(yaml.safe_dump({**content, **sections, "space": {"recipe": recipe}}))
+    write(tmp_path)
+    write(first)
     run_study(toy_file, overrides={"trials": 1, "workers": 1, "data": str(tmp_path)}, pipeline="toy_pipeline")
-    write("fine,1\nbad,0\n")
-    with pytest.raises(InputError, match=r"data of study 'toy' .*: task\.data changed since"):
-        go_on()
-    write()
-    more.write_text("another film\n")
-    with pytest.raises(InputError, match=r": transfer\.sources changed since"):
-        go_on()
-    more.write_text("a film\n")
+    for folder, section in ((tmp_path, r"task\.data"), (first, r"teacher\.intermediate\.data")):
+        write(folder, "fine,1\nbad,0\n")
+        with pytest.raises(InputError, match=rf"data of study 'toy' .*: {section} changed since"):
+            go_on()
+        write(folder)
+    for section, file in texts.items():
+        file.write_text("another film\n")
+        with pytest.raises(InputError, match=rf": {re.escape(section)} changed since"):
+            go_on()
+        file.write_text("a film\n")
     stored = optuna.load_study(study_name="toy", storage=open_storage(default_url()))
     kept = stored.user_attrs[DATA]
-    assert set(kept) == {"task.data", "transfer.sources"}
-    stored.set_user_attr(DATA, {})  # of an older version
+    assert set(kept) == {"task.data", "teacher.intermediate.data", *texts}
+    stored.set_user_attr(DATA, {"task.data": kept["task.data"]})  # of an older version
     assert len(go_on().trials("finished")) == 2
     assert optuna.load_study(study_name="toy", storage=open_storage(default_url())).user_attrs[DATA] == kept
 
