@@ -5,23 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from runners.plan import TaskPlan
+from runners.task.spec import TaskSpec
 from space.dimensions import ends
 from space.joint import RecipeDimensions
 
 _CHOICES = (("example_weighting", "domain_expertise"), ("teacher_kind", "meta"))
 
 
+def _has_domains(task: TaskSpec) -> bool:
+    return task.domain is not None and task.kind == "classification"
+
+
 def domain_misfit(plans: Iterable[TaskPlan], recipe: RecipeDimensions) -> str | None:
     """What asks for domains that tasks do not have; None if nothing does.
 
-    A teacher of the kind `meta` needs them in its own task; choices of the recipe in one of several.
+    A teacher of the kind `meta` needs them in its own task, as one of an intermediate task does; choices of the recipe
+    in one of several.
     """
     fix = "is for a classification with domains: name their column under task.domain"
     told = []
     for plan in plans:
-        fits = plan.task.domain is not None and plan.task.kind == "classification"
+        fits = _has_domains(plan.task)
         if plan.teacher.kind == "meta" and not fits:
             return f"teacher.kind: meta {fix}"
+        first = plan.teacher.intermediate
+        if first is not None and first.teacher.kind == "meta" and not _has_domains(first):
+            return (
+                f"teacher.intermediate.teacher.kind: meta {fix.replace('task.domain', 'teacher.intermediate.domain')}"
+            )
         if plan.task.domain is not None:
             told.append(fits)
     for name, value in _CHOICES:

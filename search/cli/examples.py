@@ -48,9 +48,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "emulator check": ("shoebox emulator check", "shoebox emulator check --json"),
     "emulator calibrate": ("shoebox emulator calibrate measured.csv --device cortex-a55 -o my-board.yaml",),
     "cluster manifest": (
-        "shoebox cluster manifest sst2 -o study.yaml",
+        "shoebox cluster manifest sst2 --image registry/shoebox:1 -o study.yaml",
         "shoebox cluster manifest sst2 --kind ray-start -o start.sh",
-        "shoebox cluster manifest amazon --data /shoebox/amazon -o study.yaml",
+        "shoebox cluster manifest amazon --image registry/shoebox:1 --data /shoebox/amazon -o study.yaml",
     ),
     "report": ("shoebox report sst2 -o sst2.html", "shoebox report sst2 --format md -o sst2.md"),
     "dashboard": ("shoebox dashboard", "shoebox dashboard --port 8081"),

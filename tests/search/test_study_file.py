@@ -100,6 +100,11 @@ def test_shipped_studies_are_valid_and_named_after_their_files() -> None:
             "space.recipe.teacher_kind: meta is for a classification with domains: name their column under task.domain",
         ),
         ("teacher: {kind: meta}", "teacher.kind: meta is for a classification with domains: name their column under"),
+        (
+            "teacher: {intermediate: {data: {grammar: sentiment}, teacher: {kind: meta}}}",
+            "teacher.intermediate.teacher.kind: meta is for a classification with domains: name their column under "
+            "teacher.intermediate.domain",
+        ),
         ("teacher: {kind: mata}", "teacher.kind should be 'finetuned' or 'meta', found 'mata'; did you mean 'meta'?"),
         ("space: {birnn: {cell: [lstm, rnn]}}", "space.birnn.cell cannot be 'rnn': it should be 'lstm' or 'gru'"),
     ],
