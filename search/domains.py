@@ -22,20 +22,19 @@ def domain_misfit(plans: Iterable[TaskPlan], recipe: RecipeDimensions) -> str | 
     A teacher of the kind `meta` needs them in its own task, as one of an intermediate task does; choices of the recipe
     in one of several.
     """
-    fix = "is for a classification with domains: name their column under task.domain"
+    fix = "is for a classification with domains: name their column under {}.domain"
+    of_task = fix.format("task")
     told = []
     for plan in plans:
         fits = _has_domains(plan.task)
         if plan.teacher.kind == "meta" and not fits:
-            return f"teacher.kind: meta {fix}"
+            return f"teacher.kind: meta {of_task}"
         first = plan.teacher.intermediate
         if first is not None and first.teacher.kind == "meta" and not _has_domains(first):
-            return (
-                f"teacher.intermediate.teacher.kind: meta {fix.replace('task.domain', 'teacher.intermediate.domain')}"
-            )
+            return f"teacher.intermediate.teacher.kind: meta {fix.format('teacher.intermediate')}"
         if plan.task.domain is not None:
             told.append(fits)
     for name, value in _CHOICES:
         if value in ends(getattr(recipe, name)) and not (told and all(told)):
-            return f"space.recipe.{name}: {value} {fix}"
+            return f"space.recipe.{name}: {value} {of_task}"
     return None

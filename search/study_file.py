@@ -132,8 +132,9 @@ class StudyFile(TaskSections):
         if objective == "quality":
             return f"{self.metric} (validation)"
         if objective in ("latency_ms", "long_latency_ms"):
-            conditions = f"({Path(self.device.profile).name}, {self.device.latency})"
-            return f"{_LABELS[objective]} {conditions}"
+            # A native time is that of the machine that searched, whose name its reading has.
+            core = "" if self.device.latency == "native" else f"{Path(self.device.profile).name}, "
+            return f"{_LABELS[objective]} ({core}{self.device.latency})"
         return _LABELS[objective]
 
     @property

@@ -344,3 +344,12 @@ def test_ablation_studies_train_one_student_with_every_method(path: Path) -> Non
         "quantization-aware-training",
     ):
         assert ROWS[name].remove(setup, facts) is not None
+
+
+@pytest.mark.parametrize(
+    ("latency", "label"),
+    [("estimated", "latency, ms (cortex-a76, estimated)"), ("native", "latency, ms (native)")],
+)
+def test_times_of_this_machine_are_not_called_those_of_a_core(latency: str, label: str) -> None:
+    file = load_study_file("sst2", {"latency": latency, "device": "cortex-a76"})
+    assert file.label_of("latency_ms") == label
