@@ -168,7 +168,11 @@ def _remarks(selection: Selection, records: list[TrialRecord]) -> list[str]:
     if any(record.tasks for record in records):
         remarks.append("Retention: the mean over the tasks of the quality over that of the task's teacher, in percent.")
     if any(record.long_latency for record in records):
-        remarks.append("Latency on a text of median length and on one of the 95th percentile; word pieces in brackets.")
+        named = any(study.file.device.tokens != "auto" for study in studies)
+        lengths = (
+            "of the lengths that `device.tokens` gives" if named else "of median length and of the 95th percentile"
+        )
+        remarks.append(f"Latency on texts {lengths}; word pieces in brackets.")
     if any(record.latency.backend == "estimated" for record in records):
         remarks.append("Latencies marked estimated were computed from operation counts, not measured.")
     if any(not record.latency.calibrated for record in records):
