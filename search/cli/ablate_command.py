@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from search.cli.completion import complete_latency, complete_study
 from search.cli.options import JsonOption, StorageOption
+from search.cli.running import stoppable
 
 if TYPE_CHECKING:
     from search.ablate import Ablation, Setup
@@ -61,15 +61,8 @@ def ablate(
     if output is not None:
         _check_writable(output)
     console = output_console(stderr=True)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with messages_on(console):
-            found = run_ablation(file, setup, seeds=seeds, rows=names, workers=workers)
-    except KeyboardInterrupt:
-        typer.echo("Stopped; what has finished is kept. The same command goes on.", err=True)
-        raise typer.Exit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with stoppable(lambda: "Stopped; what has finished is kept. The same command goes on."), messages_on(console):
+        found = run_ablation(file, setup, seeds=seeds, rows=names, workers=workers)
     if json:
         typer.echo(found.as_json())
     else:
