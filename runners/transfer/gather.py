@@ -156,7 +156,7 @@ class _Gatherer:
             validation += sentences
             validation += [part for parts in fit(sentences, self._tokenizer, self._room) for part in parts]
         # Texts of a pair task's train split may well stand in new pairs.
-        train = task.train.texts if task.segments == 1 else ()
+        train = task.learned_train.texts if task.segments == 1 else ()  # other domains' may be learned here
         return Sieve(map(match_key, validation), map(match_key, train))
 
     def add(self, source: FileSource | HubSource, generator: np.random.Generator) -> None:
@@ -221,12 +221,12 @@ class _Gatherer:
 
 
 def _pair_sieve(task: Task) -> Sieve:
-    """Knows the validation pairs in either order, and the train pairs in theirs."""
+    """Knows the validation pairs in either order, and in theirs the train pairs that students learn from."""
     if task.segments == 1:
         return Sieve((), ())
     validation = [pair_key(*pair) for pair in _rows(task.taught_validation)]
     swapped = [(second, first) for first, second in validation]
-    return Sieve([*validation, *swapped], [pair_key(*pair) for pair in _rows(task.train)])
+    return Sieve([*validation, *swapped], [pair_key(*pair) for pair in _rows(task.learned_train)])
 
 
 def _rows(examples: Examples) -> list[tuple[str, str]]:

@@ -42,7 +42,8 @@ from space.paths import cache
 
 _log = logging.getLogger("shoebox.runners.transfer")
 _FORMAT = 1  # raise it when cache entries of older code must not be used
-_AUGMENT_FORMAT = 2  # likewise, of entries with augmented text alone
+_TARGET_FORMAT = 2  # likewise, of entries of students for one domain alone
+_AUGMENT_FORMAT = 2  # and of entries with augmented text alone
 
 
 def prepare_transfer(
@@ -120,8 +121,9 @@ def transfer_key(spec: TransferSpec, task: Task, teacher: str, max_length: int) 
         "seed": spec.seed,
         "max_length": [max_length, task.max_length],
     }
-    if task.target is not None and (spec.recombine or spec.augment):
-        parts["target"] = task.target.domain  # whose rows are copied; the teacher has one key for all domains
+    if task.target is not None:
+        # Whose rows are copied, and kept out of what is found; the teacher has one key for all domains.
+        parts["target"] = [_TARGET_FORMAT, task.target.domain]
     if spec.augment is not None and "learned" in spec.augment.methods:
         parts["metric"] = task.metric  # what the selector of texts is rewarded by
     if sources or not _is_ascii(task):  # of ASCII text alone all entries are of use
