@@ -14,6 +14,7 @@ from space.families import Student
 
 _TEXTS = 1024  # at most, of the first batches
 _RIDGE = 1e-2  # share of the mean variance of a feature
+_LEAST = 1e-9  # penalty at least, as a share of the mean sum of squares of a feature
 
 
 class Regression:
@@ -39,7 +40,9 @@ class Regression:
         mean = gram[-1, :-1] / count
         variance = gram.diagonal()[:-1] / count - mean.square()
         ridge = torch.zeros_like(gram.diagonal())
-        ridge[:-1] = _RIDGE * count * variance.mean()
+        # Of one text, or of equal ones, nothing varies: without a penalty there would be no one solution.
+        least = max(_LEAST * float(gram.diagonal()[:-1].mean()), _LEAST)
+        ridge[:-1] = max(_RIDGE * count * float(variance.mean()), least)
         found = torch.linalg.solve(gram + ridge.diag(), self._cross).float()
         linear.weight.copy_(found[:-1].T)
         linear.bias.copy_(found[-1])

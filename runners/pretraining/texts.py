@@ -80,7 +80,9 @@ def gather_texts(spec: PretrainingSpec, tokenizer: Any, model: Path) -> Pretrain
             return nearest_texts(left, right, count, model, tokenizer, spec.max_length)
 
         first, second = [pair[0] for pair in known], [pair[1] for pair in known]
-        made = recombine(_examples(first, second), texts, spec.recombine, spec.seed, Sieve((), pairs), nearest)
+        made = recombine(
+            _examples(first, second), texts, spec.recombine, spec.seed, Sieve((), pairs), nearest, "pretraining"
+        )
         rows += zip(made.texts, made.pairs, strict=True)
     return PretrainingTexts(_examples(texts, None), _examples([pair[0] for pair in rows], [pair[1] for pair in rows]))
 

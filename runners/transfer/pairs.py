@@ -47,7 +47,13 @@ def pair_key(first: str, second: str) -> tuple[str, str]:
 
 
 def recombine(
-    train: Examples, sentences: Sequence[str], count: int, seed: int, sieve: Sieve, nearest: Nearest
+    train: Examples,
+    sentences: Sequence[str],
+    count: int,
+    seed: int,
+    sieve: Sieve,
+    nearest: Nearest,
+    section: str = "transfer",
 ) -> NewPairs:
     """So many new pairs, each once, none of them in what the sieve knows.
 
@@ -62,6 +68,7 @@ def recombine(
         sieve: knows the validation pairs in either order, and the train pairs in their own; takes the pairs that are
             made.
         nearest: for each text of the first list, places in the second list of so many nearest texts, nearest first.
+        section: of the study file, for messages.
 
     Raises:
         InputError: there are not so many different pairs.
@@ -89,7 +96,7 @@ def recombine(
         left -= len(made)
     if left:
         raise InputError(
-            f"transfer.recombine asks for {count:,} pairs, but only {count - left:,} different ones could be made "
+            f"{section}.recombine asks for {count:,} pairs, but only {count - left:,} different ones could be made "
             f"from {len(train):,} train pairs and {len(sentences):,} sentences.",
             "Lower it, or add a source of sentences.",
         )
@@ -119,7 +126,7 @@ def _edited(train: Examples, sentences: Sequence[str], wanted: int, generator: n
     assert train.pairs is not None
     own = [*train.texts, *train.pairs, *sentences]
     for _ in range(wanted * _TRIES):
-        if generator.random() < 0.5:
+        if generator.random() < 0.5 or len(train) == 0:
             text = own[int(generator.integers(len(own)))]
             pair = (text, edited(text, generator))
             yield pair if generator.random() < 0.5 else (pair[1], pair[0])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from runners.batches import collate, encode
+from runners.distill.fit import Regression
 from runners.distill.words import opens_word
 from runners.initialization import start_from_embeddings, start_from_layers
 from runners.task import Task, TaskSpec, load_task
@@ -154,3 +155,13 @@ def test_a_student_of_the_teachers_size_starts_with_its_states(
     assert fits[1] > fits[0] + 0.02
     if (width, heads, depth, ffn) == (32, 4, 2, 64):
         assert fits[1] > 0.9
+
+
+@pytest.mark.parametrize("features", [torch.ones(1, 4), torch.full((3, 4), 0.3), torch.zeros(2, 4)])
+def test_projections_of_texts_that_do_not_vary_are_their_mean(features: torch.Tensor) -> None:
+    targets = torch.arange(float(len(features))).unsqueeze(1).repeat(1, 2)
+    fit = Regression()
+    fit.add(features, targets)
+    linear = torch.nn.Linear(4, 2)
+    fit.write_to(linear)
+    torch.testing.assert_close(linear(features), targets.mean(0).expand(len(features), 2))

@@ -313,3 +313,14 @@ def test_sections_that_learn_nothing_are_refused(spec: PretrainingSpec) -> None:
         PretrainingSpec(**{**fields, "hidden_weight": 0, "state_weight": 0})
     with pytest.raises(ValueError, match="at least one source of text"):
         PretrainingSpec(**{**fields, "sources": []})
+
+
+def test_pairs_are_made_of_a_single_text_or_their_section_is_named(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("the film is a slow and dull one\n")
+    tokenizer, _ = load_tokenizer(model, "tiny")
+    one = PretrainingSpec(sources=[{"path": str(tmp_path / "text.txt")}], recombine=1, model=str(model), max_length=32)
+    made = gather_texts(one, tokenizer, model).paired
+    assert len(made) == 1
+    assert "the film is a slow and dull one" in (made.texts + made.pairs)
+    with pytest.raises(InputError, match=r"pretraining\.recombine asks for 100,000 pairs, but only"):
+        gather_texts(one.model_copy(update={"recombine": 100_000}), tokenizer, model)

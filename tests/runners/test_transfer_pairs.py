@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -217,10 +219,27 @@ def test_pairs_for_one_domain_are_made_of_its_texts(tmp_path: Path, task: Task, 
     others = [split for domain in (0, 2) for split in (task.train.texts[domain::3], task.train.pairs[domain::3])]
     assert not {*out.texts, *out.pairs} & {text for split in others for text in split}
     (tmp_path / "single.txt").write_text("a film")
-    source = {"path": str(tmp_path / "single.txt")}
-    for section, same in (({"recombine": 90}, False), ({"augment": 9}, False), ({"sources": source}, True)):
-        keys = {transfer_key(TransferSpec(**section), found, teacher.key, LENGTH) for found in (task, targeted)}
-        assert (len(keys) == 1) == same
+    for section in ({"recombine": 90}, {"augment": 9}, {"sources": {"path": str(tmp_path / "single.txt")}}):
+        assert len({transfer_key(TransferSpec(**section), each, teacher.key, LENGTH) for each in (task, targeted)}) == 2
+
+
+def test_found_pairs_of_other_domains_are_new_to_students_of_one(
+    tmp_path: Path, task: Task, teacher: TeacherOutputs
+) -> None:
+    """They stand in the train split, but not in what these students learn from."""
+    domains = np.arange(len(task.train)) % 3
+    target = Target(1, task.validation, np.arange(len(task.validation)))
+    train = dataclasses.replace(task.train, domains=domains)
+    targeted = dataclasses.replace(task, train=train, domains=("books", "dvd", "toys"), target=target)
+    assert task.train.pairs is not None
+    table = {"text": task.train.texts, "other": task.train.pairs}
+    pq.write_table(pa.table(table), tmp_path / "found.parquet")
+    source = {"path": str(tmp_path / "found.parquet"), "text": ("text", "other")}
+    out = prepare_transfer(TransferSpec(sources=source), targeted, teacher)
+    others = [pair for row, pair in enumerate(zip(*table.values(), strict=True)) if row % 3 != 1]
+    assert out.pairs is not None
+    assert set(zip(out.texts, out.pairs, strict=True)) <= set(others)
+    assert len(out.texts) == len(set(others))
 
 
 def test_scores_of_a_regression_are_told_by_quantiles(model: Path, task: Task) -> None:
