@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +20,7 @@ from search.states import PROPOSED
 from search.storage import find_study
 from search.study import BUNDLES_OWNER, DATA, IMPORTED, STUDY_FILE, TIMED_WITH, half_made, read_file, study_folder
 from search.study_file import StudyFile
+from search.warm_start import AUTO, WARM_START, WarmStart
 from space.errors import InputError
 from space.secrets import passwords, url_without_passwords
 
@@ -116,6 +117,25 @@ def claim_bundles(existing: optuna.Study, file: StudyFile) -> None:
         owner = owner or uuid.uuid4().hex
         existing.set_user_attr(BUNDLES_OWNER, owner)
         set_owner(file.bundles, owner)
+
+
+def check_warm_start(existing: optuna.Study, names: Sequence[str]) -> None:
+    """Refuse to resume a study with other older studies than those that it was started with."""
+    if not names:
+        return
+    if WARM_START not in existing.user_attrs:
+        raise InputError(
+            f"Study {existing.study_name!r} was started without --warm-start.",
+            "Resume it without, or start another one.",
+        )
+    kept = WarmStart.model_validate(existing.user_attrs[WARM_START]).sources
+    sources = {source.study for source in kept}
+    if set(names) not in (sources, {AUTO}):  # what was chosen automatically stays chosen
+        told = ", ".join(sorted(sources)) or "no older study"
+        raise InputError(
+            f"--warm-start: study {existing.study_name!r} was started with {told}, not {', '.join(names)}.",
+            "Resume it without, or start another one.",
+        )
 
 
 def check_unchanged(existing: optuna.Study, file: StudyFile) -> None:

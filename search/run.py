@@ -32,6 +32,7 @@ from search.resuming import (
     check_data_unchanged,
     check_no_bundles,
     check_unchanged,
+    check_warm_start,
     claim_bundles,
     data_digests,
     find_whole,
@@ -130,11 +131,8 @@ def run_study(
         raise _already_there(name, url)
     if existing is None and resume:
         raise InputError(f"There is no study {name!r} in {masked(url)} to resume.", _NOT_RESUMED)
-    if warm_start and existing is not None and WARM_START not in existing.user_attrs:
-        raise InputError(
-            f"Study {name!r} was started without --warm-start.", "Resume it without, or start another one."
-        )
     if existing is not None:
+        check_warm_start(existing, warm_start)
         given = {**existing.user_attrs.get(OVERRIDES, {}), **given}
     file = _file(study, given)
     if existing is not None:
@@ -283,9 +281,11 @@ def ledger_of(
 
 
 def unshared(file: StudyFile) -> str | None:
-    """What of a study several drivers cannot share: files that all of them had to see."""
+    """What of a study several drivers cannot share: files that all of them had to see, or the clock of one machine."""
     if file.search.early_stopping is not None:
         return "search.early_stopping"
+    if file.device.latency == "native":
+        return "device.latency: native"
     return None if file.search.keep_bundles == "all" else f"search.keep_bundles: {file.search.keep_bundles}"
 
 

@@ -25,10 +25,12 @@ from search.assignment import NothingToDo
 from search.direct_storage import DirectStorage
 from search.drivers import Drivers
 from search.postgresql import ServerLock
+from search.run import unshared
 from search.samplers import RETRY_OF
 from search.states import DRIVER
 from search.storage import find_study, open_storage
 from search.study import load_study, study_folder
+from search.study_file import load_study_file
 from space.errors import InputError
 
 ROOMY = {"deployed_bytes": 20_000_000}
@@ -236,6 +238,11 @@ def test_a_trial_that_was_being_asked_for_has_no_driver(join: Engines) -> None:
     assert other.ledger.recover() == 1
     other.run()
     assert states() == {"finished": 3, "orphaned": 1}
+
+
+def test_what_drivers_share_neither_files_nor_a_clock_for(toy_file: Path) -> None:
+    assert unshared(load_study_file(toy_file)) is None
+    assert unshared(load_study_file(toy_file, {"latency": "native", "workers": 1})) == "device.latency: native"
 
 
 @pytest.mark.usefixtures("hasty")

@@ -211,6 +211,10 @@ def test_search_starts_warm_and_is_resumed_without_queueing_twice(shoebox: Shoeb
     assert "toy orders the 3 shared configurations with rank correlation +1.00." in done.stderr
     done = shoebox(*command, "--warm-start", "toy", "--resume", "--trials", "8")
     assert done.returncode == 0, done.stderr
+    for other in ("new", "toi"):
+        done = shoebox(*command, "--warm-start", other, "--resume", "--trials", "9")
+        assert done.returncode == 2
+        assert f"--warm-start: study 'new' was started with toy, not {other}." in done.stderr
     after = optuna.load_study(study_name="new", storage=open_storage(default_url())).trials
     assert [trial.number for trial in after if FROM in trial.user_attrs] == [0, 1, 2]
     assert len(load_study("new").trials("finished")) == 8
