@@ -50,11 +50,29 @@ class Time:
         return sum(self._trained.values())
 
     @property
+    def spent(self) -> str | None:
+        """The limit that is reached, as the study file names it; None while no one is."""
+        if self.training_hours is not None and self.training_seconds >= 3600 * self.training_hours:
+            return f"search.training_hours {self.training_hours:g}"
+        if self.hours is not None and self.seconds >= 3600 * self.hours:
+            return f"search.hours {self.hours:g}"
+        return None
+
+    @property
     def over(self) -> bool:
         """Whether no training may start or go on any more."""
-        if self.training_hours is not None and self.training_seconds >= 3600 * self.training_hours:
-            return True
-        return self.hours is not None and self.seconds >= 3600 * self.hours
+        return self.spent is not None
+
+    def seconds_left(self, pace: float) -> float:
+        """Of searching until a limit is reached; infinite without any.
+
+        Args:
+            pace: seconds of training in a second of searching, all workers together.
+        """
+        left = math.inf if self.hours is None else 3600 * self.hours - self.seconds
+        if self.training_hours is not None and pace > 0:
+            left = min(left, (3600 * self.training_hours - self.training_seconds) / pace)
+        return max(0.0, left)
 
     def add(self, trial: FrozenTrial) -> None:
         """Enter how long a trial was trained so far."""

@@ -164,11 +164,13 @@ class Monitor:
     _points: list[list[float]] = field(init=False, default_factory=list)
     _started: float = field(init=False)
     _done_before: int = field(init=False)
+    _trained_before: float = field(init=False)
     _workers_started: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._started = time.monotonic()
         self._done_before = self._done
+        self._trained_before = self.ledger.time.training_seconds
         for trial in self.ledger.study.get_trials(deepcopy=False):
             self._add(trial.user_attrs, trial.constraints, trial.values)
 
@@ -205,8 +207,10 @@ class Monitor:
         counts = self.ledger.counts
         done, left = self._done, None
         if done > self._done_before:
-            pace = (time.monotonic() - self._started) / (done - self._done_before)
-            left = pace * max(0, self.ledger.budget - done)
+            elapsed = max(time.monotonic() - self._started, 1e-9)
+            spent = self.ledger.time
+            left = elapsed / (done - self._done_before) * max(0, self.ledger.budget - done)
+            left = min(left, spent.seconds_left((spent.training_seconds - self._trained_before) / elapsed))
         quality = self.objectives.index("quality")
         return Snapshot(
             counts=Counts(**vars(counts)),

@@ -224,6 +224,13 @@ def run_study(
         if not ledger.exhausted:
             run_trials(file, ledger, url, pipeline, plan, display or NoDisplay(), cluster)
             tell_agreement(existing)
+        if ledger.time.spent and ledger.counts.trained < ledger.budget:
+            logger.info(
+                "The search ends after %d of %d trials: %s is spent. Go on by --resume with more.",
+                ledger.counts.trained,
+                ledger.budget,
+                ledger.time.spent,
+            )
         ledger.close()
         with nullcontext() if drivers is None else drivers.front_turn():
             check_front_on_arm(existing, url, tasks, file.device)

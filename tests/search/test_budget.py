@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +18,10 @@ from search.budget import SEARCHED, Time
 from search.searcher import StudySearcher
 from search.states import ERROR, FAILED_AFTER
 from search.storage import default_url
+from search.study import load_study
 
 EngineMaker = Callable[..., Any]
+Shoebox = Callable[..., subprocess.CompletedProcess[str]]
 ROOMY = {"deployed_bytes": 20_000_000}
 EARLY = {"sampler": "random", "early_stopping": {"rungs": [0.1, 0.3], "reduction_factor": 3}}
 
@@ -115,3 +120,12 @@ def test_clocks_that_are_set_back_give_no_time_back(make_engine: EngineMaker) ->
     engine.ledger.settle(0)
     set_times(datetime_start="2026-10-25 00:50:00.000000", datetime_complete="2026-10-25 01:10:00.000000")  # in UTC
     assert make_engine(limits=ROOMY).ledger.time.training_seconds == 0
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_search_says_which_limit_of_time_ended_it(shoebox: Shoebox, toy_file: Path) -> None:
+    done = shoebox("search", str(toy_file), "--trials", "5000", "--hours", "0.0005")
+    said = re.findall(r"The search ends after (\d+) of 5000 trials: search\.hours 0\.0005 is spent\.", done.stderr)
+    assert said == [str(len(load_study("toy").trials("finished")))]
+    again = shoebox("search", str(toy_file), "--resume")
+    assert f"The search ends after {said[0]} of 5000 trials" in again.stderr

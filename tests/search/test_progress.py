@@ -133,3 +133,27 @@ def test_trials_that_fail_first_count_in_the_pace(
         monitor(assignment.number, engine.ledger.settle(assignment.number))
         left = engine.ledger.budget - engine.ledger.counts.trained
         assert monitor.snapshot().seconds_left == pytest.approx(100.0 * left)
+
+
+@pytest.mark.parametrize(
+    ("limit", "left"),
+    [
+        ({"training_hours": 0.01}, (36 - 16) / 0.8),  # 8 of 10 seconds are training
+        ({"hours": 0.01}, 36 - 20),
+        ({"hours": 1, "training_hours": 1}, 980),  # 98 trials
+    ],
+)
+def test_limits_of_time_end_a_search_before_its_trials(
+    make_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, limit: dict[str, float], left: float
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("search.progress.time.monotonic", lambda: now)
+    engine = make_engine(trials=100, limits={"deployed_bytes": 20_000_000}, more=limit)
+    engine.ledger.time._started = now
+    monitor = monitor_of(engine)
+    for ended in (110.0, 120.0):
+        assignment = engine.ledger.next()
+        work_for(engine, assignment, {"train": 8.0, "measure": 2.0})
+        now = ended
+        monitor(assignment.number, engine.ledger.settle(assignment.number))
+    assert monitor.snapshot().seconds_left == pytest.approx(left)
