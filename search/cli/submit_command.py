@@ -56,6 +56,7 @@ def submit(
     Only the study file is sent. The storage's URL goes by the job's environment, which those who may look at the
     cluster's dashboard can read: a password is safer in the hosts' own SHOEBOX_STORAGE or a ~/.pgpass.
     """
+    from search.cli.running import stoppable
     from search.cluster import jobs
 
     job = jobs.submit(
@@ -68,12 +69,14 @@ def submit(
         warm_start=warm_start or (),
     )
     typer.echo(f"Job {job.name} runs at {address}.")
-    if wait:
-        if not jobs.follow(address, job.name, lambda lines: typer.echo(lines, nl=False)):
-            typer.echo(f"shoebox: job {job.name} failed", err=True)
-            raise typer.Exit(1)
-        return
+    told = "RAY_AUTH_MODE=token " if job.asks_for_token else ""  # by itself Ray sends none
     for what, verb in (("Follow", "logs --follow"), ("Stop", "stop")):
         command = ["ray", "job", *verb.split(), "--address", address, job.name]
-        told = "RAY_AUTH_MODE=token " if job.asks_for_token else ""  # by itself Ray sends none
         typer.echo(f"{what} it with: {told}{shlex.join(command)}")
+    if not wait:
+        return
+    with stoppable(lambda: f"Job {job.name} goes on; only its log is no longer shown."):
+        succeeded = jobs.follow(address, job.name, lambda lines: typer.echo(lines, nl=False))
+    if not succeeded:
+        typer.echo(f"shoebox: job {job.name} failed", err=True)
+        raise typer.Exit(1)

@@ -117,6 +117,43 @@ def test_a_job_searches(hosts: RayHosts, url: str, toy_file: Path, tmp_path: Pat
     assert (fetch(study.best().bundle) / "model.onnx").read_bytes().startswith(b"toy")
 
 
+@pytest.mark.skipif(not HAS_JOBS, reason="Ray Jobs are not installed (pip install 'shoebox[cluster]')")
+def test_a_job_goes_on_when_nobody_waits_for_it(
+    hosts: RayHosts, url: str, toy_file: Path, tmp_path: Path, shoebox_command: list[str]
+) -> None:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    command = [*shoebox_command, "submit", str(toy_file), "--address", f"http://{hosts.head.address}:8265"]
+    options = ["--storage", url, "--shared", str(tmp_path / "shared"), "--bundles", f"file://{tmp_path}/bundles"]
+    options += ["--trials", "120"]  # so many that it is not over before anybody could go away
+    waiting = subprocess.Popen(
+        [*command, *options, "--wait"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**ours, "RAY_AUTH_TOKEN_PATH": hosts.settings["RAY_AUTH_TOKEN_PATH"], "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        assert waiting.stdout is not None
+        seen: list[str] = []
+        while not any("Ray cluster: 3 hosts" in line for line in seen):
+            seen.append(waiting.stdout.readline())
+            assert seen[-1], seen
+        waiting.terminate()  # as by Ctrl-C, which a shell lets its jobs in the background ignore
+        rest, _ = waiting.communicate(timeout=60)
+    finally:
+        waiting.kill()
+    assert waiting.returncode == 130, rest
+    first = next(place for place, line in enumerate(seen) if line.startswith("Job "))
+    assert [line.partition(":")[0] for line in seen[first + 1 : first + 3]] == ["Follow it with", "Stop it with"]
+    job = seen[first].split()[1]
+    assert f"Job {job} goes on; only its log is no longer shown." in rest
+    assert "Traceback" not in rest
+    until = time.monotonic() + 300
+    while len(load_study("toy", url).trials("finished")) < 120 and time.monotonic() < until:
+        time.sleep(1)
+    assert len(load_study("toy", url).trials("finished")) == 120
+
+
 def test_a_host_dies_in_mid_trial(hosts: RayHosts, url: str, toy_file: Path, shoebox_command: list[str]) -> None:
     toy_file.write_text(toy_file.read_text().replace("workers: 2", "sampler: random").replace("sampler: tpe, ", ""))
     toy_file.write_text(toy_file.read_text().replace("deployed_bytes: 600000", "deployed_bytes: 20000000"))
