@@ -223,9 +223,11 @@ def _jobs(setups: dict[str, Setup], seeds: int, trainer: Trainer) -> list[Job]:
     found: dict[str, Job] = {}
     plan = next(iter(setups.values())).plan  # no row changes the text of encoders, nor their teacher
     corpus = None if plan.pretraining is None else _corpus(plan.pretraining, plan.teacher.model)
+    meter = LatencyMeter(plan.device)  # nor the device
+    device = [plan.device.model_dump(mode="json"), meter.identity, meter.tools]
     for seed in range(seeds):
         for name, setup in setups.items():
-            key = _key(setup, seed, trainer.prepared(setup.plan), corpus)
+            key = _key(setup, seed, trainer.prepared(setup.plan), corpus, device)
             rows = (*found[key].rows, name) if key in found else (name,)
             found[key] = Job(rows, setup, seed, key)
     return list(found.values())
@@ -236,7 +238,7 @@ def _corpus(spec: PretrainingSpec, model: str) -> str:
     return corpus_key(spec, find_model(spec.model or model))
 
 
-def _key(setup: Setup, seed: int, prepared: Prepared, corpus: str | None) -> str:
+def _key(setup: Setup, seed: int, prepared: Prepared, corpus: str | None, device: list[Any]) -> str:
     content = {
         "format": _FORMAT,
         "shoebox": version("shoebox"),
@@ -244,7 +246,7 @@ def _key(setup: Setup, seed: int, prepared: Prepared, corpus: str | None) -> str
         "pretraining": _pretraining_key(setup, corpus),
         **_supernet_key(setup, prepared),
         "fidelity": setup.plan.fidelity.model_dump(mode="json"),
-        "device": [setup.plan.device.model_dump(mode="json"), LatencyMeter(setup.plan.device).identity],
+        "device": device,
         # Without defaults, so that a field which a newer Shoebox added changes no key.
         "family": setup.config.family,
         "config": setup.config.model_dump(mode="json", exclude_defaults=True),

@@ -55,6 +55,19 @@ def test_a_row_that_cannot_be_built_fails_alone(tmp_path: Path, model: Path, hom
         ablate(file, setup, seeds=1, rows=["word-state-loss"])
 
 
+def test_rows_of_one_table_are_timed_by_the_same_tools(
+    study: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "shoebox.search.ablate")
+    file, setup = start(study)
+    ablate(file, setup, seeds=1, rows=["initialization"])
+    for module in ("runners.latency", "objectives.latency.estimate"):
+        monkeypatch.setattr(f"{module}.estimate_version", lambda profile: "of newer records")
+    table = ablate(file, setup, seeds=1, rows=["initialization"])
+    assert "Kept from before" not in caplog.text
+    assert [row.records[0].latency.versions["estimates"] for row in table.rows] == ["of newer records"] * 2
+
+
 def test_other_text_trains_anew_and_moved_text_does_not(
     tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
