@@ -8,7 +8,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -45,8 +45,8 @@ def examine(
 
     Args:
         storage: URL; default `home()/studies.db`.
-        study: whose data, text and teacher are looked at too: one in the storage, a shipped one, or a study file's
-            path.
+        study: whose device, data, text and teacher are looked at too: one in the storage, a shipped one, or a study
+            file's path.
         overrides: changes to the study file, as `search.study_file.load_study_file` takes them.
     """
     libraries = _libraries()
@@ -61,7 +61,9 @@ def examine(
     yield _folder("results", home())
     yield _folder("cache", cache())
     yield _storage(storage)
-    yield from _latency_backends()
+    for finding in _latency_backends():
+        # Which of them a study needs is told with it.
+        yield finding if study is None or finding.state != "problem" else replace(finding, state="note")
     if study is not None:
         from search.doctor_study import examine_study
 

@@ -1,4 +1,4 @@
-"""What a search, or a query, of one study would find: its data, its teacher, its bundles."""
+"""What a search, or a query, of one study would find: its device, its data, its teacher, its bundles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def examine_study(name: str, storage: str | None, overrides: Mapping[str, Any] | None = None) -> Iterator[Finding]:
-    """Look at a study's data, teacher and further text, and at the bundles of its front if it has one.
+    """Look at a study's device, data, teacher and further text, and at the bundles of its front if it has one.
 
     Args:
         name: of a study in the storage or a shipped one, or the path of a study file.
@@ -36,6 +36,7 @@ def examine_study(name: str, storage: str | None, overrides: Mapping[str, Any] |
         return
     where = "in the storage" if study else "not in the storage yet"
     yield Finding("study", "ok", f"{file.name}, {where}: {file.description or 'no description'}")
+    yield _device(file)
     fix = "Say where it is by --data DIR."
     if study is None:  # one in the storage need not have the name of its file
         fix = f"Say where it is: {shlex.join(['shoebox', 'search', name, '--data', 'DIR'])}"
@@ -46,8 +47,42 @@ def examine_study(name: str, storage: str | None, overrides: Mapping[str, Any] |
             yield _transfer(named, plan, data)
     if file.pretraining is not None:
         yield _pretraining(file.pretraining, file.teacher.model)
-    if study is not None and study.measurements:
+    if study is None:
+        yield from _left_bundles(file)
+    elif study.measurements:
         yield _bundles(study)
+
+
+def _device(file: StudyFile) -> Finding:
+    """Whether students can be timed as the study says; an emulator that is to be installed yet is no problem."""
+    from runners.emulator import find_installation
+    from runners.emulator.execution import start_once
+    from runners.emulator.native import find_native
+    from runners.emulator.parts import require_platform
+    from runners.latency import LatencyMeter
+
+    latency = file.device.latency
+    try:
+        LatencyMeter(file.device)
+        if latency == "native":
+            find_native()
+        elif latency == "emulated":
+            require_platform()
+            if (installation := find_installation()) is not None:
+                start_once(installation)
+    except InputError as error:
+        return Finding("study: device", "problem", error.message, error.hint)
+    return Finding("study: device", "ok", f"{file.device.profile}, {latency}")
+
+
+def _left_bundles(file: StudyFile) -> Iterator[Finding]:
+    """What stands in the place of the bundles of a study that is to be started."""
+    from search.resuming import check_no_bundles
+
+    try:
+        check_no_bundles(file)
+    except InputError as error:
+        yield Finding("study: bundles", "problem", error.message, error.hint)
 
 
 def _data(file: StudyFile) -> dict[str, Task | InputError]:

@@ -26,7 +26,7 @@ def doctor(
     study: Annotated[
         str | None,
         typer.Argument(
-            help="Also look at this study's data, text and teacher: one in the storage, a shipped one or FILE.yaml.",
+            help="Also look at a study's device, data, text and teacher: one in the storage, a shipped one, FILE.yaml.",
             autocompletion=complete_study,
         ),
     ] = None,

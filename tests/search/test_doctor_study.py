@@ -9,8 +9,10 @@ import yaml
 
 from runners.grammar import sentiment
 from runners.prepared import prepare
+from search.doctor import examine
 from search.doctor_study import examine_study
 from search.study_file import load_study_file
+from space.errors import InputError
 
 
 def findings(file, storage=None):
@@ -122,3 +124,34 @@ def test_data_of_ones_own_are_looked_at_before_the_first_search(shoebox, tmp_pat
     alone = shoebox("doctor", "--data", str(tmp_path))
     assert alone.returncode == 2
     assert "--data is of a study" in alone.stderr
+
+
+def test_a_device_that_a_search_would_refuse_is_a_problem(tmp_path, model, emulator, monkeypatch):
+    file = small_study.write(tmp_path, model)
+    assert findings(file)["study: device"] == ("ok", "cortex-a53, estimated")
+    found = findings(small_study.write(tmp_path, model, device={"latency": "estimated", "profile": "cortex-a99"}))
+    assert found["study: device"][0] == "problem"
+    assert "cortex-a99" in found["study: device"][1]
+
+    def fail(installation: object) -> None:
+        raise InputError("This build of qemu takes no plugins.")
+
+    monkeypatch.setattr("runners.emulator.find_installation", lambda: emulator)
+    monkeypatch.setattr("runners.emulator.execution.start_once", fail)
+    found = findings(small_study.write(tmp_path, model, device={"latency": "emulated"}))
+    assert found["study: device"] == ("problem", "This build of qemu takes no plugins.")
+    # Of a study that uses another backend the machine's emulator is no concern.
+    file = small_study.write(tmp_path, model)
+    assert {f.state for f in examine(study=str(file)) if f.subject in ("latency: emulated", "study: device")} == {
+        "note",
+        "ok",
+    }
+
+
+def test_bundles_of_another_study_are_a_problem(tmp_path, model, home):
+    file = small_study.write(tmp_path, model)
+    assert "study: bundles" not in findings(file)
+    (home / "studies" / "small" / "trials" / "00000").mkdir(parents=True)
+    state, text = findings(file)["study: bundles"]
+    assert state == "problem"
+    assert "holds bundles of another study named 'small'" in text
